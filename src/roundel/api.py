@@ -1,0 +1,240 @@
+"""What a Python user imports: quantize, load, evaluate."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
+from roundel.engine.coverage import Coverage, decide
+from roundel.engine.devices import autocast_dtype, choose_device
+from roundel.engine.walk import quantize_model
+from roundel.errors import ModelError, RecipeError
+from roundel.evaluation.measure import Quality, measure
+from roundel.evaluation.windows import evaluation_windows
+from roundel.formats import CONTAINERS, Layer
+from roundel.formats.folder import atomic_folder, check_target
+from roundel.formats.reload import check_reload
+from roundel.grid import QuantizedWeight
+from roundel.model.blocks import find_blocks
+from roundel.model.linears import LinearView
+from roundel.model.source import SourceModel, fingerprint, open_source
+from roundel.progress import Progress
+from roundel.recipe import Recipe
+from roundel.report.manifest import build_manifest, write_manifest
+
+ModelOrPath = str | Path | torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` returns.
+
+    Attributes:
+        model: the model with dequantized weights in its Linears.
+        tokenizer: the model's, or None.
+        weights: the integers of every quantized Linear, by full name.
+        manifest: everything about the run as plain data.
+        output: the written folder, or None.
+    """
+
+    model: Any
+    tokenizer: Any | None
+    weights: dict[str, QuantizedWeight]
+    manifest: dict[str, Any]
+    output: Path | None
+
+
+def quantize(
+    model: ModelOrPath,
+    recipe: Recipe | str | Path = "autoround-w4g128",
+    *,
+    calibration: CalibrationSource | None = None,
+    output: str | Path | None = None,
+    tokenizer: Any | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize a causal language model.
+
+    Args:
+        model: folder, .gguf file or hub id; or a model in memory, which is then changed in place.
+        recipe: a `Recipe`, the name of a shipped one, or a YAML file.
+        calibration: file or name; a list of strings, chats or token ids; or an integer tensor `[N, S]`.
+            None: what the recipe says, else text that the model writes itself.
+        output: folder to write; None keeps the result in memory.
+        tokenizer: for a model in memory; written along, and needed for calibration text.
+        device: where blocks compute: auto, cpu, cuda, xpu, mps.
+        overwrite: replace a non-empty output folder.
+        trust_remote_code: run modeling code that comes with the model.
+        allow_pickle: read pickled checkpoints (with weights_only).
+        progress: is told of the work; None is silent.
+
+    Raises:
+        RoundelError: bad input or a failed check; nothing is written then.
+    """
+    progress = progress or Progress()
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    if calibration is not None and not recipe.needs_calibration:
+        raise RecipeError(
+            f"the recipe {recipe.name} reads no calibration data and would ignore it; set start=search, or "
+            "leave the calibration out"
+        )
+    target = Path(output).expanduser() if output is not None else None
+    if target is not None:
+        check_target(target, overwrite)
+    where = choose_device(device)
+    source = _open(model, tokenizer, trust_remote_code, allow_pickle)
+
+    stack = find_blocks(source.model)
+    coverage = decide(source.model, stack, recipe)
+    container = CONTAINERS[recipe.format]
+    container.check(_layers(coverage))
+    data: Calibration | None = None
+    if recipe.needs_calibration:
+        data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
+    original = fingerprint(source.model)
+    if coverage.head is not None:
+        _untie(source.model, coverage.head)
+
+    began = time.perf_counter()
+    outcome = quantize_model(
+        source.model, stack, coverage, recipe, data.tokens if data else None, where, progress
+    )
+    manifest = build_manifest(
+        outcome,
+        recipe=recipe.model_dump(mode="json"),
+        source=source.name,
+        model_fingerprint=original,
+        calibration=_describe(data),
+        device=str(where),
+        amp=str(autocast_dtype(where, recipe.amp) or torch.float32).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        seconds=time.perf_counter() - began,
+    )
+    if target is not None:
+        with atomic_folder(target, overwrite) as folder, progress.stage("Writing and checking", 1):
+            container.write(folder, source.model, outcome.weights)
+            if source.tokenizer is not None:
+                source.tokenizer.save_pretrained(folder)
+            check_reload(folder, source.model, outcome.weights, trust_remote_code)
+            write_manifest(folder, manifest)
+    return Quantized(source.model, source.tokenizer, outcome.weights, manifest, target)
+
+
+def load(
+    path: str | Path, *, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> tuple[Any, Any | None]:
+    """Open a model, quantized or not, for running: `(model, tokenizer)`, on the CPU.
+
+    Raises:
+        ModelError: it cannot be opened, or tensors are missing.
+    """
+    source = open_source(
+        str(path), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=True
+    )
+    return source.model, source.tokenizer
+
+
+def evaluate(
+    model: ModelOrPath,
+    *,
+    text: str = "wikitext2",
+    reference: ModelOrPath | None = None,
+    tokenizer: Any | None = None,
+    window: int = 2048,
+    limit: int | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a model on held-out text: perplexity, and KL and top-1 agreement against a reference.
+
+    Args:
+        model: folder, .gguf file, hub id, or a model in memory.
+        text: a local text file, `wikitext2` (hub) or `pydoc`.
+        reference: the original model.
+        tokenizer: for a model in memory.
+        window: tokens per window.
+        limit: at most so many windows.
+        device: where to compute.
+        trust_remote_code: run modeling code that comes with the models.
+        progress: is told of every window.
+
+    Returns:
+        The figures of `Quality` with model, reference, text and the convention used, as plain data.
+
+    Raises:
+        RoundelError: a model or the text cannot be read, or the logits are not finite.
+    """
+    progress = progress or Progress()
+    where = choose_device(device)
+    opened = _open(model, tokenizer, trust_remote_code, False, quantized=True)
+    original = None if reference is None else _open(reference, None, trust_remote_code, False, quantized=True)
+    reader = opened.tokenizer or (original.tokenizer if original else None)
+    if reader is None:
+        raise ModelError(f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one")
+    held_out = evaluation_windows(text, reader, window, limit)
+    opened.model.to(where)
+    if original is not None:
+        original.model.to(where)
+    with progress.stage(f"Evaluating {Path(opened.name).name}", len(held_out.windows)):
+        quality = measure(
+            opened.model, held_out.windows, original.model if original else None, progress.advance
+        )
+    return {
+        "model": opened.name,
+        "reference": original.name if original else None,
+        "text": text,
+        "convention": held_out.convention,
+        **asdict(quality),
+    }
+
+
+def _open(
+    model: ModelOrPath,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    *,
+    quantized: bool = False,
+) -> SourceModel:
+    if isinstance(model, torch.nn.Module):
+        model.eval().requires_grad_(False)
+        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
+    opened = open_source(
+        str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=quantized
+    )
+    return SourceModel(opened.name, opened.model, tokenizer or opened.tokenizer)
+
+
+def _layers(coverage: Coverage) -> list[Layer]:
+    return [
+        Layer(record.name, record.kind, record.shape, coverage.schemes[record.name])
+        for record in coverage.layers
+        if record.name in coverage.schemes
+    ]
+
+
+def _untie(model: Any, head: LinearView) -> None:
+    """Give a head that shares the embedding's weight a weight of its own."""
+    if head.parameter is model.get_input_embeddings().weight:
+        head.module.weight = torch.nn.Parameter(head.parameter.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+
+
+def _describe(data: Calibration | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    samples, length = data.tokens.shape
+    return {
+        "source": data.source,
+        "samples": samples,
+        "tokens_per_sample": length,
+        "fingerprint": data.fingerprint,
+    }

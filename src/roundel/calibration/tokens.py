@@ -1,0 +1,95 @@
+"""Documents to token ids: `[nsamples, seqlen]`, every row full.
+
+Documents are shuffled, tokenized, each closed with the end-of-text token, joined, and cut into rows. Short
+texts are packed rather than dropped (the reference drops every document shorter than seqlen), so no row has
+padding and no text is biased towards long documents. Rows of token ids that have the wanted length already
+are taken as they are, in order: what another tool was calibrated on can be given exactly.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.texts import Document
+from roundel.errors import CalibrationError
+
+
+def pack_documents(
+    documents: Sequence[Document], tokenizer: Any | None, options: CalibrationOptions
+) -> torch.Tensor:
+    """Calibration rows from documents.
+
+    Args:
+        documents: strings, lists of token ids, or lists of chat messages.
+        tokenizer: needed unless all documents are token ids.
+        options: nsamples, seqlen, chat_template, seed.
+
+    Returns:
+        `[nsamples, seqlen]` int64.
+
+    Raises:
+        CalibrationError: too little text, or text without a tokenizer.
+    """
+    wanted, length = options.nsamples, options.seqlen
+    ready = [d for d in documents if _is_ids(d) and len(d) == length]
+    if len(ready) == len(documents) and len(ready) >= wanted:
+        return torch.tensor(ready[:wanted], dtype=torch.int64)
+
+    shuffled = list(documents)
+    random.Random(options.seed).shuffle(shuffled)
+    stream: list[int] = []
+    for document in shuffled:
+        stream.extend(_tokenize(document, tokenizer, options))
+        if len(stream) >= wanted * length:
+            break
+    if len(stream) < wanted * length:
+        enough = len(stream) // length
+        advice = f"give more text, or set nsamples to {enough} or less" if enough else "give more text"
+        raise CalibrationError(
+            f"the calibration text has {len(stream)} tokens; {wanted} samples of {length} tokens are "
+            f"{wanted * length}: {advice}" + ("" if enough else f", or set seqlen below {len(stream)}")
+        )
+    return torch.tensor(stream[: wanted * length], dtype=torch.int64).view(wanted, length)
+
+
+def check_ids(tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return `tokens` if every id is below the model's vocabulary size, else raise CalibrationError."""
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        found = low if low < 0 else high
+        raise CalibrationError(
+            f"token id {found} in the calibration data; the model knows 0 to {vocabulary - 1}: "
+            "use the model's own tokenizer"
+        )
+    return tokens
+
+
+def _is_ids(document: Document) -> bool:
+    return not isinstance(document, str) and bool(document) and isinstance(document[0], int)
+
+
+def _tokenize(document: Document, tokenizer: Any | None, options: CalibrationOptions) -> list[int]:
+    if _is_ids(document):
+        return list(document)  # type: ignore[arg-type]
+    if tokenizer is None:
+        raise CalibrationError(
+            "the model comes without a tokenizer, so text cannot be tokenized: give a file with input_ids"
+        )
+    if options.chat_template or not isinstance(document, str):
+        document = _render_chat(document, tokenizer)
+    # No warning about rows longer than the model's window: the stream is cut into rows afterwards.
+    ids: list[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    return ids if end is None else [*ids, end]
+
+
+def _render_chat(document: Document, tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise CalibrationError(
+            "a chat template is wanted and the tokenizer has none: set chat_template=false and give plain text"
+        )
+    messages = [{"role": "user", "content": document}] if isinstance(document, str) else document
+    return str(tokenizer.apply_chat_template(messages, tokenize=False))

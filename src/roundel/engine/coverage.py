@@ -1,0 +1,76 @@
+"""Which layer gets which grid, decided before anything runs; no layer is passed over in silence."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from roundel.errors import RecipeError
+from roundel.grid import Scheme
+from roundel.model.blocks import BlockStack, linears_outside
+from roundel.model.linears import LinearView
+from roundel.recipe import Recipe
+from roundel.report.records import LayerRecord
+
+
+@dataclass
+class Coverage:
+    """The decision about every layer.
+
+    Attributes:
+        schemes: the grid of each layer that will be quantized, by full name.
+        layers: one record per Linear and embedding of the model.
+        head: the output head, if it will be quantized.
+    """
+
+    schemes: dict[str, Scheme]
+    layers: list[LayerRecord]
+    head: LinearView | None = None
+
+
+def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
+    """Match the recipe against the model.
+
+    Raises:
+        RecipeError: a pattern of `layers` or `skip` matches no Linear, or nothing is left to quantize.
+    """
+    coverage = Coverage({}, [])
+    for index in range(len(stack)):
+        for view in stack.linears(index):
+            _add(coverage, view, recipe.scheme_for(view.name), "left out by a skip pattern", index)
+    head = model.get_output_embeddings()
+    for view in linears_outside(model, stack):
+        wanted = recipe.lm_head and view.module is head
+        scheme = recipe.scheme_for(view.name) if wanted else None
+        if scheme is not None:
+            coverage.head = view
+        reason = "output head, quantized with lm_head=true" if view.module is head else "outside the blocks"
+        _add(coverage, view, scheme, reason, None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            rows, width = module.weight.shape
+            coverage.layers.append(LayerRecord(name, "Embedding", (rows, width), None, "embedding"))
+    _check_patterns(coverage, recipe)
+    return coverage
+
+
+def _add(
+    coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: str, block: int | None
+) -> None:
+    record = LayerRecord(view.name, type(view.module).__name__, view.shape, block)
+    if scheme is None:
+        record.reason = reason
+    else:
+        coverage.schemes[view.name] = scheme
+    coverage.layers.append(record)
+
+
+def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:
+    names = [layer.name for layer in coverage.layers if layer.kind != "Embedding"]
+    for pattern in (*recipe.layers, *recipe.skip):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(names[:4])
+            raise RecipeError(f"the pattern {pattern!r} matches no Linear; names look like {some}")
+    if not coverage.schemes:
+        raise RecipeError("every Linear is left out: at least one is wanted; narrow the skip patterns")

@@ -1,0 +1,64 @@
+"""Where and in which type a block computes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from roundel.errors import RecipeError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes the first accelerator that torch sees, else the CPU.
+
+    Raises:
+        RecipeError: the named device is unknown or absent.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise RecipeError(f"device {name!r} cannot be used ({first}); auto, cpu, cuda, xpu or mps") from error
+    return device
+
+
+def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
+    """The type of the matrix products of a block; None = float32.
+
+    `auto` takes bfloat16 only where the hardware multiplies it: on a CPU without such units it is several
+    times slower than float32. The choice depends on the machine alone, never on a timing, so that a run can
+    be repeated bit for bit.
+    """
+    if amp == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else None
+    return None if amp == "float32" else getattr(torch, amp)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        # torch has no public query for this; builds without these two know no such CPU either.
+        queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, query, lambda: False)() for query in queries)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "xpu"
+
+
+@contextmanager
+def computing(block: nn.Module, device: torch.device) -> Iterator[None]:
+    """The block in fp32 on `device`; afterwards every tensor is back in its own type and place."""
+    tensors = [*block.parameters(), *block.buffers()]
+    homes = [(t.dtype, t.device) for t in tensors]
+    for tensor in tensors:
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        tensor.data = tensor.data.to(device, dtype)
+    try:
+        yield
+    finally:
+        for tensor, (dtype, home) in zip(tensors, homes, strict=True):
+            tensor.data = tensor.data.to(home, dtype)

@@ -1,0 +1,210 @@
+"""The walk over the blocks: the whole of Roundel's work on one screen.
+
+For each decoder block: run it unquantized to get the targets, choose the grids, tune, write the dequantized
+weights back, pass the activations on.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from roundel.engine.coverage import Coverage
+from roundel.engine.devices import autocast_dtype, computing
+from roundel.engine.streams import InputStatistics, Streams, run_all
+from roundel.errors import NonFiniteError
+from roundel.grid import QuantizedWeight, Start
+from roundel.methods.rtn import make_start
+from roundel.methods.signround import RoundingOffsets
+from roundel.methods.tuner import BlockData, tune
+from roundel.model.blocks import BlockStack
+from roundel.model.capture import BlockRunner
+from roundel.model.linears import LinearView
+from roundel.progress import Progress
+from roundel.recipe import Recipe
+from roundel.report.records import BlockRecord, Outcome
+
+# Distinct, reproducible seeds for the minibatches of every block.
+_SEED_STRIDE = 1_000_003
+
+
+def quantize_model(
+    model: Any,
+    stack: BlockStack,
+    coverage: Coverage,
+    recipe: Recipe,
+    tokens: torch.Tensor | None,
+    device: torch.device,
+    progress: Progress,
+) -> Outcome:
+    """Quantize a model in place: its Linears end up with the dequantized weights.
+
+    Args:
+        model: causal language model in eval mode, on the CPU.
+        stack: its decoder blocks.
+        coverage: the grid of each layer.
+        recipe: method and options.
+        tokens: `[N, S]` calibration ids; None for a recipe that needs none.
+        device: where blocks compute.
+        progress: told of every block and step.
+
+    Raises:
+        NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
+    """
+    walk = _Walk(model, stack, coverage, recipe, tokens, device, progress)
+    with progress.stage("Quantizing blocks", len(stack)):
+        for index in range(len(stack)):
+            walk.block(index)
+            progress.advance()
+    if coverage.head is not None:
+        walk.head(coverage.head)
+    return walk.outcome
+
+
+@dataclass
+class _Target:
+    """A Linear that is to be quantized, its weight and its grid before tuning."""
+
+    view: LinearView
+    weight: torch.Tensor  # [out, in] fp32; a copy, since tuning writes into the module
+    start: Start
+    rounded: QuantizedWeight
+
+
+class _Walk:
+    def __init__(
+        self,
+        model: Any,
+        stack: BlockStack,
+        coverage: Coverage,
+        recipe: Recipe,
+        tokens: torch.Tensor | None,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.stack, self.coverage, self.recipe = stack, coverage, recipe
+        self.device, self.progress = device, progress
+        self.amp = autocast_dtype(device, recipe.amp)
+        self.outcome = Outcome({}, [], coverage.layers)
+        self.records = {layer.name: layer for layer in coverage.layers}
+        self.streams: Streams | None = None
+        if tokens is not None:
+            self.runner = BlockRunner(model, stack, tokens)
+            home = torch.device("cpu") if recipe.low_gpu_mem_usage else device
+            first = self.runner.first_inputs(recipe.batch_size).float().to(home)
+            follows = recipe.method != "rtn" and recipe.use_quant_input
+            self.streams = Streams(first, first if follows else None)
+
+    def block(self, index: int) -> None:
+        began = time.perf_counter()
+        record = BlockRecord(self.stack.block_name(index))
+        views = [v for v in self.stack.linears(index) if v.name in self.coverage.schemes]
+        for view in views:
+            _check_weight(view)
+        with computing(self.stack.blocks[index], self.device):
+            if self.streams is None:
+                targets = self._targets(views, None)
+                self._finish(targets, {t.view.name: t.rounded for t in targets})
+            else:
+                self._block_with_data(index, views, self.streams, record)
+        # Outside `computing` the written weights have the model's own type, as a client will load them.
+        if self.streams is not None and self.streams.quantized is not None:
+            with computing(self.stack.blocks[index], self.device):
+                self.streams.quantized = self._run_all(index, self.streams.quantized)
+        record.seconds = time.perf_counter() - began
+        self.outcome.blocks.append(record)
+
+    def head(self, view: LinearView) -> None:
+        """The output head: rounded on its start grid, searched with its own inputs where there are data."""
+        _check_weight(view)
+        with computing(view.module, self.device), InputStatistics([view]) as statistics:
+            if self.streams is not None and self.recipe.start == "search":
+                for hidden in self.streams.inputs.split(self.recipe.batch_size):
+                    inputs = self.runner.inputs_of(view.module, hidden.to(self.runner.device))
+                    statistics.diagonals[view.name].add(inputs)
+            targets = self._targets([view], statistics)
+            self._finish(targets, {t.view.name: t.rounded for t in targets})
+
+    def _block_with_data(
+        self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord
+    ) -> None:
+        # The search is weighted with the unquantized model's inputs: they come free with the targets, and
+        # their second moments hardly differ from the quantized stream's.
+        with InputStatistics(views if self.recipe.start == "search" else []) as statistics:
+            outputs = self._run_all(index, streams.original)
+        targets = self._targets(views, statistics)
+        weights = {t.view.name: t.rounded for t in targets}
+        if self.recipe.method != "rtn" and targets:
+            weights = self._tune(index, targets, streams, outputs, record)
+        self._finish(targets, weights)
+        streams.original = outputs
+
+    def _tune(
+        self, index: int, targets: list[_Target], streams: Streams, outputs: torch.Tensor, record: BlockRecord
+    ) -> dict[str, QuantizedWeight]:
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + index)
+        with self.progress.stage(record.name, recipe.iters):
+            tuned = tune(
+                BlockData(lambda hidden: self._run(index, hidden), streams.inputs, outputs, self.device),
+                {t.view.name: t.view for t in targets},
+                {t.view.name: t.rounded for t in targets},
+                {t.view.name: self._parametrize(t) for t in targets},
+                recipe,
+                generator,
+                on_step=lambda loss: self.progress.advance(note=f"loss {loss:.2e}"),
+            )
+        record.loss_start, record.loss_end = tuned.loss_start, tuned.loss_end
+        record.kept, record.curve = tuned.kept, tuned.curve
+        return tuned.weights
+
+    def _parametrize(self, target: _Target) -> RoundingOffsets:
+        recipe, scheme = self.recipe, target.rounded.scheme
+        minmax_lr = recipe.resolved_minmax_lr(recipe.start == "search")
+        return RoundingOffsets(
+            target.weight,
+            target.start,
+            scheme,
+            lr=recipe.resolved_lr(scheme.bits),
+            minmax_lr=minmax_lr if recipe.enable_minmax_tuning else None,
+            minmax_limit=recipe.minmax_limit,
+        )
+
+    def _targets(self, views: list[LinearView], statistics: InputStatistics | None) -> list[_Target]:
+        targets = []
+        for view in views:
+            scheme = self.coverage.schemes[view.name]
+            weight = view.weight.float().clone()
+            diagonal = statistics.mean_of(view.name) if statistics else None
+            start = make_start(weight, scheme, self.recipe.start, diagonal)
+            targets.append(_Target(view, weight, start, start.quantize(weight, scheme)))
+        return targets
+
+    def _finish(self, targets: list[_Target], weights: dict[str, QuantizedWeight]) -> None:
+        for target in targets:
+            name, quantized = target.view.name, weights[target.view.name]
+            dequantized = quantized.dequantize()
+            target.view.write(dequantized)
+            self.outcome.weights[name] = quantized.to(torch.device("cpu"))
+            record, scheme = self.records[name], quantized.scheme
+            record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
+            record.bits_per_weight = quantized.bits_per_weight()
+            power = target.weight.square().mean().clamp_min(1e-30)
+            record.error = float((dequantized - target.weight).square().mean() / power)
+
+    def _run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        enabled = self.amp is not None
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=enabled):
+            return self.runner.run(index, hidden)
+
+    def _run_all(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
+        name = self.stack.block_name(index)
+        return run_all(
+            lambda hidden: self._run(index, hidden), inputs, self.recipe.batch_size, self.device, name
+        )
+
+
+def _check_weight(view: LinearView) -> None:
+    if not torch.isfinite(view.weight).all():
+        raise NonFiniteError(f"the weight of {view.name} holds NaN or infinity: the source model is damaged")

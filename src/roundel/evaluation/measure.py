@@ -1,0 +1,99 @@
+"""Perplexity, and how far a model's predictions are from the original's.
+
+    perplexity = exp(mean over windows of the mean next-token loss)
+    KL         = mean over tokens of sum_v p(v) (log p(v) - log q(v)),   p the original, q the quantized, nats
+    top-1      = share of tokens whose likeliest next token is the same
+
+KL and top-1 separate methods long before perplexity does: they count every changed prediction, while gains
+and losses of perplexity cancel.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from roundel.errors import NonFiniteError
+
+# Rows of logits handled at once: bounds the fp32 copies at large vocabularies.
+_LOGIT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured. KL in nats per token; agreement in [0, 1]; None without a reference."""
+
+    perplexity: float
+    tokens: int
+    reference_perplexity: float | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
+
+
+@torch.no_grad()
+def measure(
+    model: Any,
+    windows: torch.Tensor,
+    reference: Any | None = None,
+    on_window: Callable[[], None] = lambda: None,
+) -> Quality:
+    """Measure a model on token windows.
+
+    Args:
+        model: a causal language model; `model(input_ids=[1, S]).logits` is `[1, S, V]`.
+        windows: `[N, S]` token ids.
+        reference: the original, for KL and top-1 agreement.
+        on_window: called after each window.
+
+    Raises:
+        NonFiniteError: the logits hold NaN or infinity.
+    """
+    loss = reference_loss = divergence = agreement = 0.0
+    for number, window in enumerate(windows):
+        logits = _logits(model, window, number)
+        loss += _next_token_loss(logits, window)
+        if reference is not None:
+            wanted = _logits(reference, window, number)
+            reference_loss += _next_token_loss(wanted, window)
+            kl, same = _compare(wanted, logits)
+            divergence += kl
+            agreement += same
+        on_window()
+    count = len(windows)
+    return Quality(
+        perplexity=math.exp(loss / count),
+        tokens=windows.numel(),
+        reference_perplexity=math.exp(reference_loss / count) if reference is not None else None,
+        kl=divergence / count if reference is not None else None,
+        top1_agreement=agreement / count if reference is not None else None,
+    )
+
+
+def _logits(model: Any, window: torch.Tensor, number: int) -> torch.Tensor:
+    device = next(model.parameters()).device
+    logits: torch.Tensor = model(input_ids=window[None].to(device), use_cache=False).logits[0]
+    if not torch.isfinite(logits).all():
+        raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: the model is damaged")
+    return logits
+
+
+def _next_token_loss(logits: torch.Tensor, window: torch.Tensor) -> float:
+    """Mean loss of a window's S - 1 predictions."""
+    target = window[1:].to(logits.device)
+    total = 0.0
+    for rows, ids in zip(logits[:-1].split(_LOGIT_ROWS), target.split(_LOGIT_ROWS), strict=True):
+        total += float(F.cross_entropy(rows.float(), ids, reduction="sum"))
+    return total / len(target)
+
+
+def _compare(wanted: torch.Tensor, found: torch.Tensor) -> tuple[float, float]:
+    """Mean KL and top-1 agreement over all S positions of a window."""
+    kl = same = 0.0
+    for p, q in zip(wanted.split(_LOGIT_ROWS), found.to(wanted.device).split(_LOGIT_ROWS), strict=True):
+        log_p, log_q = F.log_softmax(p.float(), -1), F.log_softmax(q.float(), -1)
+        kl += float((log_p.exp() * (log_p - log_q)).sum())
+        same += float((p.argmax(-1) == q.argmax(-1)).sum())
+    return kl / len(wanted), same / len(wanted)

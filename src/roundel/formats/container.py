@@ -1,0 +1,31 @@
+"""What a container is: it can say no before the work, and write after it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from roundel.grid import QuantizedWeight, Scheme
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Linear that a container is to carry."""
+
+    name: str
+    kind: str  # class of the module
+    shape: tuple[int, int]  # (out, in)
+    scheme: Scheme
+
+
+class Container(Protocol):
+    """One output format."""
+
+    name: str
+
+    def check(self, layers: list[Layer]) -> None:
+        """Raise FormatError, naming a layer and a way out, for what the container cannot carry."""
+        ...
+
+    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+        """Write config and weights of `model` into an existing empty folder."""
+        ...

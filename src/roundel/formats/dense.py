@@ -1,0 +1,24 @@
+"""Dense: ordinary weights of the model's own type, for anything that runs the original.
+
+The rounding is in the values; nothing becomes smaller. For comparing methods, and for clients that read no
+packed format.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from roundel.formats.container import Layer
+from roundel.grid import QuantizedWeight
+
+
+class Dense:
+    """Writes dequantized weights."""
+
+    name = "dense"
+
+    def check(self, layers: list[Layer]) -> None:
+        """Dense weights carry every setting."""
+
+    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+        """Save the model, whose Linears hold the dequantized weights already."""
+        model.save_pretrained(folder)

@@ -1,0 +1,19 @@
+"""RTN: round every weight to the nearest point of its grid. The baseline, and every method's step 0."""
+
+import torch
+
+from roundel.grid import Scheme, Start, minmax_start, searched_start
+
+
+def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.Tensor | None) -> Start:
+    """The grid before tuning.
+
+    Args:
+        weight: `[out, in]`, finite.
+        scheme: which grid.
+        kind: `minmax` or `search`.
+        diagonal: `[in]` mean squared inputs that weight the search, or None.
+    """
+    if kind == "search":
+        return searched_start(weight, scheme, diagonal)
+    return minmax_start(weight, scheme)

@@ -1,0 +1,1 @@
+"""Any causal language model: its blocks, their Linears, what reaches them."""

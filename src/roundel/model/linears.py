@@ -1,0 +1,65 @@
+"""Linears, whatever their class: one view with the weight as `[out, in]`.
+
+`nn.Linear` stores `[out, in]`; GPT-2's `Conv1D` stores `[in, out]`. Everything above this file sees one shape.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True)
+class LinearView:
+    """A Linear-like module under its full name in the model."""
+
+    name: str
+    module: nn.Module
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the module stores `[in, out]`."""
+        return isinstance(self.module, Conv1D)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The module's own weight, in its own layout."""
+        return self.module.weight  # type: ignore[return-value]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight as `[out, in]`, detached; shares memory with the module."""
+        weight = self.parameter.detach()
+        return weight.t() if self.transposed else weight
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        out, width = self.weight.shape
+        return out, width
+
+    def write(self, weight: torch.Tensor) -> None:
+        """Replace the weight by `weight [out, in]`, converted to the module's type and device."""
+        self.weight.copy_(weight)
+
+    def take_gradient(self) -> torch.Tensor:
+        """The gradient of the weight, `[out, in]`; the module is left without one and frozen.
+
+        A weight that the loss does not depend on (an expert that saw no token) has a gradient of zero.
+        """
+        grad = self.parameter.grad
+        self.parameter.grad = None
+        self.parameter.requires_grad_(False)
+        if grad is None:
+            return torch.zeros_like(self.weight)
+        return grad.t() if self.transposed else grad
+
+
+def linears_in(module: nn.Module, prefix: str) -> list[LinearView]:
+    """All Linear-like modules below `module`, in definition order; `prefix` is the name of `module`."""
+    found = []
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | Conv1D):
+            found.append(LinearView(".".join(part for part in (prefix, name) if part), child))
+    return found

@@ -1,0 +1,241 @@
+"""The recipe: what to do with a model, as data.
+
+One flat, frozen, validated object; YAML files of the same keys ship in `recipes/`. A method brings its own
+defaults; whatever a recipe sets wins over them. Unknown keys, and keys that the method would ignore, are
+errors.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from roundel.calibration.options import CalibrationOptions
+from roundel.errors import RecipeError
+from roundel.grid import Scheme
+from roundel.methods.options import TuningOptions
+
+MethodName = Literal["rtn", "signround", "autoround"]
+FormatName = Literal["compressed-tensors", "dense"]
+
+# What a method sets where the recipe is silent. SignRound: the values of the paper's first version.
+_METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "rtn": {"start": "minmax"},
+    "signround": {
+        "start": "minmax",
+        "iters": 400,
+        "enable_minmax_tuning": False,
+        "use_quant_input": False,
+        "nsamples": 512,
+        "seqlen": 512,
+    },
+    "autoround": {},
+}
+
+# Added to the name of a recipe that is no longer what its file says.
+_CHANGED = " (changed)"
+
+
+class Recipe(Scheme, TuningOptions, CalibrationOptions):
+    """Everything that decides the result. Immutable; derive variants with `with_settings`."""
+
+    name: str = "custom"
+    """What reports call it."""
+
+    description: str = ""
+    """One sentence for `roundel recipes`."""
+
+    method: MethodName = "autoround"
+    """rtn: round to nearest. signround: tuned offsets. autoround: tuned offsets and ranges."""
+
+    start: Literal["minmax", "search"] = "search"
+    """The grid before tuning: spanning the weights, or searched per group with the inputs' second moments
+    as weights. Without tuning (`rtn`) the search needs calibration data too."""
+
+    format: FormatName = "compressed-tensors"
+    """The container: packed integers for transformers and vLLM, or dense weights."""
+
+    layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: bits,
+    group_size, sym, sym_range, scale_dtype."""
+
+    skip: tuple[str, ...] = ()
+    """Patterns of layer names that stay as they are."""
+
+    lm_head: bool = False
+    """Quantize the output head too; a head tied to the embedding is untied."""
+
+    low_gpu_mem_usage: bool = False
+    """Keep activations in main memory and move one batch at a time to the device."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_method_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        method = data.get("method", "autoround")
+        if method == "rtn":
+            ignored = sorted(set(data) & (set(TuningOptions.model_fields) - {"batch_size", "amp"}))
+            if ignored:
+                raise ValueError(f"method rtn tunes nothing and would ignore {', '.join(ignored)}")
+        return {**_METHOD_DEFAULTS.get(method, {}), **data}
+
+    @field_validator("layers")
+    @classmethod
+    def _known_overrides(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for pattern, override in value.items():
+            unknown = sorted(set(override) - set(Scheme.model_fields))
+            if unknown:
+                known = ", ".join(Scheme.model_fields)
+                raise ValueError(f"{pattern} overrides {', '.join(unknown)}; a layer may override {known}")
+        return value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for pattern in self.layers:
+            self._scheme_with(self.layers[pattern])
+        if self.method == "signround" and self.enable_minmax_tuning:
+            raise ValueError("signround tunes no ranges; method autoround does")
+        if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
+            raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
+        unused = sorted(self.model_fields_set & set(CalibrationOptions.model_fields))
+        if unused and not self.needs_calibration:
+            raise ValueError(
+                f"method rtn from a min/max start reads no calibration data and would ignore {', '.join(unused)}; "
+                "set start=search or leave them out"
+            )
+        if self.minmax_lr is not None and not self.enable_minmax_tuning:
+            raise ValueError("minmax_lr has no effect with enable_minmax_tuning=false")
+        return self
+
+    @classmethod
+    def create(cls, **settings: Any) -> "Recipe":
+        """Build a recipe, with Roundel's own error for bad keys and values.
+
+        Raises:
+            RecipeError: names the key, what was found and what is wanted.
+        """
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise RecipeError(_explain(error)) from error
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> "Recipe":
+        """A shipped recipe by name, or a YAML file.
+
+        Raises:
+            RecipeError: no such recipe, or not valid.
+        """
+        return cls.create(**load_settings(name_or_file))
+
+    def with_settings(self, **changes: Any) -> "Recipe":
+        """The same recipe with some keys changed; a changed method brings its own defaults."""
+        kept = self.settings()
+        if changes.get("method", self.method) != self.method:
+            # The old method's values mean nothing to the new one.
+            fresh = {*TuningOptions.model_fields, *CalibrationOptions.model_fields, "start"}
+            kept = {key: value for key, value in kept.items() if key not in fresh}
+        if changes and "name" not in changes:
+            kept["name"] = f"{self.name.removesuffix(_CHANGED)}{_CHANGED}"
+            kept.pop("description", None)
+        return Recipe.create(**{**kept, **changes})
+
+    def settings(self) -> dict[str, Any]:
+        """The keys that were set (by the recipe or by its method), for writing it down."""
+        data = self.model_dump(mode="json", exclude_unset=True)
+        if self.method == "rtn":
+            data = {k: v for k, v in data.items() if k not in TuningOptions.model_fields or k == "batch_size"}
+        return data
+
+    def scheme_for(self, layer: str) -> Scheme | None:
+        """The grid of a layer, by its full name; None where it is left out."""
+        if any(fnmatchcase(layer, pattern) for pattern in self.skip):
+            return None
+        override: dict[str, Any] = {}
+        for pattern, changes in self.layers.items():
+            if fnmatchcase(layer, pattern):
+                override.update(changes)
+        return self._scheme_with(override)
+
+    def _scheme_with(self, override: Mapping[str, Any]) -> Scheme:
+        base = {key: getattr(self, key) for key in Scheme.model_fields}
+        return Scheme(**{**base, **override})
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether anything depends on calibration data."""
+        return self.method != "rtn" or self.start == "search"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(p.name.removesuffix(".yaml") for p in _shipped().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_settings(name_or_file: str | Path) -> dict[str, Any]:
+    """The keys of a shipped recipe or of a YAML file, not yet validated; `name` is filled in."""
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        name, text = path.stem, _read(path)
+    else:
+        name = str(name_or_file)
+        if name not in recipe_names():
+            raise RecipeError(
+                f"no recipe {name!r}: a YAML file or one of {', '.join(recipe_names())} is wanted"
+            )
+        text = (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_file} is no valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{name_or_file} holds {type(settings).__name__}: a mapping of recipe keys is wanted")
+    return {"name": name, **settings}
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`key=value` strings, values in YAML, as a mapping.
+
+    Raises:
+        RecipeError: no `=`, or a value that is no YAML.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {assignment!r}: key=value is wanted, for example --set iters=200")
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {assignment!r}: the value is no YAML ({error})") from error
+    return settings
+
+
+def _shipped() -> Any:
+    return resources.files("roundel") / "recipes"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key}; known keys: {', '.join(sorted(Recipe.model_fields))}")
+        elif key:
+            lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
+        else:
+            lines.append(message)
+    return "; ".join(lines)

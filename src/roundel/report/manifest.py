@@ -1,0 +1,103 @@
+"""The manifest: `roundel.json` in every output folder says exactly what was done.
+
+Everything that decides the weights is in it (recipe in full, fingerprints, seed, versions), and everything
+that was measured on the way (losses, errors, times, memory).
+"""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from roundel.errors import ModelError
+from roundel.report.records import LayerRecord, Outcome
+
+MANIFEST = "roundel.json"
+_PACKAGES = ("roundel", "torch", "transformers", "safetensors", "compressed-tensors", "numpy")
+
+
+def build_manifest(
+    outcome: Outcome,
+    *,
+    recipe: dict[str, Any],
+    source: str,
+    model_fingerprint: str,
+    calibration: dict[str, Any] | None,
+    device: str,
+    amp: str,
+    threads: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything about a run as plain data.
+
+    Args:
+        outcome: the engine's records.
+        recipe: all keys of the recipe, defaults included.
+        source: what the user named as the model.
+        model_fingerprint: hash of the original weights.
+        calibration: source, shape and fingerprint of the tokens; None if none were used.
+        device: where blocks computed.
+        amp: the autocast type that was used.
+        threads: of torch on the CPU.
+        seconds: wall time of the quantization.
+    """
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "source": source,
+        "model_fingerprint": model_fingerprint,
+        "calibration": calibration,
+        "recipe": recipe,
+        "device": device,
+        "amp": amp,
+        "threads": threads,
+        "bits_per_weight": outcome.bits_per_weight(),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(),
+        "blocks": [asdict(block) for block in outcome.blocks],
+        "layers": [asdict(layer) for layer in outcome.layers],
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write it into an output folder."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read it back.
+
+    Raises:
+        ModelError: no manifest in the folder, or not readable.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError(f"no {MANIFEST} in {folder}: a folder written by roundel quantize is wanted")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    return manifest
+
+
+def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:
+    """The coverage table of a manifest."""
+    return [LayerRecord(**{**layer, "shape": tuple(layer["shape"])}) for layer in manifest["layers"]]
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that the process held at most so far."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # Unix only
+
+    # Linux counts in kibibytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

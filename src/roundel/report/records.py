@@ -1,0 +1,61 @@
+"""What a run has to tell: plain records, written by the engine, read by manifest, tables and pages."""
+
+from dataclasses import dataclass, field
+
+from roundel.grid import QuantizedWeight
+
+
+@dataclass
+class LayerRecord:
+    """One layer of the coverage table: what became of it and why.
+
+    Attributes:
+        name: full name in the model.
+        kind: the module's class.
+        shape: of the weight as `[out, in]`.
+        block: index of its decoder block, None outside the stack.
+        reason: why it stays as it is; empty for a quantized layer.
+        error: relative squared rounding error of the weights, None where nothing was quantized.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int]
+    block: int | None
+    reason: str = ""
+    bits: int | None = None
+    group_size: int | None = None
+    sym: bool | None = None
+    bits_per_weight: float | None = None
+    error: float | None = None
+
+
+@dataclass
+class BlockRecord:
+    """One decoder block: losses (relative to the mean squared output) before and after, time.
+
+    Attributes:
+        kept: `start`, or the iteration whose parameters were kept.
+        curve: the training loss of every step.
+    """
+
+    name: str
+    loss_start: float | None = None
+    loss_end: float | None = None
+    kept: str = ""
+    seconds: float = 0.0
+    curve: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """The result of a walk over a model: the integers, and what is to be reported about them."""
+
+    weights: dict[str, QuantizedWeight]
+    blocks: list[BlockRecord]
+    layers: list[LayerRecord]
+
+    def bits_per_weight(self) -> float:
+        """Mean over all quantized weights, scales and zero points included."""
+        count = sum(w.codes.numel() for w in self.weights.values())
+        return sum(w.stored_bits() for w in self.weights.values()) / count
