@@ -3,17 +3,19 @@
     import roundel
     roundel.quantize("path/to/model", "autoround-w4g128", output="smaller")
     print(roundel.evaluate("smaller", reference="path/to/model", text="held-out.txt"))
+
+Names are imported at first use: torch and transformers take seconds, which `import roundel` should not.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from roundel.api import Quantized, evaluate, load, quantize
-from roundel.errors import RoundelError
-from roundel.grid import QuantizedWeight, Scheme
-from roundel.progress import Progress
-from roundel.recipe import Recipe
-
-__version__ = version("roundel")
+if TYPE_CHECKING:
+    from roundel.api import Quantized, evaluate, generate, load, quantize
+    from roundel.errors import RoundelError
+    from roundel.grid import QuantizedWeight, Scheme
+    from roundel.progress import Progress
+    from roundel.recipe import Recipe
 
 __all__ = [
     "Progress",
@@ -23,6 +25,25 @@ __all__ = [
     "RoundelError",
     "Scheme",
     "evaluate",
+    "generate",
     "load",
     "quantize",
 ]
+
+_HOMES = {
+    "Progress": "progress",
+    "QuantizedWeight": "grid",
+    "Recipe": "recipe",
+    "RoundelError": "errors",
+    "Scheme": "grid",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'roundel' has no attribute {name!r}")
+    return getattr(import_module(f"roundel.{_HOMES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -94,7 +94,7 @@ def quantize(
     stack = find_blocks(source.model)
     coverage = decide(source.model, stack, recipe)
     container = CONTAINERS[recipe.format]
-    container.check(_layers(coverage))
+    container.check(_layers(coverage), source.model.dtype)
     data: Calibration | None = None
     if recipe.needs_calibration:
         data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
@@ -194,6 +194,29 @@ def evaluate(
         "convention": held_out.convention,
         **asdict(quality),
     }
+
+
+def generate(
+    model: ModelOrPath,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    tokenizer: Any | None = None,
+    trust_remote_code: bool = False,
+) -> str:
+    """Continue a text greedily; returns prompt and continuation.
+
+    Raises:
+        ModelError: the model cannot be opened, or comes without a tokenizer.
+    """
+    opened = _open(model, tokenizer, trust_remote_code, False, quantized=True)
+    if opened.tokenizer is None:
+        raise ModelError(f"{opened.name} comes without a tokenizer: one is wanted to read the prompt")
+    inputs = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    device = next(opened.model.parameters()).device
+    with torch.no_grad():
+        ids = opened.model.generate(**inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens)
+    return str(opened.tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
 def _open(

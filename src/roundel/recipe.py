@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -56,6 +57,11 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
     """The grid before tuning: spanning the weights, or searched per group with the inputs' second moments
     as weights. Without tuning (`rtn`) the search needs calibration data too."""
 
+    scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"  # type: ignore[assignment]
+    """Type in which scales are stored, and to which they are rounded inside every computation. auto: the
+    model's own type where it has 16 bits, so that every client multiplies the very scales that were tuned;
+    else float16."""
+
     format: FormatName = "compressed-tensors"
     """The container: packed integers for transformers and vLLM, or dense weights."""
 
@@ -97,7 +103,7 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         for pattern in self.layers:
-            self._scheme_with(self.layers[pattern])
+            self._scheme_with(self.layers[pattern], torch.float32)
         if self.method == "signround" and self.enable_minmax_tuning:
             raise ValueError("signround tunes no ranges; method autoround does")
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
@@ -152,18 +158,20 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
             data = {k: v for k, v in data.items() if k not in TuningOptions.model_fields or k == "batch_size"}
         return data
 
-    def scheme_for(self, layer: str) -> Scheme | None:
-        """The grid of a layer, by its full name; None where it is left out."""
+    def scheme_for(self, layer: str, model_dtype: torch.dtype) -> Scheme | None:
+        """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
         if any(fnmatchcase(layer, pattern) for pattern in self.skip):
             return None
         override: dict[str, Any] = {}
         for pattern, changes in self.layers.items():
             if fnmatchcase(layer, pattern):
                 override.update(changes)
-        return self._scheme_with(override)
+        return self._scheme_with(override, model_dtype)
 
-    def _scheme_with(self, override: Mapping[str, Any]) -> Scheme:
+    def _scheme_with(self, override: Mapping[str, Any], model_dtype: torch.dtype) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
+        if base["scale_dtype"] == "auto":
+            base["scale_dtype"] = "bfloat16" if model_dtype == torch.bfloat16 else "float16"
         return Scheme(**{**base, **override})
 
     @property

@@ -38,21 +38,27 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     coverage = Coverage({}, [])
     for index in range(len(stack)):
         for view in stack.linears(index):
-            _add(coverage, view, recipe.scheme_for(view.name), "left out by a skip pattern", index)
+            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), "left out by a skip pattern", index)
     head = model.get_output_embeddings()
     for view in linears_outside(model, stack):
         wanted = recipe.lm_head and view.module is head
-        scheme = recipe.scheme_for(view.name) if wanted else None
+        scheme = recipe.scheme_for(view.name, model.dtype) if wanted else None
         if scheme is not None:
             coverage.head = view
-        reason = "output head, quantized with lm_head=true" if view.module is head else "outside the blocks"
-        _add(coverage, view, scheme, reason, None)
+        _add(coverage, view, scheme, _reason_outside(model, view), None)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             rows, width = module.weight.shape
             coverage.layers.append(LayerRecord(name, "Embedding", (rows, width), None, "embedding"))
     _check_patterns(coverage, recipe)
     return coverage
+
+
+def _reason_outside(model: Any, view: LinearView) -> str:
+    if view.module is not model.get_output_embeddings():
+        return "outside the blocks"
+    tied = view.parameter is model.get_input_embeddings().weight
+    return "output head" + (", tied to the embedding" if tied else "") + "; lm_head=true quantizes it"
 
 
 def _add(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from roundel.grid import QuantizedWeight, Scheme
 
 
@@ -22,7 +24,7 @@ class Container(Protocol):
 
     name: str
 
-    def check(self, layers: list[Layer]) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry."""
         ...
 

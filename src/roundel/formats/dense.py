@@ -7,6 +7,8 @@ packed format.
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from roundel.formats.container import Layer
 from roundel.grid import QuantizedWeight
 
@@ -16,7 +18,7 @@ class Dense:
 
     name = "dense"
 
-    def check(self, layers: list[Layer]) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
         """Dense weights carry every setting."""
 
     def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:

@@ -36,6 +36,10 @@ def check_reload(
         if info[kind]:
             some = ", ".join(map(str, sorted(info[kind])[:3]))
             raise FormatError(f"transformers reloads {folder.name} with {kind.replace('_', ' ')}: {some}")
+    quantizer = getattr(reloaded, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.quantization_config.dequantize:
+        # transformers would unpack the weights at the first forward pass.
+        quantizer.compressor.decompress_model(reloaded)
     for name, weight in weights.items():
         found = LinearView(name, reloaded.get_submodule(name)).weight
         _compare(f"{name}.weight", found, weight.dequantize(found.dtype))

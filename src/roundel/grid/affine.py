@@ -86,9 +86,9 @@ def minmax_start(weight: torch.Tensor, scheme: Scheme) -> Start:
 
 
 def _symmetric_scale(smallest: torch.Tensor, largest: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    extreme = torch.where(-smallest > largest, smallest, largest)
     if scheme.sym_range == "full":
-        extreme = torch.where(-smallest > largest, smallest, largest)
-        return -extreme / scheme.midpoint
-    size = torch.maximum(largest.abs(), smallest.abs())
-    constant = smallest == largest
-    return torch.where(constant, size, size / (scheme.midpoint - 0.5))
+        scale = -extreme / scheme.midpoint
+    else:
+        scale = extreme.abs() / (scheme.midpoint - 0.5)
+    return torch.where(smallest == largest, extreme.abs(), scale)

@@ -1,0 +1,50 @@
+"""The `roundel` command: its parts, and the one place where errors become messages and exit codes."""
+
+import sys
+
+import transformers
+import typer
+
+from roundel.cli.display import err
+from roundel.cli.evaluate import evaluate_command
+from roundel.cli.generate import generate_command
+from roundel.cli.inspect import inspect_command
+from roundel.cli.quantize import quantize_command
+from roundel.cli.recipes import recipes_command
+from roundel.errors import RoundelError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="roundel",
+    help="Make large language models small without making them dumb: weight quantization by learned rounding.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("quantize")(quantize_command)
+app.command("eval")(evaluate_command)
+app.command("generate")(generate_command)
+app.command("inspect")(inspect_command)
+app.command("recipes")(recipes_command)
+
+
+def main() -> None:
+    """Run the command line; leave with a RoundelError's own exit code, 130 after Ctrl-C."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code or 0)
+    except RoundelError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; nothing was written")
+        sys.exit(_INTERRUPTED)
+    except typer.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+
+
+def _complain(message: str) -> None:
+    err.print(f"error: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,101 @@
+"""What the terminal shows: bars on stderr, results on stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from roundel.progress import Progress
+
+# Tables in logs and pipes get the width that their columns need.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True)
+
+# On something that is no terminal, one line per tenth of a stage instead of a moving bar.
+_PLAIN_LINES = 10
+
+
+class TerminalProgress(Progress):
+    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`)."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: list[TaskID] = []
+        self._plain: list[_PlainStage] = []
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Progress]:
+        """One bar for the stage, below that of the stage around it."""
+        if not err.is_terminal:
+            with self._plain_stage(title, total):
+                yield self
+            return
+        outermost = self._bars is None
+        if self._bars is None:
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=err,
+                transient=True,
+            )
+            self._bars.start()
+        task = self._bars.add_task(title, total=total, note="")
+        self._tasks.append(task)
+        try:
+            yield self
+        finally:
+            self._tasks.pop()
+            self._bars.remove_task(task)
+            if outermost:
+                self._bars.stop()
+                self._bars = None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move the innermost bar."""
+        if self._bars is not None:
+            self._bars.update(self._tasks[-1], advance=steps, note=note)
+        elif self._plain:
+            self._plain[-1].advance(steps, note)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        err.print(text, style="yellow", highlight=False)
+
+    @contextmanager
+    def _plain_stage(self, title: str, total: int) -> Iterator[None]:
+        # Inner stages (the steps of a block) would be too many lines: the outermost speaks.
+        self._plain.append(_PlainStage(title, total, silent=bool(self._plain)))
+        try:
+            yield
+        finally:
+            self._plain.pop()
+
+
+class _PlainStage:
+    def __init__(self, title: str, total: int, silent: bool) -> None:
+        self.title, self.total, self.silent = title, total, silent
+        self.done = self.told = 0
+        if not silent:
+            err.print(f"{title} ...", highlight=False)
+
+    def advance(self, steps: int, note: str) -> None:
+        self.done += steps
+        part = self.done * _PLAIN_LINES // max(self.total, 1)
+        if part > self.told and not self.silent:
+            self.told = part
+            err.print(f"  {self.title}: {self.done} of {self.total} {note}".rstrip(), highlight=False)
+
+
+def size(count: float) -> str:
+    """Bytes for people: `74.1 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,19 @@
+"""`roundel generate`."""
+
+from typing import Annotated
+
+import typer
+
+from roundel.api import generate
+from roundel.cli.display import out
+
+
+def generate_command(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+) -> None:
+    """Continue a text greedily."""
+    text = generate(model, prompt, max_new_tokens=max_new_tokens, trust_remote_code=trust_remote_code)
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

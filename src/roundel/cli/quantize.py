@@ -1,0 +1,121 @@
+"""`roundel quantize`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from roundel.api import Quantized, quantize
+from roundel.cli.display import TerminalProgress, out, size
+from roundel.recipe import Recipe, load_settings, parse_assignments
+
+
+class MethodChoice(StrEnum):
+    """--method."""
+
+    rtn = "rtn"
+    signround = "signround"
+    autoround = "autoround"
+
+
+class FormatChoice(StrEnum):
+    """--format."""
+
+    compressed_tensors = "compressed-tensors"
+    dense = "dense"
+
+
+def quantize_command(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a shipped recipe (see `roundel recipes`) or a YAML file.")
+    ] = None,
+    method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits per code, 2 to 8.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Weights per scale; -1 = one per channel.")] = None,
+    sym: Annotated[bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")] = None,
+    format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Text file (.txt .json .jsonl .parquet), hub data set, `self` or `pydoc`."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set iters=400."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace a non-empty output folder.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+) -> None:
+    """Quantize a model and write it, checked against the tuned weights, to a new folder."""
+    changes: dict[str, Any] = {
+        key: value
+        for key, value in {
+            "method": method.value if method else None,
+            "bits": bits,
+            "group_size": group_size,
+            "sym": sym,
+            "format": format.value if format else None,
+            "calibration": calibration,
+        }.items()
+        if value is not None
+    }
+    changes |= parse_assignments(settings or [])
+    chosen = _choose(recipe, changes)
+    progress = TerminalProgress()
+    progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
+    result = quantize(
+        model,
+        chosen,
+        output=output,
+        device=device,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=progress,
+    )
+    _print_result(result)
+
+
+def _choose(recipe: str | None, changes: dict[str, Any]) -> Recipe:
+    """A named recipe with changes; without a name, the defaults of the method with changes."""
+    if recipe is None:
+        return Recipe.create(**changes)
+    base = Recipe.create(**load_settings(recipe))
+    return base.with_settings(**changes) if changes else base
+
+
+def _summary(recipe: Recipe) -> str:
+    group = "per channel" if recipe.group_size == -1 else f"groups of {recipe.group_size}"
+    grid = "symmetric" if recipe.sym else "asymmetric"
+    words = f"{recipe.method}, {recipe.bits} bit, {group}, {grid}, {recipe.start} start"
+    if recipe.method != "rtn":
+        words += f", {recipe.iters} iterations"
+    if recipe.needs_calibration:
+        words += f", {recipe.nsamples} samples of {recipe.seqlen} tokens"
+    return f"{words}, written as {recipe.format}"
+
+
+def _print_result(result: Quantized) -> None:
+    manifest = result.manifest
+    written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
+    losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
+    out.print(
+        f"{len(result.weights)} Linears at {manifest['bits_per_weight']:.3f} bits per weight, "
+        f"{size(written)} on disk, {manifest['seconds']:.0f} s, "
+        f"peak memory {size(manifest['peak_memory_bytes'])}",
+        highlight=False,
+    )
+    if losses:
+        before = sum(b["loss_start"] for b in losses) / len(losses)
+        after = sum(b["loss_end"] for b in losses) / len(losses)
+        kept = sum(b["kept"] == "start" for b in losses)
+        out.print(
+            f"Mean relative block loss {before:.3g} before tuning, {after:.3g} after; "
+            f"{kept} of {len(losses)} blocks kept their start",
+            highlight=False,
+        )
+    out.print(f"Written to {result.output}", highlight=False, soft_wrap=True)

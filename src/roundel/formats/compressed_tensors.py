@@ -1,0 +1,208 @@
+"""compressed-tensors `pack-quantized`: packed integers that transformers and vLLM load.
+
+Tensors of a Linear `P [out, in]` with groups of g, G = in / g (per channel: G = 1):
+
+    P.weight_packed      int32 [out, ceil(in b / 32)]   codes, one little-endian bit stream per row
+    P.weight_scale       [out, G]                       may be negative
+    P.weight_shape       int64 [2]
+    P.weight_zero_point  int32 [ceil(out b / 32), G]    asymmetric: zero points, packed along `out`
+
+How a client multiplies decides which written form gives exactly the tuned weights:
+
+* by default transformers casts the scales to the model's type and multiplies there: exact if the model's type
+  holds them. Symmetric files are written so.
+* transformers 5.23 with compressed-tensors >= 0.18 expects unpacked zero points in that mode and refuses the
+  packed ones that vLLM wants. `dequantize: true` in the file makes it unpack at load instead; it then
+  multiplies in the type in which the scales are STORED, so they are stored in fp32 unless they have the
+  model's type. But with that key transformers reads every layer by the first group's scheme, so it is only
+  written where there is one scheme.
+* asymmetric files of several schemes use the `block` strategy with blocks of 1 x g and unpacked int8 zero
+  points: transformers reads them exactly, vLLM does not read them.
+
+A group size that does not divide `in` has no written form that all readers take; groups are then split into
+equal parts of gcd(g, in) with repeated statistics, which changes no weight.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roundel.errors import FormatError
+from roundel.formats.container import Layer
+from roundel.grid import QuantizedWeight, Scheme, pack
+from roundel.model.linears import linears_in
+
+# The smallest group that the kernels of vLLM read.
+_SMALLEST_GROUP = 32
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The written form of a whole file.
+
+    Attributes:
+        dequantize: write `dequantize: true`.
+        block: asymmetric layers use the block strategy with unpacked zero points.
+        scale_dtype: type in which scales are stored; None = the type they have.
+    """
+
+    dequantize: bool
+    block: bool
+    scale_dtype: torch.dtype | None
+
+
+class CompressedTensors:
+    """Writes packed integers."""
+
+    name = "compressed-tensors"
+
+    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
+        """Refuse layers that are no `nn.Linear`, groups that fit no kernel, and scales that fit no form.
+
+        Raises:
+            FormatError: names the layer and a way out.
+        """
+        for layer in layers:
+            if layer.kind == "Conv1D":
+                raise FormatError(
+                    f"{layer.name} is a Conv1D; compressed-tensors carries Linear layers only: use --format dense"
+                )
+            _written_group(layer.name, layer.scheme, layer.shape[1])
+        schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
+        _choose_form(schemes, model_dtype)
+
+    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+        """Write config.json and safetensors."""
+        schemes = {name: _written_scheme(name, w.scheme, w.shape[1]) for name, w in weights.items()}
+        form = _choose_form(set(schemes.values()), model.dtype)
+        tensors = {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name.removesuffix(".weight") not in weights
+        }
+        for name, weight in weights.items():
+            for part, tensor in _layer_tensors(weight, schemes[name], form).items():
+                tensors[f"{name}.{part}"] = tensor
+        model.config.quantization_config = _config(model, schemes, form)
+        try:
+            model.save_pretrained(folder, state_dict=tensors)
+        finally:
+            # The model in memory holds ordinary weights.
+            del model.config.quantization_config
+
+
+def _written_group(name: str, scheme: Scheme, in_features: int) -> int:
+    """The group size in the file: the scheme's, or a part of it that divides the row; -1 per channel."""
+    if scheme.width(in_features) == in_features:
+        return -1
+    part = math.gcd(scheme.group_size, in_features)
+    if part != scheme.group_size and part < _SMALLEST_GROUP:
+        fitting = [g for g in (32, 48, 64, 96, 128, 192, 256) if in_features % g == 0]
+        raise FormatError(
+            f"group_size {scheme.group_size} does not fit in_features {in_features} of {name}, and "
+            f"compressed-tensors carries no shorter last group; use one of {', '.join(map(str, fitting))} or -1, "
+            "or --format dense"
+        )
+    return part
+
+
+def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
+    return scheme.model_copy(update={"group_size": _written_group(name, scheme, in_features)})
+
+
+def _choose_form(schemes: set[Scheme], model_dtype: torch.dtype) -> _Form:
+    kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
+    same = all(s.torch_dtype == model_dtype for s in schemes)
+    symmetric = all(s.sym for s in schemes)
+    if kept and symmetric:
+        return _Form(dequantize=False, block=False, scale_dtype=None)
+    if len(schemes) == 1:
+        return _Form(dequantize=True, block=False, scale_dtype=None if same else torch.float32)
+    if kept:
+        return _Form(dequantize=False, block=True, scale_dtype=None)
+    raise FormatError(
+        f"compressed-tensors cannot carry several schemes with scales that a {model_dtype} model does not hold: "
+        "leave scale_dtype out, use one scheme for all layers, or --format dense"
+    )
+
+
+def _holds(model_dtype: torch.dtype, scale_dtype: torch.dtype) -> bool:
+    return model_dtype in (torch.float32, scale_dtype)
+
+
+def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: _Form) -> dict[str, torch.Tensor]:
+    bits = weight.scheme.bits
+    scale = _repeat_groups(weight.scale, weight, written)
+    tensors = {
+        "weight_packed": pack(weight.codes, bits),
+        "weight_scale": scale.to(form.scale_dtype or scale.dtype),
+        "weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
+    }
+    if weight.zero is not None:
+        zero = _repeat_groups(weight.zero, weight, written)
+        if form.block:
+            signed = zero.to(torch.int16) - weight.scheme.midpoint
+            tensors["weight_zero_point"] = signed.to(torch.int8)
+        else:
+            tensors["weight_zero_point"] = pack(zero.t(), bits).t().contiguous()
+    return tensors
+
+
+def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Scheme) -> torch.Tensor:
+    """`[out, G]` of the tuned groups as `[out, G']` of the written, smaller ones."""
+    width = weight.shape[1]
+    ours, theirs = weight.scheme.width(width), written.width(width)
+    groups = torch.arange(0, width, theirs) // ours
+    return statistic[:, groups].contiguous()
+
+
+def _config(model: Any, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
+    head = model.get_output_embeddings()
+    members: dict[Scheme, list[str]] = {}
+    for name, scheme in schemes.items():
+        members.setdefault(scheme, []).append(name)
+    groups = {}
+    for number, (scheme, names) in enumerate(members.items()):
+        targets = names
+        if len(members) == 1:
+            # vLLM's output head is no Linear; it has to be named.
+            heads = [name for name in names if model.get_submodule(name) is head]
+            targets = ["Linear", *(f"re:.*{name.rpartition('.')[2]}$" for name in heads)]
+        groups[f"group_{number}"] = {
+            "targets": targets,
+            "input_activations": None,
+            "output_activations": None,
+            "format": "pack-quantized",
+            "weights": _weights_config(model, scheme, names, form),
+        }
+    config: dict[str, Any] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "kv_cache_scheme": None,
+        "ignore": [view.name for view in linears_in(model, "") if view.name not in schemes],
+        "config_groups": groups,
+    }
+    if form.dequantize:
+        config["dequantize"] = True
+    return config
+
+
+def _weights_config(model: Any, scheme: Scheme, names: list[str], form: _Form) -> dict[str, Any]:
+    weights = {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.sym,
+        "strategy": "channel" if scheme.group_size == -1 else "group",
+        "group_size": None if scheme.group_size == -1 else scheme.group_size,
+        "dynamic": False,
+        "actorder": None,
+    }
+    if form.block and not scheme.sym:
+        widest = max(model.get_submodule(name).weight.shape[1] for name in names)
+        block = widest if scheme.group_size == -1 else scheme.group_size
+        weights |= {"strategy": "block", "group_size": None, "block_structure": [1, block]}
+    return weights

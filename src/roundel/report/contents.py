@@ -1,0 +1,64 @@
+"""What an output folder holds, read from the files themselves: sizes from the tensors, decisions from the
+manifest."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from roundel.errors import ModelError
+from roundel.report.manifest import layer_records, read_manifest
+from roundel.report.records import LayerRecord
+
+_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """Attributes:
+    manifest: the run's manifest.
+    layers: the coverage table.
+    stored_bytes: bytes of all tensors of a layer, by its name.
+    file_bytes: bytes of the weight files.
+    parameters: of the original model; shared ones count once.
+    """
+
+    manifest: dict[str, Any]
+    layers: list[LayerRecord]
+    stored_bytes: dict[str, int]
+    file_bytes: int
+    parameters: int
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """Everything counted: embeddings, norms, head, file headers."""
+        return 8 * self.file_bytes / self.parameters
+
+
+def read_contents(folder: Path) -> FolderContents:
+    """Read an output folder.
+
+    Raises:
+        ModelError: no manifest, or weight files that cannot be read.
+    """
+    manifest = read_manifest(folder)
+    layers = layer_records(manifest)
+    quantized = {layer.name: layer.shape for layer in layers if layer.bits is not None}
+    stored: dict[str, int] = {}
+    parameters = sum(math.prod(shape) for shape in quantized.values())
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dict
+                    view = tensors.get_slice(key)
+                    layer, _, part = key.rpartition(".")
+                    count = math.prod(view.get_shape())
+                    stored[layer] = stored.get(layer, 0) + count * _BITS[view.get_dtype()] // 8
+                    if layer not in quantized or part == "bias":
+                        parameters += count
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} cannot be read: {error}") from error
+    return FolderContents(manifest, layers, stored, sum(f.stat().st_size for f in files), parameters)

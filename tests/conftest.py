@@ -1,0 +1,53 @@
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from zoo import ARCHITECTURES, manual_text, zoo_model
+
+torch.set_num_threads(2)
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def any_model(request: pytest.FixtureRequest) -> Path:
+    """Folder of a trained model of each architecture in turn."""
+    return zoo_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama() -> Path:
+    return zoo_model("llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Path:
+    return zoo_model("gpt2")
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file that no zoo model was trained on."""
+    path = tmp_path_factory.mktemp("text") / "manual.txt"
+    path.write_text(manual_text(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def load_model():
+    def load(folder: Path):
+        return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tinystories() -> Path:
+    folder = SHARED / "models" / "tinystories-656k"
+    if not folder.is_dir():
+        pytest.skip("the shared development data are not on this machine")
+    return folder
