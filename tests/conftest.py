@@ -4,11 +4,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from zoo import ARCHITECTURES, manual_text, zoo_model
 
-torch.set_num_threads(2)
+from zoo import ARCHITECTURES, manual_text, zoo_model
 
 SHARED = Path(__file__).parents[2] / "shared"
 

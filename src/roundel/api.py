@@ -12,7 +12,7 @@ from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype, choose_device
 from roundel.engine.walk import quantize_model
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluation.measure import Quality, measure
+from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import evaluation_windows
 from roundel.formats import CONTAINERS, Layer
 from roundel.formats.folder import atomic_folder, check_target
@@ -98,7 +98,11 @@ def quantize(
     data: Calibration | None = None
     if recipe.needs_calibration:
         data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
-    original = fingerprint(source.model)
+    original = {
+        "fingerprint": fingerprint(source.model),
+        "bytes": sum(p.numel() * p.element_size() for p in source.model.parameters()),
+        "bits_per_weight": torch.finfo(source.model.dtype).bits,
+    }
     if coverage.head is not None:
         _untie(source.model, coverage.head)
 
@@ -110,7 +114,7 @@ def quantize(
         outcome,
         recipe=recipe.model_dump(mode="json"),
         source=source.name,
-        model_fingerprint=original,
+        original=original,
         calibration=_describe(data),
         device=str(where),
         amp=str(autocast_dtype(where, recipe.amp) or torch.float32).removeprefix("torch."),
@@ -178,7 +182,9 @@ def evaluate(
     original = None if reference is None else _open(reference, None, trust_remote_code, False, quantized=True)
     reader = opened.tokenizer or (original.tokenizer if original else None)
     if reader is None:
-        raise ModelError(f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one")
+        raise ModelError(
+            f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+        )
     held_out = evaluation_windows(text, reader, window, limit)
     opened.model.to(where)
     if original is not None:

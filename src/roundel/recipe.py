@@ -202,7 +202,9 @@ def load_settings(name_or_file: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"{name_or_file} is no valid YAML: {error}") from error
     if not isinstance(settings, dict):
-        raise RecipeError(f"{name_or_file} holds {type(settings).__name__}: a mapping of recipe keys is wanted")
+        raise RecipeError(
+            f"{name_or_file} holds {type(settings).__name__}: a mapping of recipe keys is wanted"
+        )
     return {"name": name, **settings}
 
 

@@ -94,7 +94,9 @@ def test_scales_are_stored_values_and_never_zero(dtype: str, value: float) -> No
     assert (rounded[0] < 0) == (value < 0)
 
 
-@pytest.mark.parametrize(("field", "value"), [("bits", 1), ("bits", 9), ("group_size", 0), ("group_size", -2)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("bits", 1), ("bits", 9), ("group_size", 0), ("group_size", -2)]
+)
 def test_impossible_schemes_are_refused(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=field):
         Scheme(**{field: value})

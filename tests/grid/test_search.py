@@ -16,7 +16,9 @@ def heavy_tailed(seed: int, out: int = 8, width: int = 96) -> tuple[torch.Tensor
 
 
 def group_errors(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor, start) -> torch.Tensor:
-    error = (start.quantize(weight, scheme).dequantize() - weight).square() * (diagonal / diagonal.mean() + 1e-6)
+    error = (start.quantize(weight, scheme).dequantize() - weight).square() * (
+        diagonal / diagonal.mean() + 1e-6
+    )
     return torch.stack([part.sum(1) for part in error.split(scheme.width(weight.shape[1]), 1)], 1)
 
 

@@ -1,6 +1,8 @@
 """The `roundel` command: its parts, and the one place where errors become messages and exit codes."""
 
+import signal
 import sys
+from types import FrameType
 
 import transformers
 import typer
@@ -30,20 +32,26 @@ app.command("inspect")(inspect_command)
 app.command("recipes")(recipes_command)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt: typer would turn that into its own word and exit code."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _Interrupted
+
+
 def main() -> None:
     """Run the command line; leave with a RoundelError's own exit code, 130 after Ctrl-C."""
+    signal.signal(signal.SIGINT, _interrupt)
     transformers.utils.logging.disable_progress_bar()
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code or 0)
+        app()
     except RoundelError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except _Interrupted:
         _complain("interrupted; nothing was written")
         sys.exit(_INTERRUPTED)
-    except typer.Exit as exit_request:
-        sys.exit(exit_request.exit_code)
 
 
 def _complain(message: str) -> None:

@@ -35,7 +35,9 @@ def quantize_command(
     method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits per code, 2 to 8.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Weights per scale; -1 = one per channel.")] = None,
-    sym: Annotated[bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")] = None,
+    sym: Annotated[
+        bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")
+    ] = None,
     format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
     calibration: Annotated[
         str | None,

@@ -20,5 +20,7 @@ def recipes_command() -> None:
     keys.add_column("meaning")
     for key, field in sorted(Recipe.model_fields.items()):
         default = field.get_default(call_default_factory=True)
-        keys.add_row(key, "" if default is None else str(default), " ".join((field.description or "").split()))
+        keys.add_row(
+            key, "" if default is None else str(default), " ".join((field.description or "").split())
+        )
     out.print(keys)

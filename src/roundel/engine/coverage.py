@@ -38,7 +38,9 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     coverage = Coverage({}, [])
     for index in range(len(stack)):
         for view in stack.linears(index):
-            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), "left out by a skip pattern", index)
+            _add(
+                coverage, view, recipe.scheme_for(view.name, model.dtype), "left out by a skip pattern", index
+            )
     head = model.get_output_embeddings()
     for view in linears_outside(model, stack):
         wanted = recipe.lm_head and view.module is head
@@ -61,9 +63,7 @@ def _reason_outside(model: Any, view: LinearView) -> str:
     return "output head" + (", tied to the embedding" if tied else "") + "; lm_head=true quantizes it"
 
 
-def _add(
-    coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: str, block: int | None
-) -> None:
+def _add(coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: str, block: int | None) -> None:
     record = LayerRecord(view.name, type(view.module).__name__, view.shape, block)
     if scheme is None:
         record.reason = reason

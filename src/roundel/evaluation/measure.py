@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from roundel.errors import NonFiniteError
+from roundel.errors import ModelError, NonFiniteError
 
 # Rows of logits handled at once: bounds the fp32 copies at large vocabularies.
 _LOGIT_ROWS = 512
@@ -49,6 +49,7 @@ def measure(
         on_window: called after each window.
 
     Raises:
+        ModelError: the vocabularies differ.
         NonFiniteError: the logits hold NaN or infinity.
     """
     loss = reference_loss = divergence = agreement = 0.0
@@ -57,6 +58,11 @@ def measure(
         loss += _next_token_loss(logits, window)
         if reference is not None:
             wanted = _logits(reference, window, number)
+            if wanted.shape != logits.shape:
+                raise ModelError(
+                    f"the model predicts {logits.shape[-1]} tokens, the reference {wanted.shape[-1]}: "
+                    "a reference with the same vocabulary is wanted"
+                )
             reference_loss += _next_token_loss(wanted, window)
             kl, same = _compare(wanted, logits)
             divergence += kl

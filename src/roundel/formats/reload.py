@@ -29,9 +29,14 @@ def check_reload(
     Raises:
         FormatError: names the first tensor that is missing, left over, or different.
     """
-    reloaded, info = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
-    )
+    try:
+        reloaded, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
+        )
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise FormatError(
+            f"the written model cannot be reopened ({type(error).__name__}: {error}); please report this"
+        ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             some = ", ".join(map(str, sorted(info[kind])[:3]))
@@ -57,4 +62,6 @@ def _compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
         difference = f"{tuple(found.shape)} {found.dtype} instead of {tuple(wanted.shape)} {wanted.dtype}"
     else:
         difference = f"largest difference {float((found.float() - wanted.float()).abs().max()):.3g}"
-    raise FormatError(f"the written model differs from the tuned one in {name}: {difference}; please report this")
+    raise FormatError(
+        f"the written model differs from the tuned one in {name}: {difference}; please report this"
+    )

@@ -87,8 +87,6 @@ def minmax_start(weight: torch.Tensor, scheme: Scheme) -> Start:
 
 def _symmetric_scale(smallest: torch.Tensor, largest: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     extreme = torch.where(-smallest > largest, smallest, largest)
-    if scheme.sym_range == "full":
-        scale = -extreme / scheme.midpoint
-    else:
-        scale = extreme.abs() / (scheme.midpoint - 0.5)
+    full = scheme.sym_range == "full"
+    scale = -extreme / scheme.midpoint if full else extreme.abs() / (scheme.midpoint - 0.5)
     return torch.where(smallest == largest, extreme.abs(), scale)

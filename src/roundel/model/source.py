@@ -14,7 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from roundel.errors import ModelError
 
@@ -27,7 +30,7 @@ class SourceModel:
     """An opened model with its tokenizer (None where the source has none)."""
 
     name: str
-    model: nn.Module
+    model: Any
     tokenizer: Any | None
 
 
@@ -150,7 +153,9 @@ def _open_weights(
     missing = sorted(info["missing_keys"])
     if missing:
         some = ", ".join(missing[:3])
-        raise ModelError(f"{len(missing)} tensors are missing in {source} ({some}, ...): a whole model is wanted")
+        raise ModelError(
+            f"{len(missing)} tensors are missing in {source} ({some}, ...): a whole model is wanted"
+        )
     if "gguf_file" in where:
         _forget_gguf(model)
     model.eval().requires_grad_(False)

@@ -12,7 +12,18 @@ from roundel.errors import ModelError
 from roundel.report.manifest import layer_records, read_manifest
 from roundel.report.records import LayerRecord
 
-_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+_BITS = {
+    "F64": 64,
+    "I64": 64,
+    "F32": 32,
+    "I32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def build_manifest(
     *,
     recipe: dict[str, Any],
     source: str,
-    model_fingerprint: str,
+    original: dict[str, Any],
     calibration: dict[str, Any] | None,
     device: str,
     amp: str,
@@ -40,7 +40,7 @@ def build_manifest(
         outcome: the engine's records.
         recipe: all keys of the recipe, defaults included.
         source: what the user named as the model.
-        model_fingerprint: hash of the original weights.
+        original: fingerprint, bytes and bits per weight of the unquantized model.
         calibration: source, shape and fingerprint of the tokens; None if none were used.
         device: where blocks computed.
         amp: the autocast type that was used.
@@ -51,7 +51,7 @@ def build_manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "source": source,
-        "model_fingerprint": model_fingerprint,
+        "original": original,
         "calibration": calibration,
         "recipe": recipe,
         "device": device,

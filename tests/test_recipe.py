@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from roundel.errors import RecipeError
+from roundel.recipe import Recipe, parse_assignments, recipe_names
+
+WANTED = {
+    "rtn-w4g128", "signround-w4g128", "signround-w4-channel", "autoround-w4g128", "autoround-w3g128",
+    "autoround-w2g128", "autoround-light", "autoround-best",
+}  # fmt: skip
+
+
+def test_shipped_recipes_are_valid_and_described() -> None:
+    assert set(recipe_names()) >= WANTED
+    for name in recipe_names():
+        recipe = Recipe.load(name)
+        assert recipe.name == name
+        assert recipe.description.endswith(".")
+
+
+def test_signround_is_the_published_one() -> None:
+    recipe = Recipe.load("signround-w4g128")
+    assert (recipe.iters, recipe.nsamples, recipe.seqlen, recipe.batch_size) == (400, 512, 512, 8)
+    assert recipe.resolved_lr(4) == 0.0025
+    assert not recipe.use_quant_input
+    assert not recipe.enable_minmax_tuning
+    assert recipe.start == "minmax"
+
+
+def test_published_autoround() -> None:
+    recipe = Recipe.load("autoround-published")
+    assert (recipe.iters, recipe.start, recipe.keep, recipe.minmax_limit) == (
+        200,
+        "minmax",
+        "best-minibatch",
+        1.0,
+    )
+    assert recipe.resolved_minmax_lr(searched=False) == recipe.resolved_lr(4) == 1 / 200
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: autoround\nbits: 3\nlayers:\n  '*.down_proj': {bits: 8}\nskip: ['*.o_proj']\n")
+    recipe = Recipe.load(file)
+    assert recipe.name == "mine"
+    assert recipe.scheme_for("model.layers.0.mlp.up_proj", torch.float32).bits == 3
+    assert recipe.scheme_for("model.layers.0.mlp.down_proj", torch.float32).bits == 8
+    assert recipe.scheme_for("model.layers.0.self_attn.o_proj", torch.float32) is None
+
+
+def test_scales_take_the_models_type_where_it_has_16_bits() -> None:
+    recipe = Recipe()
+    found = {d: recipe.scheme_for("x", d).scale_dtype for d in (torch.float32, torch.float16, torch.bfloat16)}
+    assert found == {torch.float32: "float16", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+    assert Recipe(scale_dtype="float32").scheme_for("x", torch.bfloat16).scale_dtype == "float32"
+
+
+def test_the_last_matching_override_wins() -> None:
+    recipe = Recipe(layers={"*": {"bits": 8, "group_size": 32}, "*.up": {"bits": 2}})
+    assert recipe.scheme_for("a.up", torch.float32).bits == 2
+    assert recipe.scheme_for("a.up", torch.float32).group_size == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"bits": 1}, "bits=1: input should be greater than or equal to 2"),
+        ({"bits": 9}, "bits=9"),
+        ({"bits": "four"}, "bits='four'"),
+        ({"group_size": 0}, "group_size=0: must be a positive number"),
+        ({"itres": 3}, "unknown key itres; known keys: amp, batch_size, bits"),
+        ({"method": "gptq"}, "method='gptq': input should be 'rtn', 'signround' or 'autoround'"),
+        ({"keep": "best"}, "keep='best': input should be 'last', 'best-fixed' or 'best-minibatch'"),
+        ({"lr": -1}, "lr=-1"),
+        ({"layers": {"*": {"bit": 3}}}, r"\* overrides bit; a layer may override bits, group_size"),
+        ({"layers": {"*": {"bits": 12}}}, "bits"),
+        ({"method": "rtn", "iters": 5}, "tunes nothing and would ignore iters"),
+        ({"method": "rtn", "nsamples": 5}, "would ignore nsamples"),
+        ({"method": "signround", "enable_minmax_tuning": True}, "signround tunes no ranges"),
+        ({"minmax_lr": 0.1, "enable_minmax_tuning": False}, "minmax_lr has no effect"),
+        ({"sym_range": "classic"}, "no effect on an asymmetric grid"),
+    ],
+)
+def test_bad_settings_are_explained(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        Recipe.create(**settings)
+
+
+def test_a_changed_method_brings_its_own_defaults() -> None:
+    recipe = Recipe.load("autoround-w3g128").with_settings(method="signround")
+    assert (recipe.iters, recipe.bits, recipe.nsamples) == (400, 3, 512)
+    assert recipe.name == "autoround-w3g128 (changed)"
+    assert Recipe.load("autoround-w3g128").with_settings(method="rtn").start == "minmax"
+
+
+def test_settings_give_the_same_recipe_back() -> None:
+    for name in recipe_names():
+        recipe = Recipe.load(name).with_settings(bits=5)
+        assert Recipe.create(**recipe.settings()) == recipe
+
+
+def test_assignments_are_yaml() -> None:
+    found = parse_assignments(
+        ["iters=5", "lr=1e-3", "skip=['*.a', '*.b']", "lm_head=true", "calibration=a=b.txt"]
+    )
+    assert found == {
+        "iters": 5,
+        "lr": "1e-3",
+        "skip": ["*.a", "*.b"],
+        "lm_head": True,
+        "calibration": "a=b.txt",
+    }
+    assert Recipe.create(**found).lr == 1e-3
+    for bad in ("iters", "=3", "skip=[1"):
+        with pytest.raises(RecipeError, match="--set"):
+            parse_assignments([bad])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("- a\n- b\n", "holds list"), ("bits: [", "no valid YAML"), ("bits: 99\n", "bits=99")],
+)
+def test_files_that_are_no_recipes(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(RecipeError, match=complaint):
+        Recipe.load(tmp_path / "bad.yaml")
+
+
+def test_unknown_and_missing_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="one of autoround-best"):
+        Recipe.load("autoround-w5")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.load(tmp_path / "missing.yaml")
