@@ -28,6 +28,7 @@ _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "rtn": {"start": "minmax"},
     "signround": {
         "start": "minmax",
+        "loss": "mse",
         "iters": 400,
         "enable_minmax_tuning": False,
         "use_quant_input": False,

@@ -39,6 +39,11 @@ def test_the_seed_decides_the_order() -> None:
     assert not torch.equal(first, pack_documents(documents, Letters(), options(seed=2)))
 
 
+def test_documents_in_their_own_order() -> None:
+    rows = pack_documents(["abc", "de", "fghij", "klmno"], Letters(), options(shuffle=False))
+    assert "".join("|" if t == 0 else chr(t) for t in rows.flatten().tolist()) == "abc|de|fghij|klm"
+
+
 def test_ready_rows_of_ids_are_taken_as_they_are() -> None:
     rows = [[r * 8 + c for c in range(8)] for r in range(3)]
     assert pack_documents(rows, None, options()).tolist() == rows[:2]

@@ -74,6 +74,14 @@ def test_the_block_is_left_with_the_weights_of_the_result() -> None:
 
 def test_reported_loss_is_the_relative_error_on_the_held_out_samples() -> None:
     tuned, block, data = run(iters=10)
+    wanted = data.targets[-4:, :-1]
+    error = block(data.inputs[-4:])[:, :-1] - wanted
+    per_token = error.square().sum(-1) / wanted.square().sum(-1)
+    assert tuned.loss_end == pytest.approx(float(per_token.mean()), rel=1e-5)
+
+
+def test_mean_squared_error_is_the_papers() -> None:
+    tuned, block, data = run(iters=10, loss="mse")
     error = (block(data.inputs[-4:]) - data.targets[-4:])[:, :-1]
     wanted = error.square().mean() / data.targets[:, :-1].square().mean()
     assert tuned.loss_end == pytest.approx(float(wanted), rel=1e-5)

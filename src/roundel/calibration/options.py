@@ -19,6 +19,9 @@ class CalibrationOptions(BaseModel):
     seqlen: int = Field(default=2048, ge=8)
     """Tokens per sample."""
 
+    shuffle: bool = True
+    """Take documents in an order drawn by the seed; off: as they come."""
+
     chat_template: bool = False
     """Wrap each text in the tokenizer's chat template as a user's message; rows with a `messages` list are
     rendered whole."""

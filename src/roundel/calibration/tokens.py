@@ -1,6 +1,6 @@
 """Documents to token ids: `[nsamples, seqlen]`, every row full.
 
-Documents are shuffled, tokenized, each closed with the end-of-text token, joined, and cut into rows. Short
+Documents are shuffled (unless `shuffle` is off), tokenized, each closed with the end-of-text token, joined, and cut into rows. Short
 texts are packed rather than dropped (the reference drops every document shorter than seqlen), so no row has
 padding and no text is biased towards long documents. Rows of token ids that have the wanted length already
 are taken as they are, in order: what another tool was calibrated on can be given exactly.
@@ -38,10 +38,11 @@ def pack_documents(
     if len(ready) == len(documents) and len(ready) >= wanted:
         return torch.tensor(ready[:wanted], dtype=torch.int64)
 
-    shuffled = list(documents)
-    random.Random(options.seed).shuffle(shuffled)
+    ordered = list(documents)
+    if options.shuffle:
+        random.Random(options.seed).shuffle(ordered)
     stream: list[int] = []
-    for document in shuffled:
+    for document in ordered:
         stream.extend(_tokenize(document, tokenizer, options))
         if len(stream) >= wanted * length:
             break

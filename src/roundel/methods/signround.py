@@ -103,29 +103,31 @@ class _FakeQuantize(torch.autograd.Function):
 
         d/dV = s inside      d/ds = (q - z) - inside W/s      d/dz = s (inside - 1)
 
-    Autograd would keep seven tensors of the weight's size; this keeps two and is about twice as fast.
+    Autograd would keep seven tensors of the weight's size and walk over them one by one; this keeps two,
+    d/ds among them.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def,override]
         ctx, groups: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, levels: int
     ) -> torch.Tensor:
-        unclamped = (groups / scale).add_(offset).round_().add_(zero)
+        position = groups / scale
+        unclamped = (position + offset).round_().add_(zero)
         steps = unclamped.clamp(0, levels)
         inside = steps == unclamped
         steps.sub_(zero)
-        ctx.save_for_backward(groups, scale, steps, inside)
-        return steps * scale
+        weight = steps * scale
+        slope = steps.sub_(position.mul_(inside)) if ctx.needs_input_grad[2] else None
+        ctx.save_for_backward(scale, inside, slope)
+        return weight
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def,override]
-        groups, scale, steps, inside = ctx.saved_tensors
+        scale, inside, slope = ctx.saved_tensors
         passed = grad * inside
-        grad_offset = passed * scale
         grad_scale = grad_zero = None
         if ctx.needs_input_grad[2]:
-            through = (passed * groups).sum(-1, keepdim=True)
-            grad_scale = (grad * steps).sum(-1, keepdim=True) - through / scale
+            grad_scale = (grad * slope).sum(-1, keepdim=True)
         if ctx.needs_input_grad[3]:
-            grad_zero = (passed - grad).sum(-1, keepdim=True) * scale
-        return None, grad_offset, grad_scale, grad_zero, None
+            grad_zero = (passed.sum(-1, keepdim=True) - grad.sum(-1, keepdim=True)) * scale
+        return None, passed.mul_(scale), grad_scale, grad_zero, None

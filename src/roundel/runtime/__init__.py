@@ -1,1 +1,0 @@
-"""Running quantized models."""
