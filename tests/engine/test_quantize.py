@@ -149,7 +149,8 @@ def test_knobs_change_the_result(llama: Path) -> None:
     for change in (
         {}, {"lr": 0.04}, {"minmax_lr": 0.04}, {"batch_size": 4}, {"gradient_accumulate_steps": 2},
         {"use_quant_input": False}, {"enable_minmax_tuning": False}, {"optimizer": "adamw"},
-        {"lr_schedule": "constant"}, {"nsamples": 31}, {"seqlen": 63}, {"loss": "mse"}, {"shuffle": False}, {"seed": 1}, {"start": "minmax"},
+        {"lr_schedule": "constant"}, {"nsamples": 31}, {"seqlen": 63}, {"seed": 1}, {"start": "minmax"},
+        {"loss": "mse"}, {"shuffle": False},
         {"amp": "bfloat16"}, {"minmax_limit": 1.0}, {"scale_dtype": "bfloat16"},
     ):  # fmt: skip
         result = roundel.quantize(llama, roundel.Recipe(**{**base, **change}), calibration="pydoc")

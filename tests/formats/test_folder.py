@@ -1,9 +1,13 @@
 import errno
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import roundel
 from roundel.errors import OutputError
 from roundel.formats.folder import atomic_folder, check_target
 
@@ -37,6 +41,26 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         (building / "a").write_text("1")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert entries(tmp_path) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("format", ["dense", "compressed-tensors"])
+def test_a_disk_that_is_really_full(format: str, llama: Path, tiny_disk: Path) -> None:
+    recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
+    with pytest.raises(OutputError, match="no space left"):
+        roundel.quantize(llama, recipe, output=tiny_disk / "out")
+    assert entries(tiny_disk) == []
 
 
 def test_an_occupied_target_needs_overwrite(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Documents to token ids: `[nsamples, seqlen]`, every row full.
 
-Documents are shuffled (unless `shuffle` is off), tokenized, each closed with the end-of-text token, joined, and cut into rows. Short
-texts are packed rather than dropped (the reference drops every document shorter than seqlen), so no row has
-padding and no text is biased towards long documents. Rows of token ids that have the wanted length already
-are taken as they are, in order: what another tool was calibrated on can be given exactly.
+Documents are shuffled (unless `shuffle` is off), tokenized, each closed with the end-of-text token, joined, and
+cut into rows. Short texts are packed rather than dropped (the reference drops every document shorter than
+seqlen), so no row has padding and no text is biased towards long documents. Rows of token ids that have the
+wanted length already are taken as they are, in order: what another tool was calibrated on can be given
+exactly.
 """
 
 import random

@@ -42,4 +42,11 @@ def _grid_cells(layer: LayerRecord) -> list[str]:
         return [""] * 6
     group = "channel" if layer.group_size == -1 else str(layer.group_size)
     grid = "sym" if layer.sym else "asym"
-    return [str(layer.bits), group, grid, "0 %", f"{layer.bits_per_weight:.3f}", f"{layer.error:.2e}"]
+    return [
+        str(layer.bits),
+        group,
+        grid,
+        f"{layer.outliers:.2%}",
+        f"{layer.bits_per_weight:.3f}",
+        f"{layer.error:.2e}",
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, computing
+from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
 from roundel.engine.streams import InputStatistics, Streams, run_all
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight, Start
@@ -52,6 +52,8 @@ def quantize_model(
     Raises:
         NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     walk = _Walk(model, stack, coverage, recipe, tokens, device, progress)
     with progress.stage("Quantizing blocks", len(stack)):
         for index in range(len(stack)):
@@ -190,6 +192,7 @@ class _Walk:
             record, scheme = self.records[name], quantized.scheme
             record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
             record.bits_per_weight = quantized.bits_per_weight()
+            record.outliers = quantized.outlier_share
             power = target.weight.square().mean().clamp_min(1e-30)
             record.error = float((dequantized - target.weight).square().mean() / power)
 

@@ -5,11 +5,14 @@ that (an error, Ctrl-C, a full disk) removes it. Only a kill leaves it behind, u
 """
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from roundel.errors import OutputError
 
@@ -71,7 +74,8 @@ def _prefix(target: Path) -> str:
 def _reported(target: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        # safetensors wraps the system's error and keeps its words only.
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
             raise OutputError(f"no space left on the disk of {target}: nothing was written") from error
         raise OutputError(f"{target} cannot be written: {error}") from error

@@ -66,6 +66,11 @@ class QuantizedWeight:
         """`stored_bits` over the number of weights, as papers count it (4 bit, g128, asymmetric: 4.16)."""
         return self.stored_bits() / self.codes.numel()
 
+    @property
+    def outlier_share(self) -> float:
+        """Share of the weights that are stored beside the grid: an affine grid holds them all."""
+        return 0.0
+
     def to(self, device: torch.device) -> "QuantizedWeight":
         """The same on another device."""
         zero = None if self.zero is None else self.zero.to(device)

@@ -15,6 +15,7 @@ class LayerRecord:
         shape: of the weight as `[out, in]`.
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
+        outliers: share of the weights that are kept beside the grid.
         error: relative squared rounding error of the weights, None where nothing was quantized.
     """
 
@@ -27,6 +28,7 @@ class LayerRecord:
     group_size: int | None = None
     sym: bool | None = None
     bits_per_weight: float | None = None
+    outliers: float | None = None
     error: float | None = None
 
 
