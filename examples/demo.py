@@ -8,7 +8,6 @@ continue a prompt. Everything goes through the `roundel` command, as a user woul
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -32,12 +31,10 @@ def main() -> None:
     """Run the whole demo."""
     began = time.perf_counter()
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     model = str(find_model())
 
-    grid = ("--bits", BITS, "--group-size", GROUP, "--asym")
+    grid = ("--bits", BITS, "--group-size", GROUP, "--asym", "--overwrite")
     folders = {"RTN": target / "rtn", "AutoRound": target / "autoround"}
     step("Quantizing with RTN")
     roundel("quantize", model, "-o", str(folders["RTN"]), "--method", "rtn", *grid)

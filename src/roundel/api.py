@@ -185,6 +185,12 @@ def evaluate(
         raise ModelError(
             f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
         )
+    positions = getattr(opened.model.config, "max_position_embeddings", None)
+    if positions is not None and window > positions:
+        raise ModelError(
+            f"windows of {window} tokens exceed the {positions} positions of {opened.name}: "
+            f"a window of {positions} or less is wanted"
+        )
     held_out = evaluation_windows(text, reader, window, limit)
     opened.model.to(where)
     if original is not None:

@@ -60,7 +60,8 @@ def test_tensors_that_are_no_ids(llama: Path, load_model) -> None:
         gather_calibration(torch.zeros(3, 32), model, tokenizer, OPTIONS, Progress())
 
 
-def test_a_model_cannot_write_beyond_its_positions(llama: Path, load_model) -> None:
+@pytest.mark.parametrize("source", ["self", "pydoc"])
+def test_rows_longer_than_the_models_positions(source: str, llama: Path, load_model) -> None:
     model, tokenizer = load_model(llama)
     with pytest.raises(CalibrationError, match="512 positions"):
-        gather_calibration("self", model, tokenizer, CalibrationOptions(seqlen=1024), Progress())
+        gather_calibration(source, model, tokenizer, CalibrationOptions(seqlen=1024), Progress())

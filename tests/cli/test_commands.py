@@ -46,6 +46,10 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
     assert f"{figures['perplexity']:.4f}" in text
     assert "windows of 64 tokens" in text
 
+    code, _, log = run(capsys, monkeypatch, "eval", out, "--text", held_out)
+    assert code == 3
+    assert "windows of 2048 tokens exceed the 512 positions" in log
+
     code, text, _ = run(capsys, monkeypatch, "inspect", out)
     assert code == 0
     assert "model.layers.1.mlp.down_proj" in text
@@ -93,9 +97,9 @@ def test_options_overrule_the_recipe(llama: Path, tmp_path: Path, capsys, monkey
         (["--set", "iterations=5"], 2, "unknown key iterations; known keys: amp, batch_size"),
         (["--set", "iters"], 2, "key=value is wanted"),
         (["--recipe", "gptq-w4"], 2, "no recipe 'gptq-w4'"),
-        (["--calibration", "nowhere.jsonl"], 4, "no file nowhere.jsonl"),
-        (["--calibration", "{empty}"], 4, "no text in"),
-        (["--calibration", "{short}"], 4, "give more text"),
+        (["--calibration", "nowhere.jsonl", "--set", "seqlen=64"], 4, "no file nowhere.jsonl"),
+        (["--calibration", "{empty}", "--set", "seqlen=64"], 4, "no text in"),
+        (["--calibration", "{short}", "--set", "seqlen=64"], 4, "give more text"),
         (["--group-size", "36"], 5, "group_size 36 does not fit in_features 96"),
         (["--device", "warp"], 2, "device 'warp' cannot be used"),
     ],

@@ -57,7 +57,9 @@ def test_a_missing_gguf_file() -> None:
 
 
 def test_a_hub_id_that_cannot_be_reached() -> None:
-    with pytest.raises(ModelError, match="somebody/some-model cannot be opened"):
+    with pytest.raises(
+        ModelError, match="no folder somebody/some-model, and as a hub id it cannot be opened"
+    ):
         open_source("somebody/some-model")
 
 

@@ -49,8 +49,14 @@ def gather_calibration(
         progress: told of sampling.
 
     Raises:
-        CalibrationError: unreadable, too short, or ids that the model does not know.
+        CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
+            does not know.
     """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and options.seqlen > limit:
+        raise CalibrationError(
+            f"seqlen {options.seqlen} exceeds the model's {limit} positions: set seqlen to {limit} or less"
+        )
     source = options.calibration if source is None else source
     if source is None:
         progress.say(

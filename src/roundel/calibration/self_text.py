@@ -29,14 +29,9 @@ def sample_from_model(
     The global random state is restored afterwards.
 
     Raises:
-        CalibrationError: no start token is known, or seqlen exceeds the model's positions.
+        CalibrationError: no start token is known.
     """
     start = _start_token(model, tokenizer)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and options.seqlen > limit:
-        raise CalibrationError(
-            f"seqlen {options.seqlen} exceeds the model's {limit} positions: set seqlen to {limit} or less"
-        )
     device = next(model.parameters()).device
     parts = []
     with torch.random.fork_rng():

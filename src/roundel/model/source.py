@@ -117,7 +117,10 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
                 f"{source} comes with its own modeling code, which is not run unless you trust it: "
                 "read it, then pass --trust-remote-code"
             ) from error
-        raise ModelError(f"{source} cannot be opened: {_first_line(error)}") from error
+        found = f"{source} cannot be opened"
+        if location == source and not Path(source).exists():
+            found = f"there is no folder {source}, and as a hub id it cannot be opened"
+        raise ModelError(f"{found}: {_first_line(error)}") from error
     if not _is_causal(config):
         kind = ", ".join(config.architectures or []) or f"model type {config.model_type!r}"
         raise ModelError(
