@@ -10,7 +10,7 @@ import torch
 from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype, choose_device
-from roundel.engine.walk import quantize_model
+from roundel.engine.walk import Job, quantize_model
 from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import evaluation_windows
@@ -108,7 +108,15 @@ def quantize(
 
     began = time.perf_counter()
     outcome = quantize_model(
-        source.model, stack, coverage, recipe, data.tokens if data else None, where, progress
+        Job(
+            model=source.model,
+            stack=stack,
+            coverage=coverage,
+            recipe=recipe,
+            tokens=data.tokens if data else None,
+            device=where,
+            progress=progress,
+        )
     )
     manifest = build_manifest(
         outcome,

@@ -33,7 +33,7 @@ def setting(options: TuningOptions, lr: float | None = None):
     generator = torch.Generator().manual_seed(1)
     mix = torch.randn(32, 32, generator=generator) / 4
     inputs = torch.randn(24, 10, 32, generator=generator) @ mix
-    data = BlockData(block, inputs, block(inputs), torch.device("cpu"))
+    data = BlockData("toy", block, inputs, block(inputs), torch.device("cpu"))
     views = {view.name: view for view in linears_in(block, "toy")}
     weights = {name: view.weight.clone() for name, view in views.items()}
     starts = {name: minmax_start(w, SCHEME) for name, w in weights.items()}
@@ -151,5 +151,5 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     options = TuningOptions(iters=3, batch_size=4)
     _, data, views, rounded, parametrizations = setting(options)
     data.targets[0, 0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="iteration 0"):
+    with pytest.raises(NonFiniteError, match="loss of toy became nan at iteration 0"):
         tune(data, views, rounded, parametrizations, options, torch.Generator())

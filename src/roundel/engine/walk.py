@@ -29,38 +29,44 @@ from roundel.report.records import BlockRecord, Outcome
 _SEED_STRIDE = 1_000_003
 
 
-def quantize_model(
-    model: Any,
-    stack: BlockStack,
-    coverage: Coverage,
-    recipe: Recipe,
-    tokens: torch.Tensor | None,
-    device: torch.device,
-    progress: Progress,
-) -> Outcome:
-    """Quantize a model in place: its Linears end up with the dequantized weights.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a walk needs.
 
-    Args:
-        model: causal language model in eval mode, on the CPU.
+    Attributes:
+        model: causal language model in eval mode, on the CPU; changed in place.
         stack: its decoder blocks.
         coverage: the grid of each layer.
         recipe: method and options.
         tokens: `[N, S]` calibration ids; None for a recipe that needs none.
         device: where blocks compute.
         progress: told of every block and step.
+    """
+
+    model: Any
+    stack: BlockStack
+    coverage: Coverage
+    recipe: Recipe
+    tokens: torch.Tensor | None
+    device: torch.device
+    progress: Progress
+
+
+def quantize_model(job: Job) -> Outcome:
+    """Quantize a model in place: its Linears end up with the dequantized weights.
 
     Raises:
         NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
     """
-    if device.type == "cpu":
+    if job.device.type == "cpu":
         keep_freed_memory()
-    walk = _Walk(model, stack, coverage, recipe, tokens, device, progress)
-    with progress.stage("Quantizing blocks", len(stack)):
-        for index in range(len(stack)):
+    walk = _Walk(job)
+    with job.progress.stage("Quantizing blocks", len(job.stack)):
+        for index in range(len(job.stack)):
             walk.block(index)
-            progress.advance()
-    if coverage.head is not None:
-        walk.head(coverage.head)
+            job.progress.advance()
+    if job.coverage.head is not None:
+        walk.head(job.coverage.head)
     return walk.outcome
 
 
@@ -75,27 +81,18 @@ class _Target:
 
 
 class _Walk:
-    def __init__(
-        self,
-        model: Any,
-        stack: BlockStack,
-        coverage: Coverage,
-        recipe: Recipe,
-        tokens: torch.Tensor | None,
-        device: torch.device,
-        progress: Progress,
-    ) -> None:
-        self.stack, self.coverage, self.recipe = stack, coverage, recipe
-        self.device, self.progress = device, progress
-        self.amp = autocast_dtype(device, recipe.amp)
-        self.outcome = Outcome({}, [], coverage.layers)
-        self.records = {layer.name: layer for layer in coverage.layers}
+    def __init__(self, job: Job) -> None:
+        self.stack, self.coverage, self.recipe = job.stack, job.coverage, job.recipe
+        self.device, self.progress = job.device, job.progress
+        self.amp = autocast_dtype(job.device, job.recipe.amp)
+        self.outcome = Outcome({}, [], job.coverage.layers)
+        self.records = {layer.name: layer for layer in job.coverage.layers}
         self.streams: Streams | None = None
-        if tokens is not None:
-            self.runner = BlockRunner(model, stack, tokens)
-            home = torch.device("cpu") if recipe.low_gpu_mem_usage else device
-            first = self.runner.first_inputs(recipe.batch_size).float().to(home)
-            follows = recipe.method != "rtn" and recipe.use_quant_input
+        if job.tokens is not None:
+            self.runner = BlockRunner(job.model, job.stack, job.tokens)
+            home = torch.device("cpu") if self.recipe.low_gpu_mem_usage else self.device
+            first = self.runner.first_inputs(self.recipe.batch_size).float().to(home)
+            follows = self.recipe.method != "rtn" and self.recipe.use_quant_input
             self.streams = Streams(first, first if follows else None)
 
     def block(self, index: int) -> None:
@@ -147,9 +144,12 @@ class _Walk:
     ) -> dict[str, QuantizedWeight]:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + index)
+        data = BlockData(
+            record.name, lambda hidden: self._run(index, hidden), streams.inputs, outputs, self.device
+        )
         with self.progress.stage(record.name, recipe.iters):
             tuned = tune(
-                BlockData(lambda hidden: self._run(index, hidden), streams.inputs, outputs, self.device),
+                data,
                 {t.view.name: t.view for t in targets},
                 {t.view.name: t.rounded for t in targets},
                 {t.view.name: self._parametrize(t) for t in targets},

@@ -7,14 +7,15 @@ residual stream normalizes each token by its own size, so a token's relative err
 The papers' plain mean squared error (`loss: mse`) is ruled by the few tokens with massive activations, whose
 error hardly matters: in late blocks of SmolLM2-135M it made tuning worse than rounding.
 
-A method supplies one parametrization per
-Linear: start values, a differentiable fake-quantized weight, the final codes. Everything else is here.
+A method supplies one parametrization per Linear: start values, a differentiable fake-quantized weight, the
+final codes. Everything else is here.
 
 The fake-quantized weights are computed once per step and become the leaves of the block's own graph; their
 gradients, summed over the micro-batches, are then sent through the parametrization once. So the cost of a
 method's own mathematics does not grow with gradient accumulation, and any block runs unmodified.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,12 +37,14 @@ class BlockData:
     """What a block is tuned on.
 
     Attributes:
+        name: of the block, for messages.
         run: the block on a batch of inputs `[B, S, H] -> [B, S, H]`, on the device, autocast where wanted.
         inputs: `[N, S, H]`, on any device.
         targets: `[N, S, H]`, the unquantized block's outputs.
         device: where `run` computes.
     """
 
+    name: str
     run: Callable[[torch.Tensor], torch.Tensor]
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -98,9 +101,9 @@ def tune(
             candidate = trainer.export()
             best.offer(step, trainer.judge(candidate), candidate)
         loss = trainer.gradients(generator)
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise NonFiniteError(
-                f"the loss became {loss} at iteration {step}; finite losses are wanted. "
+                f"the loss of {data.name} became {loss} at iteration {step}; finite losses are wanted. "
                 "Lower lr and minmax_lr, or set amp=float32"
             )
         if options.keep == "best-minibatch" and loss < best.loss:
