@@ -258,7 +258,7 @@ def _open(
 
 def _layers(coverage: Coverage) -> list[Layer]:
     return [
-        Layer(record.name, record.kind, record.shape, coverage.schemes[record.name])
+        Layer(record.name, record.kind, (record.shape[0], record.shape[1]), coverage.schemes[record.name])
         for record in coverage.layers
         if record.name in coverage.schemes
     ]

@@ -113,6 +113,22 @@ def test_overrides_skips_and_the_coverage_table(llama: Path) -> None:
     assert set(result.weights) == {n for n, layer in layers.items() if layer["bits"]}
 
 
+def test_what_is_no_linear_is_listed_too(llama: Path, load_model) -> None:
+    model, _ = load_model(llama)
+    mlp = model.model.layers[1].mlp
+    mlp.experts = torch.nn.Parameter(torch.zeros(4, 96, 8))
+    mlp.mixer = torch.nn.Conv1d(3, 3, 2)
+    layers = roundel.quantize(model, roundel.Recipe(method="rtn", group_size=32)).manifest["layers"]
+    found = {layer["name"]: (layer["shape"], layer["reason"]) for layer in layers}
+    assert found["model.layers.1.mlp.experts"] == ((4, 96, 8), "no Linear: stays as it is")
+    assert found["model.layers.1.mlp.mixer"] == ((3, 3, 2), "no Linear: stays as it is")
+
+
+def test_a_head_that_is_left_out_cannot_be_asked_for(llama: Path) -> None:
+    with pytest.raises(RecipeError, match="lm_head=true wants an output head"):
+        roundel.quantize(llama, roundel.Recipe(method="rtn", lm_head=True, skip=("lm_head",)))
+
+
 @pytest.mark.parametrize("pattern", [{"skip": ("*.experts.*",)}, {"layers": {"*.c_fc": {"bits": 8}}}])
 def test_a_pattern_that_matches_nothing_is_an_error(pattern: dict[str, object], llama: Path) -> None:
     with pytest.raises(RecipeError, match="matches no Linear; names look like model.layers.0"):

@@ -13,6 +13,8 @@ from roundel.model.linears import LinearView
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
 
+_SKIPPED = "left out by a skip pattern"
+
 
 @dataclass
 class Coverage:
@@ -20,7 +22,7 @@ class Coverage:
 
     Attributes:
         schemes: the grid of each layer that will be quantized, by full name.
-        layers: one record per Linear and embedding of the model.
+        layers: one record per Linear and per other matrix of the model.
         head: the output head, if it will be quantized.
     """
 
@@ -38,22 +40,40 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     coverage = Coverage({}, [])
     for index in range(len(stack)):
         for view in stack.linears(index):
-            _add(
-                coverage, view, recipe.scheme_for(view.name, model.dtype), "left out by a skip pattern", index
-            )
+            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), _SKIPPED, index)
     head = model.get_output_embeddings()
     for view in linears_outside(model, stack):
-        wanted = recipe.lm_head and view.module is head
-        scheme = recipe.scheme_for(view.name, model.dtype) if wanted else None
-        if scheme is not None:
+        if recipe.lm_head and view.module is head:
             coverage.head = view
-        _add(coverage, view, scheme, _reason_outside(model, view), None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            rows, width = module.weight.shape
-            coverage.layers.append(LayerRecord(name, "Embedding", (rows, width), None, "embedding"))
+            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), _SKIPPED, None)
+        else:
+            _add(coverage, view, None, _reason_outside(model, view), None)
+    if recipe.lm_head and (coverage.head is None or coverage.head.name not in coverage.schemes):
+        raise RecipeError(
+            "lm_head=true wants an output head that is a Linear and not left out; none was found"
+        )
     _check_patterns(coverage, recipe)
+    _add_others(coverage, model)
     return coverage
+
+
+def _add_others(coverage: Coverage, model: Any) -> None:
+    """Embeddings, and every other matrix that no Linear holds: a router, stacked experts, a convolution."""
+    linears = {f"{layer.name}.weight" for layer in coverage.layers}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or name in linears:
+            continue
+        owner, _, own_name = name.rpartition(".")
+        module = model.get_submodule(owner)
+        embedding = isinstance(module, nn.Embedding)
+        record = LayerRecord(
+            owner if own_name == "weight" else name,
+            "Embedding" if embedding else type(module).__name__,
+            tuple(parameter.shape),
+            None,
+            "embedding" if embedding else "no Linear: stays as it is",
+        )
+        coverage.layers.append(record)
 
 
 def _reason_outside(model: Any, view: LinearView) -> str:
@@ -73,7 +93,7 @@ def _add(coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: st
 
 
 def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:
-    names = [layer.name for layer in coverage.layers if layer.kind != "Embedding"]
+    names = [layer.name for layer in coverage.layers]
     for pattern in (*recipe.layers, *recipe.skip):
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(names[:4])

@@ -12,7 +12,7 @@ class LayerRecord:
     Attributes:
         name: full name in the model.
         kind: the module's class.
-        shape: of the weight as `[out, in]`.
+        shape: of the weight; `[out, in]` for a Linear.
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
         outliers: share of the weights that are kept beside the grid.
@@ -21,7 +21,7 @@ class LayerRecord:
 
     name: str
     kind: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     block: int | None
     reason: str = ""
     bits: int | None = None
