@@ -20,8 +20,8 @@ from rich.table import Table
 BITS, GROUP = "4", "64"
 PROMPT = "The three states of matter are"
 # Fewer tokens and iterations than a recipe's defaults: the demo shall end before the coffee is cold.
-AUTOROUND = ("iters=60", "nsamples=64", "seqlen=256", "batch_size=4")
-WINDOW, WINDOWS = "256", "24"
+AUTOROUND = ("iters=40", "nsamples=40", "seqlen=256", "batch_size=4")
+WINDOW, WINDOWS = "256", "16"
 
 console = Console(stderr=True)
 out = Console(width=None if sys.stdout.isatty() else 120)
