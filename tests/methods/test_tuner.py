@@ -97,7 +97,7 @@ def test_a_result_worse_than_the_start_is_thrown_away() -> None:
 @pytest.mark.parametrize("keep", ["last", "best-fixed", "best-minibatch"])
 def test_every_rule_of_keeping_improves_on_the_start(keep: str) -> None:
     tuned, _, _ = run(iters=60, keep=keep, judge_every=10)
-    assert tuned.loss_end < 0.6 * tuned.loss_start
+    assert tuned.loss_end < 0.7 * tuned.loss_start
 
 
 def test_best_fixed_is_never_worse_than_last() -> None:
