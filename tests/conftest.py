@@ -4,9 +4,13 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zoo import ARCHITECTURES, manual_text, zoo_model
+
+# Models this small lose more time handing work to a second thread than it saves.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

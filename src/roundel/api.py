@@ -169,7 +169,7 @@ def evaluate(
 
     Args:
         model: folder, .gguf file, hub id, or a model in memory.
-        text: a local text file, `wikitext2` (hub) or `pydoc`.
+        text: a local text file, a data set of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`.
         reference: the original model.
         tokenizer: for a model in memory.
         window: tokens per window.

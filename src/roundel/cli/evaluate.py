@@ -17,7 +17,9 @@ def evaluate_command(
     reference: Annotated[
         str | None, typer.Option(help="The original, for KL divergence and top-1 agreement.")
     ] = None,
-    text: Annotated[str, typer.Option(help="Local text file, `wikitext2` (hub) or `pydoc`.")] = "wikitext2",
+    text: Annotated[
+        str, typer.Option(help="Local text file, wikitext2, ptb, ptb_new, c4, c4_new (hub) or pydoc.")
+    ] = "wikitext2",
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many windows.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,

@@ -1,10 +1,15 @@
-"""Held-out text as windows of token ids, by the papers' convention.
+"""Held-out text as windows of token ids, by the papers' conventions.
 
-The text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. A local file is
-taken as it is. The data sets are joined as the papers join them: wikitext2 is the raw test split, its
-documents joined by two newlines.
+A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. A local file is taken as
+it is; data sets are joined as the papers join them:
+
+    wikitext2  raw test split, documents joined by two newlines
+    ptb        validation split, sentences joined by two newlines;  ptb_new: test split, joined by blanks
+    c4         256 random windows of documents of the first validation shard, seed 0 (drawn as in GPTQ)
+    c4_new     the first 1100 documents of that shard, joined by blanks, 256 windows at most
 """
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,29 @@ import torch
 
 from roundel.calibration.texts import pydoc_documents
 from roundel.errors import CalibrationError
+
+_C4_SHARD = {"data_files": {"validation": "en/c4-validation.00000-of-00008.json.gz"}}
+# name: (hub id, configuration, extra arguments, split, column, joint, documents, what it is)
+_JOINED: dict[str, tuple[str, str | None, dict[str, Any], str, str, str, int | None, str]] = {
+    "wikitext2": (
+        "Salesforce/wikitext", "wikitext-2-raw-v1", {}, "test", "text", "\n\n", None,
+        "WikiText-2 raw test, documents joined by two newlines",
+    ),
+    "ptb": (
+        "ptb-text-only/ptb_text_only", None, {}, "validation", "sentence", "\n\n", None,
+        "PTB validation, sentences joined by two newlines",
+    ),
+    "ptb_new": (
+        "ptb-text-only/ptb_text_only", None, {}, "test", "sentence", " ", None,
+        "PTB test, sentences joined by blanks",
+    ),
+    "c4_new": (
+        "allenai/c4", None, _C4_SHARD, "validation", "text", " ", 1100,
+        "C4 validation, first 1100 documents joined by blanks",
+    ),
+}  # fmt: skip
+_C4_WINDOWS = 256
+_LIMITS = {"c4_new": _C4_WINDOWS}
 
 
 @dataclass(frozen=True)
@@ -31,25 +59,29 @@ class EvaluationText:
 def evaluation_windows(
     text: str, tokenizer: Any, window: int = 2048, limit: int | None = None
 ) -> EvaluationText:
-    """Windows of `wikitext2` (hub), `pydoc`, or a local text file.
+    """Windows of a local text file, of `pydoc`, or of a data set of the papers (from the hub).
 
     Args:
-        text: a name or a path.
-        tokenizer: the original model's.
+        text: a path, `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
+        tokenizer: the original model's; special tokens are added if it adds them by default.
         window: tokens per window.
         limit: at most so many windows, from the beginning.
 
     Raises:
         CalibrationError: no such text, or less than one window of it.
     """
+    if text == "c4" and not Path(text).is_file():
+        windows = _c4_windows(tokenizer, window)[:limit]
+        words = f"C4 validation, {len(windows)} random windows of {window} tokens, seed 0"
+        return EvaluationText(windows, words)
     content, joined = _read(text)
-    ids = tokenizer(content, add_special_tokens=False, verbose=False, return_tensors="pt")["input_ids"][0]
+    ids = tokenizer(content, verbose=False, return_tensors="pt")["input_ids"][0]
     count = len(ids) // window
     if count == 0:
         raise CalibrationError(
             f"{text} has {len(ids)} tokens; one window of {window} is wanted: give more text or a smaller --window"
         )
-    count = min(count, limit) if limit else count
+    count = min(count, limit or count, _LIMITS.get(text, count))
     convention = f"{joined}; {count} windows of {window} tokens without overlap"
     return EvaluationText(ids[: count * window].view(count, window), convention)
 
@@ -63,19 +95,37 @@ def _read(text: str) -> tuple[str, str]:
             raise CalibrationError(f"{text} cannot be read: {error}; UTF-8 text is wanted") from error
     if text == "pydoc":
         return "\n\n".join(pydoc_documents()), "Python's reference manual, topics joined by blank lines"
-    if text == "wikitext2":
-        return "\n\n".join(_wikitext2()), "WikiText-2 raw test, documents joined by two newlines"
-    raise CalibrationError(f"no text {text}: a local text file, `wikitext2` or `pydoc` is wanted")
+    if text in _JOINED:
+        hub_id, configuration, extra, split, column, joint, documents, words = _JOINED[text]
+        rows = _load(text, hub_id, configuration, split, extra)
+        return joint.join(rows[:documents][column]), words
+    known = ", ".join(sorted([*_JOINED, "c4", "pydoc"]))
+    raise CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
 
 
-def _wikitext2() -> list[str]:
+def _load(name: str, hub_id: str, configuration: str | None, split: str, extra: dict[str, Any]) -> Any:
     try:
         import datasets
 
-        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
+        return datasets.load_dataset(hub_id, configuration, split=split, **extra)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise CalibrationError(
-            f"wikitext2 cannot be loaded ({type(error).__name__}): pip install 'roundel[data]' and reach the "
+            f"{name} cannot be loaded ({type(error).__name__}): pip install 'roundel[data]' and reach the "
             "hub, or give a local file with --text"
         ) from error
-    return list(rows["text"])
+
+
+def _c4_windows(tokenizer: Any, window: int) -> torch.Tensor:
+    """Random documents longer than a window, and a random window of each."""
+    rows = _load("c4", "allenai/c4", None, "validation", _C4_SHARD)
+    draw = random.Random(0)
+    windows = []
+    for _ in range(_C4_WINDOWS):
+        while True:
+            document = rows[draw.randint(0, len(rows) - 1)]["text"]
+            ids = tokenizer(document, verbose=False, return_tensors="pt")["input_ids"][0]
+            if len(ids) > window:
+                break
+        first = draw.randint(0, len(ids) - window - 1)
+        windows.append(ids[first : first + window])
+    return torch.stack(windows)
