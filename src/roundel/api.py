@@ -94,7 +94,8 @@ def quantize(
     stack = find_blocks(source.model)
     coverage = decide(source.model, stack, recipe)
     container = CONTAINERS[recipe.format]
-    container.check(_layers(coverage), source.model.dtype)
+    if target is not None:
+        container.check(_layers(coverage), source.model.dtype)
     data: Calibration | None = None
     if recipe.needs_calibration:
         data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
