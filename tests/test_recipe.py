@@ -78,6 +78,7 @@ def test_the_last_matching_override_wins() -> None:
         ({"layers": {"*": {"bits": 12}}}, "bits"),
         ({"method": "rtn", "iters": 5}, "tunes nothing and would ignore iters"),
         ({"method": "rtn", "nsamples": 5}, "would ignore nsamples"),
+        ({"method": "rtn", "amp": "float32", "low_gpu_mem_usage": True}, "ignore amp, low_gpu_mem_usage"),
         ({"method": "signround", "enable_minmax_tuning": True}, "signround tunes no ranges"),
         ({"minmax_lr": 0.1, "enable_minmax_tuning": False}, "minmax_lr has no effect"),
         ({"sym_range": "classic"}, "no effect on an asymmetric grid"),
@@ -93,6 +94,12 @@ def test_a_changed_method_brings_its_own_defaults() -> None:
     assert (recipe.iters, recipe.bits, recipe.nsamples) == (400, 3, 512)
     assert recipe.name == "autoround-w3g128 (changed)"
     assert Recipe.load("autoround-w3g128").with_settings(method="rtn").start == "minmax"
+
+
+def test_searched_rounding_keeps_what_its_calibration_pass_needs() -> None:
+    recipe = Recipe.load("rtn-search-w4g128").with_settings(amp="float32", batch_size=2, nsamples=9)
+    assert Recipe.create(**recipe.settings()) == recipe
+    assert (recipe.amp, recipe.batch_size, recipe.nsamples) == ("float32", 2, 9)
 
 
 def test_settings_give_the_same_recipe_back() -> None:

@@ -38,6 +38,8 @@ _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "autoround": {},
 }
 
+# Keys of tuning that matter to rounding too, where it runs the model for the statistics of a searched grid.
+_RUNNING = {"batch_size", "amp"}
 # Added to the name of a recipe that is no longer what its file says.
 _CHANGED = " (changed)"
 
@@ -86,7 +88,7 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
             return data
         method = data.get("method", "autoround")
         if method == "rtn":
-            ignored = sorted(set(data) & (set(TuningOptions.model_fields) - {"batch_size", "amp"}))
+            ignored = sorted(set(data) & (set(TuningOptions.model_fields) - _RUNNING))
             if ignored:
                 raise ValueError(f"method rtn tunes nothing and would ignore {', '.join(ignored)}")
         return {**_METHOD_DEFAULTS.get(method, {}), **data}
@@ -109,7 +111,8 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
             raise ValueError("signround tunes no ranges; method autoround does")
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
-        unused = sorted(self.model_fields_set & set(CalibrationOptions.model_fields))
+        reading = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
+        unused = sorted(self.model_fields_set & reading)
         if unused and not self.needs_calibration:
             raise ValueError(
                 f"method rtn from a min/max start reads no calibration data and would ignore {', '.join(unused)}; "
@@ -156,7 +159,7 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
         if self.method == "rtn":
-            data = {k: v for k, v in data.items() if k not in TuningOptions.model_fields or k == "batch_size"}
+            data = {k: v for k, v in data.items() if k not in TuningOptions.model_fields or k in _RUNNING}
         return data
 
     def scheme_for(self, layer: str, model_dtype: torch.dtype) -> Scheme | None:
