@@ -56,10 +56,10 @@ def check_reload(
 
 
 def _compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
-    if found.shape == wanted.shape and found.dtype == wanted.dtype and torch.equal(found, wanted):
-        return
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         difference = f"{tuple(found.shape)} {found.dtype} instead of {tuple(wanted.shape)} {wanted.dtype}"
+    elif torch.equal(found, wanted):
+        return
     else:
         difference = f"largest difference {float((found.float() - wanted.float()).abs().max()):.3g}"
     raise FormatError(
