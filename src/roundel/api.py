@@ -95,7 +95,7 @@ def quantize(
     coverage = decide(source.model, stack, recipe)
     container = CONTAINERS[recipe.format]
     if target is not None:
-        container.check(_layers(coverage), source.model.dtype)
+        container.check(_layers(coverage, recipe, source.model), source.model.dtype)
     data: Calibration | None = None
     if recipe.needs_calibration:
         data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
@@ -257,12 +257,19 @@ def _open(
     return SourceModel(opened.name, opened.model, tokenizer or opened.tokenizer)
 
 
-def _layers(coverage: Coverage) -> list[Layer]:
-    return [
-        Layer(record.name, record.kind, (record.shape[0], record.shape[1]), coverage.schemes[record.name])
-        for record in coverage.layers
-        if record.name in coverage.schemes
-    ]
+def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
+    layers = []
+    for record in coverage.layers:
+        scheme = coverage.schemes.get(record.name)
+        if scheme is None:
+            continue
+        shape = (record.shape[0], record.shape[1])
+        bias = getattr(model.get_submodule(record.name), "bias", None) is not None
+        permuted = recipe.permutes(scheme, shape[1])
+        layers.append(
+            Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted)
+        )
+    return layers
 
 
 def _untie(model: Any, head: LinearView) -> None:

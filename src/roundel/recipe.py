@@ -18,14 +18,23 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
 from roundel.grid import Scheme
-from roundel.methods.options import TuningOptions
+from roundel.methods.options import HessianOptions, TuningOptions
 
-MethodName = Literal["rtn", "signround", "autoround"]
-FormatName = Literal["compressed-tensors", "dense"]
+MethodName = Literal["rtn", "gptq", "spqr", "signround", "autoround"]
+FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
 
 # What a method sets where the recipe is silent. SignRound: the values of the paper's first version.
 _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "rtn": {"start": "minmax"},
+    "gptq": {},
+    "spqr": {
+        "group_size": 16,
+        "round_zero": False,
+        "scale_bits": 4,
+        "zero_bits": 4,
+        "tile_rows": 32,
+        "format": "roundel",
+    },
     "signround": {
         "start": "minmax",
         "loss": "mse",
@@ -38,13 +47,15 @@ _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "autoround": {},
 }
 
-# Keys of tuning that matter to rounding too, where it runs the model for the statistics of a searched grid.
+# Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
+_TUNING = set(TuningOptions.model_fields) - _RUNNING
+_OUTLIERS = {"outlier_threshold", "outliers", "target_bits", "simplified_outliers"}
 # Added to the name of a recipe that is no longer what its file says.
 _CHANGED = " (changed)"
 
 
-class Recipe(Scheme, TuningOptions, CalibrationOptions):
+class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
     """Everything that decides the result. Immutable; derive variants with `with_settings`."""
 
     name: str = "custom"
@@ -54,23 +65,26 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
     """One sentence for `roundel recipes`."""
 
     method: MethodName = "autoround"
-    """rtn: round to nearest. signround: tuned offsets. autoround: tuned offsets and ranges."""
+    """rtn: round to nearest. gptq: rounding with error feedback. spqr: the same with outliers, on a two-level
+    grid. signround: tuned offsets. autoround: tuned offsets and ranges."""
 
-    start: Literal["minmax", "search"] = "search"
-    """The grid before tuning: spanning the weights, or searched per group with the inputs' second moments
-    as weights. Without tuning (`rtn`) the search needs calibration data too."""
+    start: Literal["minmax", "search", "gptq", "spqr"] = "search"
+    """The grid before tuning, or the grids of gptq and spqr: spanning the weights (minmax), or searched per
+    group with the inputs' second moments as weights. Without tuning (`rtn`) the search needs calibration data
+    too. Learned methods may also start from the integers of gptq or spqr on searched grids."""
 
     scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"  # type: ignore[assignment]
     """Type in which scales are stored, and to which they are rounded inside every computation. auto: the
     model's own type where it has 16 bits, so that every client multiplies the very scales that were tuned;
-    else float16."""
+    else float16, and always on two levels."""
 
     format: FormatName = "compressed-tensors"
-    """The container: packed integers for transformers and vLLM, or dense weights."""
+    """The container: compressed-tensors (packed integers for transformers and vLLM), roundel (everything that
+    Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), or dense weights."""
 
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: bits,
-    group_size, sym, sym_range, scale_dtype."""
+    """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: those of the
+    grid (bits, group_size, sym, scale_dtype, ...)."""
 
     skip: tuple[str, ...] = ()
     """Patterns of layer names that stay as they are."""
@@ -86,11 +100,10 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
     def _fill_method_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        method = data.get("method", "autoround")
-        if method == "rtn":
-            ignored = sorted(set(data) & (set(TuningOptions.model_fields) - _RUNNING))
-            if ignored:
-                raise ValueError(f"method rtn tunes nothing and would ignore {', '.join(ignored)}")
+        method, start = data.get("method", "autoround"), data.get("start")
+        ignored = sorted(set(data) & _ignored_keys(method, start))
+        if ignored:
+            raise ValueError(f"{_words(method, start)} would ignore {', '.join(ignored)}")
         return {**_METHOD_DEFAULTS.get(method, {}), **data}
 
     @field_validator("layers")
@@ -109,9 +122,25 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
             self._scheme_with(self.layers[pattern], torch.float32)
         if self.method == "signround" and self.enable_minmax_tuning:
             raise ValueError("signround tunes no ranges; method autoround does")
+        if self.start in ("gptq", "spqr") and not self.tuned:
+            raise ValueError(f"method {self.method} cannot start from {self.start}; minmax or search is wanted")
+        if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
+            raise ValueError(
+                "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
+            )
+        if self.tuned and self.start in ("gptq", "spqr") and self._permutes:
+            raise ValueError(
+                f"tuning cannot start from codes in the order {self.order}; set order=group_aware or "
+                "static_groups=true"
+            )
+        budgets = [key for key in ("outlier_threshold", "outliers", "target_bits") if getattr(self, key) is not None]
+        if len(budgets) > 1:
+            raise ValueError(f"{' and '.join(budgets)} each decide the number of outliers: give one of them")
+        if self.simplified_outliers and not budgets:
+            raise ValueError("simplified_outliers has no effect without outlier_threshold, outliers or target_bits")
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
-        reading = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
+        reading: set[str] = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
         unused = sorted(self.model_fields_set & reading)
         if unused and not self.needs_calibration:
             raise ValueError(
@@ -148,7 +177,8 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
         kept = self.settings()
         if changes.get("method", self.method) != self.method:
             # The old method's values mean nothing to the new one.
-            fresh = {*TuningOptions.model_fields, *CalibrationOptions.model_fields, "start"}
+            fresh = {*TuningOptions.model_fields, *HessianOptions.model_fields}
+            fresh |= {*CalibrationOptions.model_fields, "start", *_METHOD_DEFAULTS[self.method]}
             kept = {key: value for key, value in kept.items() if key not in fresh}
         if changes and "name" not in changes:
             kept["name"] = f"{self.name.removesuffix(_CHANGED)}{_CHANGED}"
@@ -158,8 +188,8 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
-        if self.method == "rtn":
-            data = {k: v for k, v in data.items() if k not in TuningOptions.model_fields or k in _RUNNING}
+        ignored = _ignored_keys(self.method, self.start)
+        data = {key: value for key, value in data.items() if key not in ignored}
         return data
 
     def scheme_for(self, layer: str, model_dtype: torch.dtype) -> Scheme | None:
@@ -174,14 +204,74 @@ class Recipe(Scheme, TuningOptions, CalibrationOptions):
 
     def _scheme_with(self, override: Mapping[str, Any], model_dtype: torch.dtype) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
-        if base["scale_dtype"] == "auto":
-            base["scale_dtype"] = "bfloat16" if model_dtype == torch.bfloat16 else "float16"
-        return Scheme(**{**base, **override})
+        merged = {**base, **override}
+        if merged["scale_dtype"] == "auto":
+            two_level = merged["scale_bits"] is not None or merged["zero_bits"] is not None
+            own = model_dtype == torch.bfloat16 and not two_level
+            merged["scale_dtype"] = "bfloat16" if own else "float16"
+        return Scheme(**merged)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether anything depends on calibration data."""
         return self.method != "rtn" or self.start == "search"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether parameters are learned."""
+        return self.method in ("signround", "autoround")
+
+    @property
+    def hessian_guided(self) -> bool:
+        """Whether rounding feeds errors back (GPTQ, SpQR), as the method or as its start."""
+        return self.method in ("gptq", "spqr") or self.start in ("gptq", "spqr")
+
+    @property
+    def keeps_outliers(self) -> bool:
+        """Whether some weights are to be kept beside the grid."""
+        return any(getattr(self, key) is not None for key in ("outlier_threshold", "outliers", "target_bits"))
+
+    @property
+    def grid_fit(self) -> str:
+        """How grids are fitted: `minmax` or `search`."""
+        return "minmax" if self.start == "minmax" else "search"
+
+    @property
+    def needs_original_stream(self) -> bool:
+        """Whether the unquantized model's activations are needed."""
+        return self.method == "rtn" or self.tuned
+
+    @property
+    def needs_quantized_stream(self) -> bool:
+        """Whether the activations of the blocks quantized so far are needed."""
+        return self.method in ("gptq", "spqr") or (self.tuned and self.use_quant_input)
+
+    @property
+    def _permutes(self) -> bool:
+        return self.order in ("act_order", "spearman") and not self.static_groups
+
+    def permutes(self, scheme: Scheme, in_features: int) -> bool:
+        """Whether a layer's codes come out in another order than its input channels."""
+        return self.hessian_guided and self._permutes and scheme.groups(in_features) > 1
+
+
+def _ignored_keys(method: str, start: str | None) -> set[str]:
+    """Keys of options that mean nothing to a method with this start."""
+    ignored = set() if method in ("signround", "autoround") else set(_TUNING)
+    spqr, gptq = "spqr" in (method, start), "gptq" in (method, start)
+    if not spqr:
+        ignored |= _OUTLIERS
+    if not spqr and not gptq:
+        ignored |= set(HessianOptions.model_fields)
+    return ignored
+
+
+def _words(method: str, start: str | None) -> str:
+    if method in ("signround", "autoround"):
+        return f"method {method} from a start other than gptq or spqr"
+    if method == "rtn":
+        return "method rtn, which tunes nothing,"
+    return f"method {method}"
 
 
 def recipe_names() -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from roundel.errors import RecipeError
-from roundel.grid import Scheme
+from roundel.grid import Scheme, scheme_within
 from roundel.model.blocks import BlockStack, linears_outside
 from roundel.model.linears import LinearView
 from roundel.recipe import Recipe
@@ -35,17 +35,18 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     """Match the recipe against the model.
 
     Raises:
-        RecipeError: a pattern of `layers` or `skip` matches no Linear, or nothing is left to quantize.
+        RecipeError: a pattern of `layers` or `skip` matches no Linear, nothing is left to quantize, or a layer
+            cannot keep within `target_bits`.
     """
     coverage = Coverage({}, [])
     for index in range(len(stack)):
         for view in stack.linears(index):
-            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), _SKIPPED, index)
+            _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
     head = model.get_output_embeddings()
     for view in linears_outside(model, stack):
         if recipe.lm_head and view.module is head:
             coverage.head = view
-            _add(coverage, view, recipe.scheme_for(view.name, model.dtype), _SKIPPED, None)
+            _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, None)
         else:
             _add(coverage, view, None, _reason_outside(model, view), None)
     if recipe.lm_head and (coverage.head is None or coverage.head.name not in coverage.schemes):
@@ -55,6 +56,14 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     _check_patterns(coverage, recipe)
     _add_others(coverage, model)
     return coverage
+
+
+def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
+    scheme = recipe.scheme_for(view.name, model.dtype)
+    if scheme is None or recipe.target_bits is None:
+        return scheme
+    permuted = recipe.permutes(scheme, view.shape[1])
+    return scheme_within(recipe.target_bits, scheme, view.name, view.shape, permuted=permuted)
 
 
 def _add_others(coverage: Coverage, model: Any) -> None:

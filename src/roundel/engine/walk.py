@@ -1,7 +1,7 @@
 """The walk over the blocks: the whole of Roundel's work on one screen.
 
-For each decoder block: run it unquantized to get the targets, choose the grids, tune, write the dequantized
-weights back, pass the activations on.
+For each decoder block: run it unquantized to get the targets, choose the grids, round, tune, write the
+dequantized weights back, pass the activations on.
 """
 
 import time
@@ -12,10 +12,11 @@ import torch
 
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
-from roundel.engine.streams import InputStatistics, Streams, run_all
+from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
+from roundel.engine.streams import Streams, run_all
+from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
 from roundel.errors import NonFiniteError
-from roundel.grid import QuantizedWeight, Start
-from roundel.methods.rtn import make_start
+from roundel.grid import QuantizedWeight
 from roundel.methods.signround import RoundingOffsets
 from roundel.methods.tuner import BlockData, tune
 from roundel.model.blocks import BlockStack
@@ -70,16 +71,6 @@ def quantize_model(job: Job) -> Outcome:
     return walk.outcome
 
 
-@dataclass
-class _Target:
-    """A Linear that is to be quantized, its weight and its grid before tuning."""
-
-    view: LinearView
-    weight: torch.Tensor  # [out, in] fp32; a copy, since tuning writes into the module
-    start: Start
-    rounded: QuantizedWeight
-
-
 class _Walk:
     def __init__(self, job: Job) -> None:
         self.stack, self.coverage, self.recipe = job.stack, job.coverage, job.recipe
@@ -92,8 +83,8 @@ class _Walk:
             self.runner = BlockRunner(job.model, job.stack, job.tokens)
             home = torch.device("cpu") if self.recipe.low_gpu_mem_usage else self.device
             first = self.runner.first_inputs(self.recipe.batch_size).float().to(home)
-            follows = self.recipe.method != "rtn" and self.recipe.use_quant_input
-            self.streams = Streams(first, first if follows else None)
+            original, quantized = self.recipe.needs_original_stream, self.recipe.needs_quantized_stream
+            self.streams = Streams(first if original else None, first if quantized else None)
 
     def block(self, index: int) -> None:
         began = time.perf_counter()
@@ -103,7 +94,7 @@ class _Walk:
             _check_weight(view)
         with computing(self.stack.blocks[index], self.device):
             if self.streams is None:
-                targets = self._targets(views, None)
+                targets = self._to_nearest(views, None)
                 self._finish(targets, {t.view.name: t.rounded for t in targets})
             else:
                 self._block_with_data(index, views, self.streams, record)
@@ -115,32 +106,70 @@ class _Walk:
         self.outcome.blocks.append(record)
 
     def head(self, view: LinearView) -> None:
-        """The output head: rounded on its start grid, searched with its own inputs where there are data."""
+        """The output head: as the blocks' Linears with its own inputs where there are data, but never tuned."""
         _check_weight(view)
-        with computing(view.module, self.device), InputStatistics([view]) as statistics:
-            if self.streams is not None and self.recipe.start == "search":
-                for hidden in self.streams.inputs.split(self.recipe.batch_size):
-                    inputs = self.runner.inputs_of(view.module, hidden.to(self.runner.device))
-                    statistics.diagonals[view.name].add(inputs)
-            targets = self._targets([view], statistics)
+        with computing(view.module, self.device):
+            if self.recipe.hessian_guided:
+                with InputHessians([[view]]) as hessians:
+                    self._feed_head(view)
+                targets = round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+            else:
+                with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
+                    if self.streams is not None and self.recipe.start == "search":
+                        self._feed_head(view)
+                targets = self._to_nearest([view], statistics)
             self._finish(targets, {t.view.name: t.rounded for t in targets})
+
+    def _feed_head(self, view: LinearView) -> None:
+        """Let the head's hooks see its inputs; only they are called, the head itself does not run."""
+        assert self.streams is not None
+        for hidden in self.streams.inputs.split(self.recipe.batch_size):
+            inputs = self.runner.inputs_of(view.module, hidden.to(self.runner.device))
+            for hook in view.module._forward_pre_hooks.values():
+                hook(view.module, (inputs,))
 
     def _block_with_data(
         self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord
     ) -> None:
+        outputs = None
         # The search is weighted with the unquantized model's inputs: they come free with the targets, and
         # their second moments hardly differ from the quantized stream's.
         with InputStatistics(views if self.recipe.start == "search" else []) as statistics:
-            outputs = self._run_all(index, streams.original)
-        targets = self._targets(views, statistics)
+            if streams.original is not None:
+                outputs = self._run_all(index, streams.original)
+        if self.recipe.hessian_guided:
+            targets = self._by_hessian(index, views, streams.inputs)
+        else:
+            targets = self._to_nearest(views, statistics)
         weights = {t.view.name: t.rounded for t in targets}
-        if self.recipe.method != "rtn" and targets:
+        if self.recipe.tuned and targets:
+            assert outputs is not None
             weights = self._tune(index, targets, streams, outputs, record)
         self._finish(targets, weights)
         streams.original = outputs
 
+    def _by_hessian(self, index: int, views: list[LinearView], inputs: torch.Tensor) -> list[Target]:
+        """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
+        first = inputs[:1].to(self.device)
+        sharing = sharing_inputs(lambda: self._run(index, first), views)
+        targets = []
+        for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
+            with InputHessians(stage) as hessians:
+                self._run_all(index, inputs)
+            targets += round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+        return targets
+
+    def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> list[Target]:
+        schemes, kind = self.coverage.schemes, self.recipe.grid_fit
+        return [
+            round_to_nearest(
+                view, schemes[view.name], kind, statistics.mean_of(view.name) if statistics else None
+            )
+            for view in views
+        ]
+
     def _tune(
-        self, index: int, targets: list[_Target], streams: Streams, outputs: torch.Tensor, record: BlockRecord
+        self, index: int, targets: list[Target], streams: Streams, outputs: torch.Tensor, record: BlockRecord
     ) -> dict[str, QuantizedWeight]:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + index)
@@ -161,29 +190,20 @@ class _Walk:
         record.kept, record.curve = tuned.kept, tuned.curve
         return tuned.weights
 
-    def _parametrize(self, target: _Target) -> RoundingOffsets:
+    def _parametrize(self, target: Target) -> RoundingOffsets:
         recipe, scheme = self.recipe, target.rounded.scheme
-        minmax_lr = recipe.resolved_minmax_lr(recipe.start == "search")
+        minmax_lr = recipe.resolved_minmax_lr(recipe.grid_fit == "search")
         return RoundingOffsets(
-            target.weight,
+            target.base,
             target.start,
             scheme,
             lr=recipe.resolved_lr(scheme.bits),
             minmax_lr=minmax_lr if recipe.enable_minmax_tuning else None,
             minmax_limit=recipe.minmax_limit,
+            outliers=target.rounded.outliers,
         )
 
-    def _targets(self, views: list[LinearView], statistics: InputStatistics | None) -> list[_Target]:
-        targets = []
-        for view in views:
-            scheme = self.coverage.schemes[view.name]
-            weight = view.weight.float().clone()
-            diagonal = statistics.mean_of(view.name) if statistics else None
-            start = make_start(weight, scheme, self.recipe.start, diagonal)
-            targets.append(_Target(view, weight, start, start.quantize(weight, scheme)))
-        return targets
-
-    def _finish(self, targets: list[_Target], weights: dict[str, QuantizedWeight]) -> None:
+    def _finish(self, targets: list[Target], weights: dict[str, QuantizedWeight]) -> None:
         for target in targets:
             name, quantized = target.view.name, weights[target.view.name]
             dequantized = quantized.dequantize()
@@ -192,7 +212,10 @@ class _Walk:
             record, scheme = self.records[name], quantized.scheme
             record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
             record.bits_per_weight = quantized.bits_per_weight()
-            record.outliers = quantized.outlier_share
+            record.paper_bits = quantized.paper_bits()
+            record.outliers, record.note = quantized.outlier_share, target.note
+            if target.note:
+                self.progress.say(f"{name}: {target.note}")
             power = target.weight.square().mean().clamp_min(1e-30)
             record.error = float((dequantized - target.weight).square().mean() / power)
 

@@ -17,6 +17,9 @@ class Layer:
     kind: str  # class of the module
     shape: tuple[int, int]  # (out, in)
     scheme: Scheme
+    bias: bool = False
+    outliers: bool = False  # may have some
+    permuted: bool = False  # codes in another order than the input channels
 
 
 class Container(Protocol):

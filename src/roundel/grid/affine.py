@@ -16,6 +16,7 @@ import torch
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+from roundel.grid.statistics import Statistic, Tiles, concatenate
 
 
 @dataclass(frozen=True)
@@ -24,43 +25,73 @@ class Start:
 
     Attributes:
         scale: `[out, G, 1]` fp32, already rounded to the storage type.
-        zero: `[out, G, 1]` fp32, real, in [0, n]; the stored zero point is its rounding.
+        zero: `[out, G, 1]` fp32. Where the scheme rounds zero points: real, in [0, n], and the stored zero point
+            is its rounding. Else as stored.
+        scale_tiles, zero_tiles: the stored form, where it has two levels.
     """
 
     scale: torch.Tensor
     zero: torch.Tensor
+    scale_tiles: Tiles | None = None
+    zero_tiles: Tiles | None = None
+
+    def stored_zero(self, scheme: Scheme) -> torch.Tensor:
+        """The zero points with which codes are made, `[out, G, 1]` fp32."""
+        return self.zero.round() if scheme.round_zero else self.zero
 
     def quantize(self, weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
         """Round `weight [out, in]` to nearest on this grid (RTN)."""
         groups = to_groups(weight.float(), scheme)
-        zero = self.zero.round()
-        codes = nearest_codes(groups, self.scale, zero, scheme.levels)
-        return quantized_weight(codes, self.scale, zero, scheme, weight.shape[1])
+        codes = nearest_codes(groups, self.scale, self.stored_zero(scheme), scheme)
+        return self.with_codes(codes, scheme, weight.shape[1])
+
+    def with_codes(self, codes: torch.Tensor, scheme: Scheme, in_features: int) -> QuantizedWeight:
+        """Grouped codes `[out, G, g]` fp32 on this grid, all in their stored types."""
+        return QuantizedWeight(
+            from_groups(codes, in_features).to(torch.uint8).contiguous(),
+            self.stored_scale(scheme),
+            self.stored_zero_points(scheme),
+            scheme,
+        )
+
+    def stored_scale(self, scheme: Scheme) -> Statistic:
+        """The scales as they are stored, `[out, G]`."""
+        return self.scale_tiles or self.scale.squeeze(-1).to(scheme.torch_dtype)
+
+    def stored_zero_points(self, scheme: Scheme) -> Statistic | None:
+        """The zero points as they are stored, `[out, G]`; None on a symmetric grid."""
+        if scheme.sym:
+            return None
+        dtype = torch.uint8 if scheme.round_zero else scheme.torch_dtype
+        return self.zero_tiles or self.stored_zero(scheme).squeeze(-1).to(dtype)
 
 
 def nearest_codes(
     groups: torch.Tensor,
     scale: torch.Tensor,
     zero: torch.Tensor,
-    levels: int,
+    scheme: Scheme,
     offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`clamp(round(W / s + V) + z, 0, n)`, `[out, G, g]` fp32; V, a rounding offset, is optional."""
+    """`clamp(round(W / s + z + V), 0, n)`, `[out, G, g]` fp32; V, a rounding offset, is optional."""
     position = groups / scale
     if offset is not None:
         position += offset
-    return position.round_().add_(zero).clamp_(0, levels)
+    if scheme.round_zero:
+        # Rounding first keeps halves where they are: z is an integer.
+        return position.round_().add_(zero).clamp_(0, scheme.levels)
+    return position.add_(zero).round_().clamp_(0, scheme.levels)
 
 
-def quantized_weight(
-    codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, scheme: Scheme, in_features: int
-) -> QuantizedWeight:
-    """Wrap grouped codes `[out, G, g]` and statistics `[out, G, 1]`, all fp32, in their stored types."""
-    return QuantizedWeight(
-        codes=from_groups(codes, in_features).to(torch.uint8).contiguous(),
-        scale=scale.squeeze(-1).to(scheme.torch_dtype),
-        zero=None if scheme.sym else zero.squeeze(-1).to(torch.uint8),
-        scheme=scheme,
+def join_starts(parts: list[Start]) -> Start:
+    """Grids of neighbouring groups as one."""
+    scale_tiles = [p.scale_tiles for p in parts if p.scale_tiles]
+    zero_tiles = [p.zero_tiles for p in parts if p.zero_tiles]
+    return Start(
+        torch.cat([p.scale for p in parts], 1),
+        torch.cat([p.zero for p in parts], 1),
+        concatenate(scale_tiles) if scale_tiles else None,
+        concatenate(zero_tiles) if zero_tiles else None,
     )
 
 

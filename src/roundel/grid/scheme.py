@@ -4,13 +4,16 @@ One affine grid per row and group of `group_size` neighbouring input channels:
 
     W^ = scale * (code - zero),   code in [0, 2^bits - 1]
 
-Symmetric grids are the same with `zero` fixed at 2^(bits-1), so that one rule dequantizes everything.
+Symmetric grids are the same with `zero` fixed at 2^(bits-1), so that one rule dequantizes everything. Scales
+and zero points may lie on a second grid of their own (statistics.py), and zero points may be real numbers.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from roundel.grid.packing import packed_words
 
 ScaleDtype = Literal["float16", "bfloat16", "float32"]
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -41,12 +44,48 @@ class Scheme(BaseModel):
     scale_dtype: ScaleDtype = "float16"
     """Type in which scales are stored, and to which they are rounded inside every computation."""
 
+    round_zero: bool = True
+    """Asymmetric only. Zero points are integers, one of the codes; off: real numbers, so that a group's range
+    need not contain zero."""
+
+    scale_bits: int | None = Field(default=None, ge=2, le=8)
+    """Second level: scales are stored as codes of so many bits, on a grid of their own per tile. Left out:
+    in `scale_dtype`."""
+
+    zero_bits: int | None = Field(default=None, ge=2, le=8)
+    """Second level of zero points, which must be real (round_zero off). Left out: in `scale_dtype`."""
+
+    zero_sym: bool = False
+    """The second level of zero points lies symmetric about the middle of the codes."""
+
+    tile_rows: int = Field(default=16, ge=1, le=65536)
+    """Rows of a tile: so many scales (zero points) of one column group share second-level statistics."""
+
     @field_validator("group_size")
     @classmethod
     def _group_size(cls, value: int) -> int:
         if value != -1 and value < 1:
             raise ValueError("must be a positive number of input channels, or -1 for the whole row")
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.zero_bits is not None and (self.sym or self.round_zero):
+            raise ValueError("zero_bits wants real zero points: set sym=false and round_zero=false")
+        if self.sym and not self.round_zero:
+            raise ValueError("a symmetric grid has no zero points to be real: leave round_zero out")
+        if self.sym and self.scale_bits is not None and self.sym_range == "full":
+            raise ValueError(
+                "scale_bits wants positive scales, which a full-range symmetric grid has not: set sym_range=classic"
+            )
+        if self.zero_sym and self.zero_bits is None:
+            raise ValueError("zero_sym has no effect without zero_bits")
+        return self
+
+    @property
+    def two_level(self) -> bool:
+        """Whether scales or zero points have a grid of their own."""
+        return self.scale_bits is not None or self.zero_bits is not None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -71,6 +110,36 @@ class Scheme(BaseModel):
         """Groups per row; the last one may be shorter."""
         return -(-in_features // self.width(in_features))
 
+    def stored_bits(self, out: int, in_features: int) -> int:
+        """Bits of codes, scales and zero points of a weight, each packed into one stream of 32-bit words."""
+        groups = out * self.groups(in_features)
+        tiles = -(-out // self.tile_rows) * self.groups(in_features)
+        type_bits = torch.finfo(self.torch_dtype).bits
+        bits = _stream(out * in_features, self.bits)
+        for second_level in (self.scale_bits,) if self.sym else (self.scale_bits, self.zero_bits):
+            if second_level is not None:
+                bits += _stream(groups, second_level) + 2 * tiles * type_bits
+        if self.scale_bits is None:
+            bits += groups * type_bits
+        if not self.sym and self.zero_bits is None:
+            bits += _stream(groups, self.bits) if self.round_zero else groups * type_bits
+        return bits
+
+    def paper_bits(self, in_features: int) -> float:
+        """Average bits per weight as the papers count them, without outliers.
+
+        b + (q_s + q_z) / g + (16 per second-level statistic) / (g * tile_rows); SpQR, arXiv 2306.03078, section
+        4: 3 bit, g16, 3-bit scales and zero points in tiles of 16 are 3.625 bits.
+        """
+        type_bits = torch.finfo(self.torch_dtype).bits
+        scale, zero = float(type_bits), 0.0 if self.sym else float(self.bits if self.round_zero else type_bits)
+        tile = 2 * type_bits / self.tile_rows
+        if self.scale_bits is not None:
+            scale = self.scale_bits + tile
+        if self.zero_bits is not None:
+            zero = self.zero_bits + tile
+        return self.bits + (scale + zero) / self.width(in_features)
+
     def round_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """Round fp32 scales to the storage type, keeping their sign and keeping them non-zero.
 
@@ -84,3 +153,8 @@ class Scheme(BaseModel):
         sign = torch.where(scale < 0, -1.0, 1.0)
         size = scale.abs().clamp(floor, info.max)
         return (sign * size).to(dtype).float()
+
+
+def _stream(count: int, bits: int) -> int:
+    """Bits of a packed stream of codes."""
+    return 32 * packed_words(count, bits)

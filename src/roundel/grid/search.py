@@ -82,7 +82,7 @@ class _Best:
         self.error = self._error(self.scale, self.zero.round())
 
     def _error(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        error = nearest_codes(self.groups, scale, zero, self.scheme.levels)
+        error = nearest_codes(self.groups, scale, zero, self.scheme)
         error.sub_(zero).mul_(scale).sub_(self.groups).square_().mul_(self.importance)
         return error.sum(-1, keepdim=True)
 
@@ -137,7 +137,7 @@ def _try_neighbours(best: _Best) -> None:
 
 
 def _refit(best: _Best) -> None:
-    steps = nearest_codes(best.groups, best.scale, best.zero.round(), best.scheme.levels)
+    steps = nearest_codes(best.groups, best.scale, best.zero.round(), best.scheme)
     steps -= best.zero.round()
     weighted = steps * best.importance
     top = (weighted * best.groups).sum(-1, keepdim=True)

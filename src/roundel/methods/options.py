@@ -1,8 +1,10 @@
-"""The knobs of learned methods, with the defaults that every recipe starts from."""
+"""The knobs of methods, with the defaults that every recipe starts from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from roundel.methods.order import OrderName
 
 
 class TuningOptions(BaseModel):
@@ -74,3 +76,49 @@ class TuningOptions(BaseModel):
         if self.minmax_lr is not None:
             return self.minmax_lr
         return (0.2 if searched else 1.0) / max(self.iters, 1)
+
+
+class HessianOptions(BaseModel):
+    """How GPTQ rounds, and what SpQR keeps beside the grid. Recipes inherit these keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    damping: float = Field(default=0.01, ge=0, le=100)
+    """Added to the Hessian's diagonal, as a share of its mean. Raised tenfold, with a word, wherever the
+    factorization fails."""
+
+    order: OrderName = "group_aware"
+    """Order in which columns are rounded. group_aware: the most important first, groups kept together.
+    act_order and spearman: across groups; unless `static_groups`, codes are then stored in that order."""
+
+    static_groups: bool = False
+    """Fit all grids before rounding, on the groups of the original columns, so that no order permutes codes.
+    Off: a group's grid is fitted when its turn comes, on weights that hold the compensation so far."""
+
+    true_sequential: bool = False
+    """Inside a block, give each Linear inputs that passed the block's quantized Linears before it: one more
+    pass over the calibration data for each distinct input. Off: one pass for the whole block."""
+
+    min_tokens: float = Field(default=0.25, ge=0)
+    """Calibration tokens per input channel that a Linear must have seen; with fewer it is rounded to nearest
+    and the coverage table says so."""
+
+    outlier_threshold: float | None = Field(default=None, gt=0)
+    """Keep a weight in 16 bits if that lowers the error by more than this times the layer's mean of
+    Var(W_j) / d_j^2. Higher means fewer outliers."""
+
+    outliers: float | None = Field(default=None, ge=0, le=0.5)
+    """Keep this share of each Linear's weights in 16 bits, those that matter most; 0.005 or 0.5%."""
+
+    target_bits: float | None = Field(default=None, gt=0, le=32)
+    """Keep as many outliers as fit into so many stored bits per weight, everything of a Linear counted."""
+
+    simplified_outliers: bool = False
+    """Judge a weight by its own error alone, not by what its group gains without it. Faster, worse."""
+
+    @field_validator("outliers", mode="before")
+    @classmethod
+    def _percent(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return float(value.strip().removesuffix("%")) / 100
+        return value

@@ -2,7 +2,7 @@
 
 import torch
 
-from roundel.grid import Scheme, Start, minmax_start, searched_start
+from roundel.grid import Scheme, Start, joint_start, minmax_start, searched_start
 
 
 def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.Tensor | None) -> Start:
@@ -14,6 +14,8 @@ def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.
         kind: `minmax` or `search`.
         diagonal: `[in]` mean squared inputs that weight the search, or None.
     """
+    if scheme.two_level or not scheme.round_zero:
+        return joint_start(weight, scheme, diagonal, search=kind == "search")
     if kind == "search":
         return searched_start(weight, scheme, diagonal)
     return minmax_start(weight, scheme)

@@ -8,15 +8,20 @@ group, from 1) move the lower and the upper end of the range. (s0, z0) is the st
 lo = -z0 s0 and hi = (n - z0) s0 this is the paper's s = (beta hi - alpha lo) / n, z = round(-alpha lo / s).
 Rounding passes gradients straight through. SignRound tunes V alone, AutoRound all three.
 
+Where the grid is not the scheme's to move (statistics on two levels, real zero points), V is tuned alone, on
+W^ = s (clamp(round(W / s + z + V), 0, n) - z); outliers are added as they are.
+
 A symmetric grid has one factor, beta, on its size. The reference recomputes which end is the extreme in
 every step, so a shrinking extreme can flip the sign of all codes of its group; here the sign stays.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from roundel.grid import QuantizedWeight, Scheme, Start
-from roundel.grid.affine import nearest_codes, quantized_weight
+from roundel.grid import Outliers, QuantizedWeight, Scheme, Start
+from roundel.grid.affine import nearest_codes
 from roundel.grid.groups import from_groups, to_groups
 from roundel.methods.parametrization import Parametrization
 
@@ -25,12 +30,13 @@ class RoundingOffsets(Parametrization):
     """The parametrization of one Linear.
 
     Args:
-        weight: `[out, in]` fp32, finite.
+        weight: `[out, in]` fp32, finite; what step 0 rounds.
         start: the grid at step 0.
         scheme: which grid.
         lr: step size of V, in codes.
         minmax_lr: step size of alpha and beta; None leaves them at 1 (SignRound).
         minmax_limit: largest alpha or beta.
+        outliers: weights beside the grid, which stay.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class RoundingOffsets(Parametrization):
         lr: float,
         minmax_lr: float | None,
         minmax_limit: float,
+        outliers: Outliers | None = None,
     ) -> None:
         super().__init__()
         self.scheme = scheme
@@ -49,7 +56,7 @@ class RoundingOffsets(Parametrization):
         tune_range = minmax_lr is not None
         self.in_features = weight.shape[1]
         self.groups = to_groups(weight, scheme)  # [out, G, g]
-        self.start = start
+        self.start, self.outliers = start, outliers
         self.offset = nn.Parameter(torch.zeros_like(self.groups))  # V
         self.low = nn.Parameter(torch.ones_like(start.scale), requires_grad=tune_range and not scheme.sym)
         self.high = nn.Parameter(torch.ones_like(start.scale), requires_grad=tune_range)
@@ -57,8 +64,11 @@ class RoundingOffsets(Parametrization):
     def forward(self) -> torch.Tensor:
         """The fake-quantized weight `[out, in]`, differentiable in V, alpha and beta."""
         scale, zero = self._grid()
-        weight = _FakeQuantize.apply(self.groups, self.offset, scale, zero, self.scheme.levels)
-        return from_groups(weight, self.in_features)
+        weight = _FakeQuantize.apply(self.groups, self.offset, scale, zero, self.scheme)
+        weight = from_groups(weight, self.in_features)
+        if self.outliers is None:
+            return weight
+        return weight + self.outliers.add_to(torch.zeros_like(weight))
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """V with its own step size, then the range factors that are tuned with theirs."""
@@ -79,11 +89,14 @@ class RoundingOffsets(Parametrization):
     def export(self) -> QuantizedWeight:
         """The integers of the present parameters; dequantized they equal `forward()` exactly."""
         scale, zero = self._grid()
-        codes = nearest_codes(self.groups, scale, zero, self.scheme.levels, self.offset)
-        return quantized_weight(codes, scale, zero, self.scheme, self.in_features)
+        codes = nearest_codes(self.groups, scale, zero, self.scheme, self.offset)
+        grid = Start(scale, zero, self.start.scale_tiles, self.start.zero_tiles)
+        return replace(grid.with_codes(codes, self.scheme, self.in_features), outliers=self.outliers)
 
     def _grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         start, n = self.start, self.scheme.levels
+        if not self.high.requires_grad:
+            return start.scale, start.stored_zero(self.scheme)
         if self.scheme.sym:
             return _round_scale_ste(start.scale * self.high, self.scheme), start.zero
         stretch = (self.high * (n - start.zero) + self.low * start.zero) / n
@@ -109,11 +122,14 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def,override]
-        ctx, groups: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, levels: int
+        ctx, groups: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, scheme: Scheme
     ) -> torch.Tensor:
         position = groups / scale
-        unclamped = (position + offset).round_().add_(zero)
-        steps = unclamped.clamp(0, levels)
+        if scheme.round_zero:
+            unclamped = (position + offset).round_().add_(zero)
+        else:
+            unclamped = (position + zero + offset).round_()
+        steps = unclamped.clamp(0, scheme.levels)
         inside = steps == unclamped
         steps.sub_(zero)
         weight = steps * scale

@@ -15,6 +15,9 @@ class LayerRecord:
         shape: of the weight; `[out, in]` for a Linear.
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
+        note: what happened to a quantized layer that was not asked for.
+        bits_per_weight: everything stored of the weight, over the number of weights.
+        paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
         error: relative squared rounding error of the weights, None where nothing was quantized.
     """
@@ -24,10 +27,12 @@ class LayerRecord:
     shape: tuple[int, ...]
     block: int | None
     reason: str = ""
+    note: str = ""
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None
     bits_per_weight: float | None = None
+    paper_bits: float | None = None
     outliers: float | None = None
     error: float | None = None
 
@@ -58,6 +63,16 @@ class Outcome:
     layers: list[LayerRecord]
 
     def bits_per_weight(self) -> float:
-        """Mean over all quantized weights, scales and zero points included."""
-        count = sum(w.codes.numel() for w in self.weights.values())
-        return sum(w.stored_bits() for w in self.weights.values()) / count
+        """Mean over all quantized weights; scales, zero points and outliers included."""
+        return sum(w.stored_bits() for w in self.weights.values()) / self._count()
+
+    def paper_bits(self) -> float:
+        """The same as SpQR's paper counts it."""
+        return sum(w.paper_bits() * w.codes.numel() for w in self.weights.values()) / self._count()
+
+    def outlier_share(self) -> float:
+        """Share of all quantized weights that are kept beside the grid."""
+        return sum(w.outlier_share * w.codes.numel() for w in self.weights.values()) / self._count()
+
+    def _count(self) -> int:
+        return sum(w.codes.numel() for w in self.weights.values())

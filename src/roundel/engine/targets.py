@@ -1,0 +1,80 @@
+"""A Linear on its way: its weight, its grid, and its integers before any tuning."""
+
+from dataclasses import dataclass
+
+import torch
+
+from roundel.engine.inputs import InputHessians
+from roundel.errors import NonFiniteError
+from roundel.grid import QuantizedWeight, Scheme, Start
+from roundel.methods.gptq import gptq
+from roundel.methods.hessian import Hessian
+from roundel.methods.rtn import make_start
+from roundel.methods.spqr import spqr
+from roundel.model.linears import LinearView
+from roundel.recipe import Recipe
+
+
+@dataclass
+class Target:
+    """A Linear that is to be quantized.
+
+    Attributes:
+        view: the Linear.
+        weight: `[out, in]` fp32, a copy of the original.
+        base: `[out, in]` fp32, what the integers were rounded from: the weight, or with compensation.
+        start: its grid.
+        rounded: its integers.
+        note: for the coverage table, what the user did not ask for.
+    """
+
+    view: LinearView
+    weight: torch.Tensor
+    base: torch.Tensor
+    start: Start
+    rounded: QuantizedWeight
+    note: str = ""
+
+
+def round_to_nearest(
+    view: LinearView, scheme: Scheme, kind: str, diagonal: torch.Tensor | None, note: str = ""
+) -> Target:
+    """A target on its start grid, `minmax` or `search`."""
+    weight = view.weight.float().clone()
+    start = make_start(weight, scheme, kind, diagonal)
+    return Target(view, weight, weight, start, start.quantize(weight, scheme), note)
+
+
+def round_by_hessian(
+    hessians: InputHessians, schemes: dict[str, Scheme], recipe: Recipe
+) -> list[Target]:
+    """Every Linear that shares one of the inputs, by GPTQ or SpQR; to nearest where too few tokens came by.
+
+    The rounded weights are written into the modules, so that a later pass sees them.
+    """
+    targets = []
+    for views, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
+        moments = hessian.mean() if hessian.tokens else None
+        for view in views:
+            target = _round_one(view, schemes[view.name], hessian, moments, recipe)
+            view.write(target.rounded.dequantize())
+            targets.append(target)
+    return targets
+
+
+def _round_one(
+    view: LinearView, scheme: Scheme, hessian: Hessian, moments: torch.Tensor | None, recipe: Recipe
+) -> Target:
+    wanted = recipe.min_tokens * view.shape[1]
+    if moments is None or hessian.tokens < wanted:
+        note = f"rounded to nearest: saw {hessian.tokens} tokens, {wanted:.0f} wanted"
+        diagonal = None if moments is None else moments.diagonal()
+        return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
+    weight = view.weight.float().clone()
+    method = spqr if recipe.keeps_outliers else gptq
+    try:
+        rounded = method(weight, moments, scheme, recipe, recipe.grid_fit)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{view.name}: {error}") from error
+    note = "" if rounded.damping == recipe.damping else f"damping raised to {rounded.damping:g}"
+    return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note)

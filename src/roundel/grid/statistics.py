@@ -1,0 +1,89 @@
+"""Two-level statistics: scales and zero points that lie on a grid of their own.
+
+Groups of 16 weights with a 16-bit scale and zero point each would spend 2 bits per weight on statistics. SpQR
+(arXiv 2306.03078, section 3.1) quantizes the statistics again: those of `rows` consecutive rows in the same
+column group form a tile with codes of a few bits and one scale and zero point in 16 bit,
+
+    statistic = tile_scale * (code - tile_zero).
+
+The tile's zero point is a real number, so a tile may lie anywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from roundel.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One statistic of every group, on two levels.
+
+    Attributes:
+        codes: `[out, G]` uint8, each in [0, 2^bits - 1].
+        scale: `[ceil(out / rows), G]`, 16- or 32-bit float.
+        zero: `[ceil(out / rows), G]`, of the same type; real, may lie outside the codes.
+        bits: of one code.
+        rows: rows of a tile; the last one may have fewer.
+
+    Raises:
+        FormatError: the tensors do not fit together.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    bits: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        out, groups = self.codes.shape
+        wanted = (-(-out // self.rows), groups)
+        if self.scale.shape != wanted or self.zero.shape != wanted:
+            found = f"{tuple(self.scale.shape)} and {tuple(self.zero.shape)}"
+            raise FormatError(f"tile statistics are {found}; {out}x{groups} in tiles of {self.rows} want {wanted}")
+
+    def values(self) -> torch.Tensor:
+        """The statistics themselves, `[out, G]` fp32."""
+        out = self.codes.shape[0]
+        scale = self.scale.float().repeat_interleave(self.rows, 0)[:out]
+        zero = self.zero.float().repeat_interleave(self.rows, 0)[:out]
+        return (self.codes.float() - zero) * scale
+
+    def to(self, device: torch.device) -> "Tiles":
+        """The same on another device."""
+        return Tiles(
+            self.codes.to(device), self.scale.to(device), self.zero.to(device), self.bits, self.rows
+        )
+
+
+Statistic = torch.Tensor | Tiles
+"""One number per group, `[out, G]`: stored plainly, or on two levels."""
+
+
+def statistic_values(statistic: Statistic) -> torch.Tensor:
+    """`[out, G]` fp32."""
+    return statistic.values() if isinstance(statistic, Tiles) else statistic.float()
+
+
+def concatenate(tiles: list[Tiles]) -> Tiles:
+    """Tiles of neighbouring groups, `[out, G_i]` each, as one `[out, sum G_i]`."""
+    return Tiles(
+        torch.cat([t.codes for t in tiles], 1),
+        torch.cat([t.scale for t in tiles], 1),
+        torch.cat([t.zero for t in tiles], 1),
+        tiles[0].bits,
+        tiles[0].rows,
+    )
+
+
+def equal(one: Statistic | None, other: Statistic | None) -> bool:
+    """Same numbers in the same stored form, bit for bit."""
+    if isinstance(one, Tiles) and isinstance(other, Tiles):
+        same_form = (one.bits, one.rows) == (other.bits, other.rows)
+        pairs = ((one.codes, other.codes), (one.scale, other.scale), (one.zero, other.zero))
+        return same_form and all(torch.equal(a, b) for a, b in pairs)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return one is None and other is None

@@ -1,0 +1,256 @@
+"""GPTQ: round column by column, and let the columns to come make up for the error (arXiv 2210.17323).
+
+With H = R R^T (hessian.py), the squared output error of rounding W to W^ is |(W^ - W) R|^2. R is upper triangular, so
+column k of that product knows columns up to k only, and is smallest if column k is rounded not from w_k but from
+
+    w~_k = w_k + sum_{i<k} (w_i - w^_i) R_ik / R_kk.
+
+This is the paper's update with U = R^-1, written without an inverse. Each row is a problem of its own.
+
+The sum is a triangular product, computed by halves: round the left half of the columns, add its share to the
+right half in one matrix product, round the right half. Down to sixteen columns all arithmetic is matrix products
+of the largest possible size; a plain loop of rank-one updates moves the whole matrix through memory once per
+column, and the paper's blocks of 128 columns stop half-way.
+
+Dead columns (inputs that were always zero) come out rounded to nearest: the reference sets them to zero, but
+silence on the calibration data is no proof.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from roundel.grid import Outliers, QuantizedWeight, Scheme, Start, join_starts
+from roundel.methods.hessian import Factor, factorize
+from roundel.methods.options import HessianOptions
+from roundel.methods.order import column_order
+from roundel.methods.rtn import make_start
+
+# Columns that are rounded one by one before their errors travel in a matrix product.
+_LEAF = 16
+# Columns of a piece where grids are fitted beforehand, so that groups cut nothing.
+_PIECE = 64
+
+OnGroup = Callable[[int, int, torch.Tensor, Start], None]
+"""Told of every group when its grid is fitted: first and last + 1 position, weights `[g, out]`, grid."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A weight after error feedback.
+
+    Attributes:
+        weight: the integers.
+        start: the grid, with groups as stored.
+        compensated: `[out, in]` fp32, what each column was rounded from; tuning starts there.
+        damping: what the factorization took.
+    """
+
+    weight: QuantizedWeight
+    start: Start
+    compensated: torch.Tensor
+    damping: float
+
+
+def gptq(
+    weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, options: HessianOptions, kind: str
+) -> Rounded:
+    """Round a weight with error feedback.
+
+    Args:
+        weight: `[out, in]` fp32, finite.
+        hessian: `[in, in]` fp32, second moments of the inputs.
+        scheme: which grid, two-level ones included.
+        options: damping, order, static_groups.
+        kind: how grids are fitted, `minmax` or `search`.
+
+    Raises:
+        NonFiniteError: the Hessian cannot be factorized.
+    """
+    return ErrorFeedback(weight, hessian, scheme, options, kind).round()
+
+
+class ErrorFeedback:
+    """The loop over the columns of one weight, with its factor; it may run more than once.
+
+    Positions count columns in the order of rounding.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        hessian: torch.Tensor,
+        scheme: Scheme,
+        options: HessianOptions,
+        kind: str,
+    ) -> None:
+        self.weight, self.scheme, self.kind = weight, scheme, kind
+        self.layout = Layout(weight, hessian.diagonal(), scheme, options)
+        order = self.layout.order
+        self.factor: Factor = factorize(hessian[order][:, order], options.damping)
+        self.importance = self.factor.importance  # [in], by position
+        self.update = self.factor.root / self.factor.root.diagonal()  # R_ik / R_kk
+        self.original = weight.t()[order].contiguous()  # [in, out]
+        self.start: Start | None = None
+        if self.layout.fitted_before:
+            # On the weights as they are, so their own second moments are the importance.
+            self.start = make_start(weight, scheme, kind, hessian.diagonal())
+
+    def round(self, mask: torch.Tensor | None = None, on_group: OnGroup | None = None) -> Rounded:
+        """One pass over all columns.
+
+        Args:
+            mask: `[in, out]` by position, weights that are kept as outliers.
+            on_group: told of every group.
+        """
+        run = _Pass(self, mask, on_group)
+        run.pieces(0, len(self.layout.pieces))
+        return run.result()
+
+    def fit(self, columns: torch.Tensor, importance: torch.Tensor) -> Start:
+        """The grid of one group from `columns [g, out]` and `importance [g]`."""
+        return make_start(columns.t(), self.scheme, self.kind, importance)
+
+
+class Layout:
+    """Which column is rounded when, and where its group is stored.
+
+    Attributes:
+        order: `[in]`, the input channel at each position.
+        permuted: whether codes are stored in that order.
+        fitted_before: whether all grids are fitted before the first column is rounded.
+        pieces: positions `[first, last)` that the loop takes one after the other; where grids are fitted on the
+            way, a piece is a group.
+        group_of: the stored group of each position.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, diagonal: torch.Tensor, scheme: Scheme, options: HessianOptions
+    ) -> None:
+        width = weight.shape[1]
+        group = scheme.width(width)
+        order = column_order(options.order, weight, diagonal, group)
+        self.order = torch.arange(width, device=weight.device) if order is None else order
+        self.fitted_before = options.static_groups or group == width
+        self.permuted = options.order in ("act_order", "spearman") and not self.fitted_before
+        places = torch.arange(width, device=weight.device) if self.permuted else self.order
+        self.group_of: list[int] = (places // group).tolist()
+        if self.fitted_before:
+            cuts = [*range(0, width, _PIECE), width]
+        else:
+            changes = [k for k in range(1, width) if self.group_of[k] != self.group_of[k - 1]]
+            cuts = [0, *changes, width]
+        self.pieces = list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+class _Pass:
+    """One run over the columns. Matrices are `[in, out]`: a column of the weight is contiguous."""
+
+    def __init__(self, loop: ErrorFeedback, mask: torch.Tensor | None, on_group: OnGroup | None) -> None:
+        self.loop, self.scheme, self.layout = loop, loop.scheme, loop.layout
+        self.mask, self.on_group = mask, on_group
+        self.present = loop.original.clone()  # w~ where rounded, on its way there elsewhere
+        self.delta = torch.empty_like(self.present)  # w - w^
+        self.codes = torch.empty_like(self.present, dtype=torch.uint8)
+        self.residual = None if mask is None else torch.zeros_like(self.present, dtype=torch.float16)
+        self.value = torch.empty_like(self.present[0])
+        self.starts: dict[int, Start] = {}
+        self.grids: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # scale, zero: [out]
+        if loop.start is not None:
+            self._take_grids(range(loop.start.scale.shape[1]), loop.start)
+
+    def _take_grids(self, groups: range, start: Start) -> None:
+        zero = start.stored_zero(self.scheme)
+        for place, group in enumerate(groups):
+            self.grids[group] = (start.scale[:, place, 0].contiguous(), zero[:, place, 0].contiguous())
+
+    def pieces(self, first: int, last: int) -> None:
+        """Round pieces `[first, last)`, by halves."""
+        if last - first == 1:
+            begin, end = self.layout.pieces[first]
+            if not self.layout.fitted_before:
+                self._fit(begin, end)
+            self._columns(begin, end)
+            return
+        middle = (first + last) // 2
+        self.pieces(first, middle)
+        self._feed_back(
+            self.layout.pieces[first][0], self.layout.pieces[middle][0], self.layout.pieces[last - 1][1]
+        )
+        self.pieces(middle, last)
+
+    def _columns(self, first: int, last: int) -> None:
+        if last - first > _LEAF:
+            middle = (first + last) // 2
+            self._columns(first, middle)
+            self._feed_back(first, middle, last)
+            self._columns(middle, last)
+            return
+        for position in range(first, last):
+            self._round_column(position)
+            rest = slice(position + 1, last)
+            self.present[rest].addr_(self.loop.update[position, rest], self.delta[position])
+
+    def _feed_back(self, first: int, middle: int, last: int) -> None:
+        """Positions `[first, middle)` are rounded: add their share to `[middle, last)`."""
+        update = self.loop.update[first:middle, middle:last]
+        self.present[middle:last].addmm_(update.t(), self.delta[first:middle])
+
+    def _fit(self, first: int, last: int) -> None:
+        columns = self.present[first:last]
+        if self.mask is not None:
+            columns = without(columns, self.mask[first:last])
+        start = self.loop.fit(columns, self.loop.importance[first:last])
+        group = self.layout.group_of[first]
+        self.starts[group] = start
+        self._take_grids(range(group, group + 1), start)
+        if self.on_group is not None:
+            self.on_group(first, last, columns, start)
+
+    def _round_column(self, position: int) -> None:
+        weight, value = self.present[position], self.value
+        scale, zero = self.grids[self.layout.group_of[position]]
+        torch.div(weight, scale, out=value)
+        if self.scheme.round_zero:
+            value.round_().add_(zero)
+        else:
+            value.add_(zero).round_()
+        value.clamp_(0, self.scheme.levels)
+        self.codes[position].copy_(value)
+        value.sub_(zero).mul_(scale)
+        if self.mask is not None and self.residual is not None:
+            # As it will be stored, so that later columns make up for the rounding to 16 bits as well.
+            self.residual[position].copy_((weight - value).mul_(self.mask[position]))
+            value.add_(self.residual[position])
+        torch.sub(self.loop.original[position], value, out=self.delta[position])
+
+    def result(self) -> Rounded:
+        start = self.loop.start or join_starts([self.starts[g] for g in sorted(self.starts)])
+        order = None if self.layout.permuted else self.layout.order.argsort()
+        outliers = None
+        if self.mask is not None and self.residual is not None and bool(self.mask.any()):
+            outliers = Outliers.where(_by_channel(self.mask, order), _by_channel(self.residual, order))
+        weight = QuantizedWeight(
+            _by_channel(self.codes, order),
+            start.stored_scale(self.scheme),
+            start.stored_zero_points(self.scheme),
+            self.scheme,
+            outliers,
+            self.layout.order if self.layout.permuted else None,
+        )
+        compensated = _by_channel(self.present, self.layout.order.argsort())
+        return Rounded(weight, start, compensated, self.loop.factor.damping)
+
+
+def _by_channel(columns: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """`[in, out]` by position to `[out, in]`: by input channel, or (None) as stored."""
+    return (columns if order is None else columns[order]).t().contiguous()
+
+
+def without(columns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`columns [g, out]` with those in `mask` replaced by the mean of their group's rest, if there is one."""
+    kept = ~mask
+    count = kept.sum(0)
+    mean = (columns * kept).sum(0) / count.clamp_min(1)
+    return torch.where(mask & (count > 0), mean, columns)
