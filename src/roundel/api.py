@@ -14,15 +14,15 @@ from roundel.engine.walk import Job, quantize_model
 from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import evaluation_windows
-from roundel.formats import CONTAINERS, Layer
+from roundel.formats import CONTAINERS, Layer, is_container, open_container
 from roundel.formats.folder import atomic_folder, check_target
-from roundel.formats.reload import check_reload
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import find_blocks
 from roundel.model.linears import LinearView
-from roundel.model.source import SourceModel, fingerprint, open_source
+from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
 from roundel.progress import Progress
 from roundel.recipe import Recipe
+from roundel.report.contents import measure_folder
 from roundel.report.manifest import build_manifest, write_manifest
 
 ModelOrPath = str | Path | torch.nn.Module
@@ -103,6 +103,7 @@ def quantize(
         "fingerprint": fingerprint(source.model),
         "bytes": sum(p.numel() * p.element_size() for p in source.model.parameters()),
         "bits_per_weight": torch.finfo(source.model.dtype).bits,
+        "parameters": sum(p.numel() for p in source.model.parameters()),
     }
     if coverage.head is not None:
         _untie(source.model, coverage.head)
@@ -135,7 +136,8 @@ def quantize(
             container.write(folder, source.model, outcome.weights)
             if source.tokenizer is not None:
                 source.tokenizer.save_pretrained(folder)
-            check_reload(folder, source.model, outcome.weights, trust_remote_code)
+            container.verify(folder, source.model, outcome.weights, trust_remote_code)
+            manifest |= measure_folder(folder, manifest["original"]["parameters"])
             write_manifest(folder, manifest)
     return Quantized(source.model, source.tokenizer, outcome.weights, manifest, target)
 
@@ -148,9 +150,7 @@ def load(
     Raises:
         ModelError: it cannot be opened, or tensors are missing.
     """
-    source = open_source(
-        str(path), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=True
-    )
+    source = _open(path, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
 
 
@@ -251,6 +251,11 @@ def _open(
     if isinstance(model, torch.nn.Module):
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
+    if is_container(model):
+        if not quantized:
+            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
+        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
+        return SourceModel(str(model), open_container(model, trust_remote_code), reader)
     opened = open_source(
         str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=quantized
     )

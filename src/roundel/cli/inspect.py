@@ -20,7 +20,8 @@ def inspect_command(
     manifest = contents.manifest
     out.print(
         f"{manifest['source']} quantized with {manifest['recipe']['name']}: "
-        f"{manifest['bits_per_weight']:.3f} bits per quantized weight, "
+        f"{manifest['bits_per_weight']:.3f} bits per quantized weight ({manifest['paper_bits']:.3f} as papers count), "
+        f"{manifest['outlier_share']:.3%} outliers, "
         f"{contents.bits_per_parameter:.3f} bits per parameter of the whole folder, {size(contents.file_bytes)}",
         highlight=False,
     )
@@ -33,7 +34,7 @@ def _layers(contents: FolderContents) -> Table:
     for layer in contents.layers:
         stored = size(contents.stored_bytes.get(layer.name, 0))
         shape = "x".join(map(str, layer.shape))
-        table.add_row(layer.name, shape, *_grid_cells(layer), stored, layer.reason)
+        table.add_row(layer.name, shape, *_grid_cells(layer), stored, layer.reason or layer.note)
     return table
 
 
@@ -42,6 +43,7 @@ def _grid_cells(layer: LayerRecord) -> list[str]:
         return [""] * 6
     group = "channel" if layer.group_size == -1 else str(layer.group_size)
     grid = "sym" if layer.sym else "asym"
+    assert layer.outliers is not None and layer.bits_per_weight is not None and layer.error is not None
     return [
         str(layer.bits),
         group,

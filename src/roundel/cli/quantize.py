@@ -15,6 +15,8 @@ class MethodChoice(StrEnum):
     """--method."""
 
     rtn = "rtn"
+    gptq = "gptq"
+    spqr = "spqr"
     signround = "signround"
     autoround = "autoround"
 
@@ -23,6 +25,8 @@ class FormatChoice(StrEnum):
     """--format."""
 
     compressed_tensors = "compressed-tensors"
+    roundel = "roundel"
+    spqr = "spqr"
     dense = "dense"
 
 
@@ -37,6 +41,12 @@ def quantize_command(
     group_size: Annotated[int | None, typer.Option(help="Weights per scale; -1 = one per channel.")] = None,
     sym: Annotated[
         bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")
+    ] = None,
+    outliers: Annotated[
+        str | None, typer.Option(help="Share of weights that spqr keeps in 16 bits: 0.005 or 0.5%.")
+    ] = None,
+    target_bits: Annotated[
+        float | None, typer.Option(help="Stored bits per weight: spqr keeps as many outliers as fit.")
     ] = None,
     format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
     calibration: Annotated[
@@ -60,6 +70,8 @@ def quantize_command(
             "bits": bits,
             "group_size": group_size,
             "sym": sym,
+            "outliers": outliers,
+            "target_bits": target_bits,
             "format": format.value if format else None,
             "calibration": calibration,
         }.items()
@@ -94,7 +106,7 @@ def _summary(recipe: Recipe) -> str:
     group = "per channel" if recipe.group_size == -1 else f"groups of {recipe.group_size}"
     grid = "symmetric" if recipe.sym else "asymmetric"
     words = f"{recipe.method}, {recipe.bits} bit, {group}, {grid}, {recipe.start} start"
-    if recipe.method != "rtn":
+    if recipe.tuned:
         words += f", {recipe.iters} iterations"
     if recipe.needs_calibration:
         words += f", {recipe.nsamples} samples of {recipe.seqlen} tokens"
@@ -105,9 +117,10 @@ def _print_result(result: Quantized) -> None:
     manifest = result.manifest
     written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
     losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
+    whole = f", {manifest['bits_per_parameter']:.3f} bits per parameter of the whole" if written else ""
     out.print(
-        f"{len(result.weights)} Linears at {manifest['bits_per_weight']:.3f} bits per weight, "
-        f"{size(written)} on disk, {manifest['seconds']:.0f} s, "
+        f"{len(result.weights)} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
+        f"({manifest['paper_bits']:.3f} as papers count){whole}, {size(written)} on disk, {manifest['seconds']:.0f} s, "
         f"peak memory {size(manifest['peak_memory_bytes'])}",
         highlight=False,
     )

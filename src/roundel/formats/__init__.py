@@ -3,7 +3,10 @@
 from roundel.formats.compressed_tensors import CompressedTensors
 from roundel.formats.container import Container, Layer
 from roundel.formats.dense import Dense
+from roundel.formats.roundel_container import RoundelContainer, is_container, open_container
+from roundel.formats.spqr import Spqr
 
-CONTAINERS: dict[str, Container] = {c.name: c for c in (CompressedTensors(), Dense())}
+_ALL: tuple[Container, ...] = (CompressedTensors(), RoundelContainer(), Spqr(), Dense())
+CONTAINERS: dict[str, Container] = {c.name: c for c in _ALL}
 
-__all__ = ["CONTAINERS", "Container", "Layer"]
+__all__ = ["CONTAINERS", "Container", "Layer", "is_container", "open_container"]

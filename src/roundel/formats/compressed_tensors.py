@@ -32,6 +32,7 @@ import torch
 
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
+from roundel.formats.reload import check_reload
 from roundel.grid import QuantizedWeight, Scheme, pack
 from roundel.model.linears import linears_in
 
@@ -60,7 +61,7 @@ class CompressedTensors:
     name = "compressed-tensors"
 
     def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
-        """Refuse layers that are no `nn.Linear`, groups that fit no kernel, and scales that fit no form.
+        """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
             FormatError: names the layer and a way out.
@@ -70,6 +71,7 @@ class CompressedTensors:
                 raise FormatError(
                     f"{layer.name} is a Conv1D; compressed-tensors carries Linear layers only: use --format dense"
                 )
+            _refuse_beyond_the_grid(layer)
             _written_group(layer.name, layer.scheme, layer.shape[1])
         schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
         _choose_form(schemes, model_dtype)
@@ -92,6 +94,28 @@ class CompressedTensors:
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
+
+    def verify(
+        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
+    ) -> None:
+        """Reopen the folder through transformers."""
+        check_reload(folder, model, weights, trust_remote_code)
+
+
+def _refuse_beyond_the_grid(layer: Layer) -> None:
+    found = {
+        "scales or zero points on two levels": layer.scheme.two_level,
+        "real zero points": not layer.scheme.round_zero,
+        "outliers": layer.outliers,
+        "codes in another order than the input channels": layer.permuted,
+    }
+    for what, present in found.items():
+        if present:
+            way_out = "set order=group_aware or static_groups=true, or " if layer.permuted else ""
+            raise FormatError(
+                f"{layer.name} has {what}, which compressed-tensors does not carry: {way_out}use --format roundel, "
+                "or --format dense"
+            )
 
 
 def _written_group(name: str, scheme: Scheme, in_features: int) -> int:
@@ -135,13 +159,14 @@ def _holds(model_dtype: torch.dtype, scale_dtype: torch.dtype) -> bool:
 
 def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: _Form) -> dict[str, torch.Tensor]:
     bits = weight.scheme.bits
+    assert isinstance(weight.scale, torch.Tensor)
     scale = _repeat_groups(weight.scale, weight, written)
     tensors = {
         "weight_packed": pack(weight.codes, bits),
         "weight_scale": scale.to(form.scale_dtype or scale.dtype),
         "weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
     }
-    if weight.zero is not None:
+    if isinstance(weight.zero, torch.Tensor):
         zero = _repeat_groups(weight.zero, weight, written)
         if form.block:
             signed = zero.to(torch.int16) - weight.scheme.midpoint

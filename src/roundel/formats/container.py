@@ -1,4 +1,4 @@
-"""What a container is: it can say no before the work, and write after it."""
+"""What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,4 +33,10 @@ class Container(Protocol):
 
     def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
         """Write config and weights of `model` into an existing empty folder."""
+        ...
+
+    def verify(
+        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
+    ) -> None:
+        """Raise FormatError where the written folder differs from the model in memory, bit for bit."""
         ...

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from roundel.formats.container import Layer
+from roundel.formats.reload import check_reload
 from roundel.grid import QuantizedWeight
 
 
@@ -24,3 +25,9 @@ class Dense:
     def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
         """Save the model, whose Linears hold the dequantized weights already."""
         model.save_pretrained(folder)
+
+    def verify(
+        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
+    ) -> None:
+        """Reopen the folder through transformers."""
+        check_reload(folder, model, weights, trust_remote_code)

@@ -45,17 +45,27 @@ def check_reload(
     if quantizer is not None and not quantizer.quantization_config.dequantize:
         # transformers would unpack the weights at the first forward pass.
         quantizer.compressor.decompress_model(reloaded)
+    compare_models(reloaded, model, weights)
+
+
+def compare_models(reloaded: Any, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+    """Compare a reopened model with the one in memory.
+
+    Raises:
+        FormatError: names the first tensor that differs.
+    """
     for name, weight in weights.items():
         found = LinearView(name, reloaded.get_submodule(name)).weight
-        _compare(f"{name}.weight", found, weight.dequantize(found.dtype))
+        compare(f"{name}.weight", found, weight.dequantize(found.dtype))
     ours = model.state_dict()
     quantized = {f"{name}.weight" for name in weights}
     for name, tensor in reloaded.state_dict().items():
         if name in ours and name not in quantized:
-            _compare(name, tensor, ours[name].cpu())
+            compare(name, tensor, ours[name].cpu())
 
 
-def _compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
+def compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Raise FormatError unless two tensors are the same, bit for bit and in type."""
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         difference = f"{tuple(found.shape)} {found.dtype} instead of {tuple(wanted.shape)} {wanted.dtype}"
     elif torch.equal(found, wanted):

@@ -6,7 +6,7 @@ too. So a budget is kept exactly, weight by weight.
 
 from roundel.errors import RecipeError
 from roundel.grid.outliers import outlier_bits
-from roundel.grid.quantized_weight import ORDER_BITS
+from roundel.grid.quantized_weight import order_bits
 from roundel.grid.scheme import Scheme
 
 # Second levels to fall back on, from fine to coarse: bits of scales, bits of zero points, rows of a tile.
@@ -64,4 +64,4 @@ def outliers_within(target_bits: float, scheme: Scheme, shape: tuple[int, int], 
 
 
 def _fixed_bits(scheme: Scheme, shape: tuple[int, int], permuted: bool) -> int:
-    return scheme.stored_bits(*shape) + (ORDER_BITS * shape[1] if permuted else 0)
+    return scheme.stored_bits(*shape) + (order_bits(shape[1]) if permuted else 0)

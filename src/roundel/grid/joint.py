@@ -15,7 +15,6 @@ Without search only the nearest ones are taken, which is the reference's rule, w
 the scale that is stored.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +31,12 @@ _ZERO_REACH = 1
 _ZERO_RANGES = (1.0, 0.8, 0.6)
 # Scales that are tried where they are stored plainly, as shares of the range's.
 _PLAIN_SHARES = (1.0, 0.95, 0.9, 0.84, 0.78, 0.7)
+# Zero points that are tried where they are stored plainly, as distances from the range's, in codes.
+_PLAIN_SHIFTS = (0.0, -0.3, 0.3, -0.6, 0.6, -1.0, 1.0)
 # Ranges this much smaller than their place are a point: fp16 cannot tell their ends apart.
 _POINT = 2.0**-10
+# Elements of the largest intermediate tensor: it stays in a core's second-level cache.
+_CHUNK = 256 * 1024
 
 
 def joint_start(
@@ -54,8 +57,7 @@ def joint_start(
     parts = []
     for index in range(groups.shape[1]):
         group = _pad_rows(groups[:, index].t(), scheme.tile_rows if scheme.two_level else 1)
-        fit = _Fit(group, importance[index], scheme, search)
-        parts.append(fit.best(weight.shape[0]))
+        parts.append(_Fit(group, importance[index], scheme, search).start(weight.shape[0]))
     return join_starts(parts)
 
 
@@ -66,85 +68,84 @@ def _pad_rows(group: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 class _Fit:
-    """The fit of one column group: `group [g, P]`, everything else `[P]`."""
+    """The fit of one column group, `group [g, P]`.
+
+    Candidates are `[S, K, L, P]`: S ranges of the zero points' tiles, K scales, L zero points for each, P rows.
+    """
 
     def __init__(self, group: torch.Tensor, importance: torch.Tensor, scheme: Scheme, search: bool) -> None:
         self.group, self.importance, self.scheme, self.search = group, importance, scheme, search
         smallest, largest = group.amin(0), group.amax(0)
         if scheme.sym:
             scale = torch.maximum(-smallest, largest) / (scheme.midpoint - 0.5)
-        elif scheme.round_zero:
-            smallest, largest = smallest.clamp(max=0), largest.clamp(min=0)
-            scale = (largest - smallest) / scheme.levels
         else:
+            if scheme.round_zero:
+                smallest, largest = smallest.clamp(max=0), largest.clamp(min=0)
             scale = (largest - smallest) / scheme.levels
         self.middle = (smallest + largest) / 2
         self.scale = _fill_points(scale, self.middle, scheme)
 
-    def best(self, out: int) -> Start:
+    def start(self, out: int) -> Start:
         """The best pair of every row, tile by tile, for the first `out` rows."""
-        scheme = self.scheme
-        scales: _Level | _Plain = _Plain(scheme, positive=True)
-        if scheme.scale_bits is not None:
-            scales = _Level.spanning(self.scale, scheme, scheme.scale_bits)
-        shares = _ZERO_RANGES if self.search and scheme.zero_bits is not None else (1.0,)
-        nearest = self._zero_for(scales.nearest(self.scale))
-        candidates = []
-        for share in shares:
-            zeros: _Level | _Plain = _Plain(scheme, positive=False)
-            if scheme.zero_bits is not None:
-                zeros = _Level.spanning(nearest, scheme, scheme.zero_bits, share, scheme.zero_sym)
-            candidates.append((zeros, *self._best_pair(scales, zeros)))
-        zeros, scale, zero, error = candidates[0]
-        for other, other_scale, other_zero, other_error in candidates[1:]:
-            better = _sum_tiles(other_error, scheme) < _sum_tiles(error, scheme)
-            zeros = zeros.where(better, other)
-            rows = better.repeat_interleave(scheme.tile_rows)
-            scale, zero = torch.where(rows, other_scale, scale), torch.where(rows, other_zero, zero)
-            error = torch.where(rows, other_error, error)
+        scales = self._scale_grid()
+        scale = scales.around(self.scale[None], _SCALE_REACH if self.search else 0)[0, :, 0]  # [K, P]
+        zeros = self._zero_grid(scales)
+        zero = self._zeros(scale, zeros)  # [S, K, L, P]
+        error, choice = self._errors(scale, zero).flatten(1, 2).min(1)  # [S, P]
+        chosen_scale = scale.gather(0, choice // zero.shape[2])
+        chosen_zero = zero.flatten(1, 2).gather(1, choice[:, None])[:, 0]
+        if len(error) > 1:
+            # The range that is best for a tile as a whole.
+            tiles = error.view(len(error), -1, self.scheme.tile_rows).sum(2).argmin(0)  # [T]
+            rows = tiles.repeat_interleave(self.scheme.tile_rows)[None]
+            chosen_scale, chosen_zero = chosen_scale.gather(0, rows), chosen_zero.gather(0, rows)
+            zeros = zeros.pick(tiles)
         return Start(
-            scale[:out].view(-1, 1, 1),
-            zero[:out].view(-1, 1, 1),
-            scales.tiles(scale, out),
-            zeros.tiles(zero, out),
+            chosen_scale[0, :out].view(-1, 1, 1),
+            chosen_zero[0, :out].view(-1, 1, 1),
+            scales.tiles(chosen_scale, out),
+            zeros.tiles(chosen_zero, out),
         )
 
-    def _best_pair(
-        self, scales: "_Level | _Plain", zeros: "_Level | _Plain"
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        best_scale = best_zero = best_error = None
-        for scale in scales.around(self.scale, _SCALE_REACH if self.search else 0):
-            for zero in self._zeros_around(scale, zeros):
-                error = self._error(scale, zero)
-                if best_scale is None or best_zero is None or best_error is None:
-                    best_scale, best_zero, best_error = scale, zero, error
-                    continue
-                better = error < best_error
-                best_scale = torch.where(better, scale, best_scale)
-                best_zero = torch.where(better, zero, best_zero)
-                best_error = torch.where(better, error, best_error)
-        assert best_scale is not None and best_zero is not None and best_error is not None
-        return best_scale, best_zero, best_error
+    def _scale_grid(self) -> "_Plain | _Level":
+        if self.scheme.scale_bits is None:
+            return _Plain(self.scheme, positive=True)
+        return _Level.spanning(self.scale, self.scheme, self.scheme.scale_bits)
+
+    def _zero_grid(self, scales: "_Plain | _Level") -> "_Plain | _Level":
+        scheme = self.scheme
+        if scheme.zero_bits is None:
+            return _Plain(scheme, positive=False)
+        wanted = self._zero_for(scales.around(self.scale[None], 0)[0, 0])[0]
+        shares = _ZERO_RANGES if self.search else (1.0,)
+        return _Level.spanning(wanted, scheme, scheme.zero_bits, shares, symmetric=scheme.zero_sym)
+
+    def _zeros(self, scale: torch.Tensor, zeros: "_Plain | _Level") -> torch.Tensor:
+        """Zero points to try for every scale `[K, P]`: `[S, K, L, P]`."""
+        reach = _ZERO_REACH if self.search else 0
+        if self.scheme.sym:
+            return torch.full_like(scale, self.scheme.midpoint)[None, :, None]
+        if self.scheme.round_zero:
+            nearest = self._zero_for(scale).round()[:, None]
+            steps = torch.arange(-reach, reach + 1, device=scale.device)[:, None]
+            return (nearest + steps).clamp(0, self.scheme.levels)[None]
+        return zeros.around(self._zero_for(scale), reach).transpose(1, 2)
 
     def _zero_for(self, scale: torch.Tensor) -> torch.Tensor:
         """The zero point that puts the middle of the codes on the middle of the range."""
         return self.scheme.levels / 2 - self.middle / scale
 
-    def _zeros_around(self, scale: torch.Tensor, zeros: "_Level | _Plain") -> Iterator[torch.Tensor]:
-        levels = self.scheme.levels
-        if self.scheme.sym:
-            yield torch.full_like(scale, self.scheme.midpoint)
-        elif self.scheme.round_zero:
-            nearest = self._zero_for(scale).round()
-            for step in range(-_ZERO_REACH, _ZERO_REACH + 1) if self.search else (0,):
-                yield (nearest + step).clamp(0, levels)
-        else:
-            yield from zeros.around(self._zero_for(scale), _ZERO_REACH if self.search else 0)
-
-    def _error(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        position = torch.addcmul(zero, self.group, 1 / scale)
-        error = position.round().clamp_(0, self.scheme.levels).sub_(position).square_()
-        return (self.importance @ error).mul_(scale * scale)
+    def _errors(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        """E of every candidate, `[S, K, L, P]`."""
+        rows = max(1, _CHUNK // (zero[..., 0].numel() * len(self.group)))
+        parts = []
+        for first in range(0, scale.shape[1], rows):
+            part = slice(first, first + rows)
+            group = self.group[:, part] / scale[:, None, part]  # [K, g, rows]
+            position = group[:, None] + zero[..., None, part]  # [S, K, L, g, rows]
+            error = position.round().clamp_(0, self.scheme.levels).sub_(position).square_()
+            parts.append(torch.matmul(self.importance, error).mul_(scale[:, None, part].square()))
+        return torch.cat(parts, -1)
 
 
 def _fill_points(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> torch.Tensor:
@@ -161,10 +162,6 @@ def _fill_points(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> t
     return torch.where(tiles > 0, tiles, filler).flatten()
 
 
-def _sum_tiles(error: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    return error.view(-1, scheme.tile_rows).sum(1)
-
-
 @dataclass
 class _Plain:
     """A statistic that is stored in `scale_dtype`: scales, which are positive, or zero points."""
@@ -172,18 +169,16 @@ class _Plain:
     scheme: Scheme
     positive: bool
 
-    def nearest(self, values: torch.Tensor) -> torch.Tensor:
+    def around(self, values: torch.Tensor, reach: int) -> torch.Tensor:
+        """`[N, P]` to `[1, R, N, P]`: scales of shorter ranges, or zero points to either side."""
         if self.positive:
-            return self.scheme.round_scale(values)
+            shares = torch.tensor(_PLAIN_SHARES if reach else (1.0,), device=values.device)
+            return self.scheme.round_scale(values * shares[:, None, None])[None]
+        shifts = torch.tensor(_PLAIN_SHIFTS if reach else (0.0,), device=values.device)
         largest = torch.finfo(self.scheme.torch_dtype).max
-        return values.clamp(-largest, largest).to(self.scheme.torch_dtype).float()
+        return (values + shifts[:, None, None]).clamp(-largest, largest).to(self.scheme.torch_dtype).float()[None]
 
-    def around(self, values: torch.Tensor, reach: int) -> Iterator[torch.Tensor]:
-        """Scales of shorter ranges; a zero point is stored finely enough to be taken as it is."""
-        for share in _PLAIN_SHARES if reach and self.positive else (1.0,):
-            yield self.nearest(values * share)
-
-    def where(self, tiles: torch.Tensor, other: "_Plain | _Level") -> "_Plain":
+    def pick(self, tiles: torch.Tensor) -> "_Plain":
         return self
 
     def tiles(self, values: torch.Tensor, out: int) -> None:
@@ -192,7 +187,7 @@ class _Plain:
 
 @dataclass
 class _Level:
-    """The second-level grid of one column group: `step [T]`, `offset [T]`, as stored."""
+    """Second-level grids of one column group, `step [S, T]` and `offset [S, T]` as stored."""
 
     step: torch.Tensor
     offset: torch.Tensor
@@ -202,9 +197,15 @@ class _Level:
 
     @classmethod
     def spanning(
-        cls, values: torch.Tensor, scheme: Scheme, bits: int, share: float = 1.0, symmetric: bool = False
+        cls,
+        values: torch.Tensor,
+        scheme: Scheme,
+        bits: int,
+        shares: tuple[float, ...] = (1.0,),
+        *,
+        symmetric: bool = False,
     ) -> "_Level":
-        """The grid from the smallest to the largest of each tile's values, shortened to `share`."""
+        """Grids over each tile's values `[P]`: from the smallest to the largest, or shares of that range."""
         tiles = values.view(-1, scheme.tile_rows)
         lo, hi = tiles.amin(1), tiles.amax(1)
         if symmetric:
@@ -212,7 +213,8 @@ class _Level:
             half = torch.maximum(hi - centre, centre - lo)
         else:
             centre, half = (lo + hi) / 2, (hi - lo) / 2
-        lo, hi = centre - share * half, centre + share * half
+        half = half * torch.tensor(shares, device=values.device)[:, None]
+        lo, hi = centre - half, centre + half
         point = hi - lo <= _POINT * torch.maximum(lo.abs(), hi.abs())
         # A tile of equal statistics is exact: their value times (code 0 + 1).
         step = torch.where(point, centre.abs(), (hi - lo) / (2**bits - 1))
@@ -220,37 +222,30 @@ class _Level:
         offset = torch.where(point, -centre.sign(), -lo / step)
         return cls(step, offset.to(scheme.torch_dtype).float(), bits, scheme.tile_rows, scheme.torch_dtype)
 
-    def codes(self, values: torch.Tensor) -> torch.Tensor:
-        """`[P]` fp32, the nearest codes."""
-        tiles = values.view(-1, self.rows) / self.step[:, None] + self.offset[:, None]
-        return tiles.round().clamp(0, 2**self.bits - 1).flatten()
+    def around(self, values: torch.Tensor, reach: int) -> torch.Tensor:
+        """The nearest statistics to `[N, P]` and their neighbours on every grid: `[S, R, N, P]`."""
+        shifts = torch.arange(-reach, reach + 1, device=values.device)[:, None, None, None]
+        codes = (self._codes(values)[:, None] + shifts).clamp_(0, 2**self.bits - 1)  # [S, R, N, T, rows]
+        step, offset = self.step[:, None, None, :, None], self.offset[:, None, None, :, None]
+        return codes.sub_(offset).mul_(step).flatten(-2)
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        return ((codes.view(-1, self.rows) - self.offset[:, None]) * self.step[:, None]).flatten()
+    def _codes(self, values: torch.Tensor) -> torch.Tensor:
+        """The nearest codes to `[N, P]`: `[S, N, T, rows]` fp32."""
+        tiles = values.view(len(values), -1, self.rows) / self.step[:, None, :, None]
+        return tiles.add_(self.offset[:, None, :, None]).round_().clamp_(0, 2**self.bits - 1)
 
-    def nearest(self, values: torch.Tensor) -> torch.Tensor:
-        return self.decode(self.codes(values))
-
-    def around(self, values: torch.Tensor, reach: int) -> Iterator[torch.Tensor]:
-        """The nearest statistics and their neighbours, `reach` codes to either side."""
-        codes = self.codes(values)
-        for shift in range(-reach, reach + 1):
-            yield self.decode((codes + shift).clamp(0, 2**self.bits - 1))
-
-    def where(self, tiles: torch.Tensor, other: "_Plain | _Level") -> "_Level":
-        """This grid, but `other` in the tiles that are set."""
-        assert isinstance(other, _Level)
-        step = torch.where(tiles, other.step, self.step)
-        offset = torch.where(tiles, other.offset, self.offset)
+    def pick(self, tiles: torch.Tensor) -> "_Level":
+        """One grid, `tiles [T]` saying which for every tile."""
+        step, offset = self.step.gather(0, tiles[None]), self.offset.gather(0, tiles[None])
         return _Level(step, offset, self.bits, self.rows, self.dtype)
 
     def tiles(self, values: torch.Tensor, out: int) -> Tiles:
-        """The stored form of values on this grid, `[out, 1]`."""
-        codes = self.codes(values)[:out].to(torch.uint8)
+        """The stored form of values `[1, P]` on the only grid, `[out, 1]`."""
+        codes = self._codes(values).flatten()[:out].to(torch.uint8)
         return Tiles(
             codes[:, None],
-            self.step[:, None].to(self.dtype),
-            self.offset[:, None].to(self.dtype),
+            self.step[0, :, None].to(self.dtype),
+            self.offset[0, :, None].to(self.dtype),
             self.bits,
             self.rows,
         )

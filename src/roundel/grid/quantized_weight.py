@@ -14,7 +14,6 @@ from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.grid.statistics import Statistic, Tiles, equal, statistic_values
 
-ORDER_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class QuantizedWeight:
         bits = self.scheme.stored_bits(*self.shape)
         if self.outliers is not None:
             bits += self.outliers.stored_bits()
-        return bits + (0 if self.order is None else ORDER_BITS * self.shape[1])
+        return bits + (0 if self.order is None else order_bits(self.shape[1]))
 
     def bits_per_weight(self) -> float:
         """`stored_bits` over the number of weights (4 bit, g128, asymmetric: 4.16)."""
@@ -128,3 +127,8 @@ class QuantizedWeight:
         same_statistics = equal(self.scale, other.scale) and equal(self.zero, other.zero)
         return same_statistics and equal(self.order, other.order)
 
+
+
+def order_bits(in_features: int) -> int:
+    """Bits of a stored order of columns."""
+    return in_features * (16 if in_features <= 2**16 else 32)

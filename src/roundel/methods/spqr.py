@@ -69,13 +69,25 @@ class _Scores:
         own = self._errors(columns, start, importance)
         if self.simplified or len(columns) < 3:
             return own
-        scores, total = own.clone(), own.sum(0)
-        for extreme in (columns.argmin(0), columns.argmax(0)):
-            mask = torch.zeros_like(columns, dtype=torch.bool).scatter_(0, extreme[None], True)
-            refitted = self.loop.fit(without(columns, mask), importance)
-            rest = self._errors(columns, refitted, importance).masked_fill_(mask, 0.0).sum(0)
-            scores.scatter_(0, extreme[None], (total - rest)[None])
-        return scores
+        # Both extremes at once: the columns side by side, without the smallest, and without the largest.
+        out = columns.shape[1]
+        extremes = torch.cat([columns.argmin(0), columns.argmax(0)])
+        twice = columns.repeat(1, 2)
+        mask = torch.zeros_like(twice, dtype=torch.bool).scatter_(0, extremes[None], True)
+        refitted = self._fit_each(without(twice, mask), importance)
+        rest = self._errors(twice, refitted, importance).masked_fill_(mask, 0.0).sum(0)
+        saved = own.sum(0).repeat(2) - rest
+        scores = own.clone()
+        scores.scatter_(0, extremes[None, :out], saved[None, :out])
+        return scores.scatter_(0, extremes[None, out:], saved[None, out:])
+
+    def _fit_each(self, twice: torch.Tensor, importance: torch.Tensor) -> Start:
+        """Fit `[g, 2 out]` in one call, if no tile then holds rows of both halves."""
+        out = twice.shape[1] // 2
+        if not self.loop.scheme.two_level or out % self.loop.scheme.tile_rows == 0:
+            return self.loop.fit(twice, importance)
+        parts = [self.loop.fit(half, importance) for half in twice.split(out, 1)]
+        return Start(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
 
     def _errors(self, columns: torch.Tensor, start: Start, importance: torch.Tensor) -> torch.Tensor:
         scheme = self.loop.scheme

@@ -73,7 +73,7 @@ def open_source(
     if not quantized and getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{source} is quantized already: the original, unquantized model is wanted")
     model = _open_weights(source, location, config, where, allow_pickle)
-    return SourceModel(source, model, _open_tokenizer(location, where))
+    return SourceModel(source, model, open_tokenizer(location, **where))
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -120,7 +120,7 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
         found = f"{source} cannot be opened"
         if location == source and not Path(source).exists():
             found = f"there is no folder {source}, and as a hub id it cannot be opened"
-        raise ModelError(f"{found}: {_first_line(error)}") from error
+        raise ModelError(f"{found}: {first_line(error)}") from error
     if not _is_causal(config):
         kind = ", ".join(config.architectures or []) or f"model type {config.model_type!r}"
         raise ModelError(
@@ -152,7 +152,7 @@ def _open_weights(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"the weights of {source} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"the weights of {source} cannot be read: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         some = ", ".join(missing[:3])
@@ -173,7 +173,9 @@ def _forget_gguf(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _open_tokenizer(location: str, where: dict[str, Any]) -> Any | None:
+def open_tokenizer(location: str, trust_remote_code: bool = False, **where: Any) -> Any | None:
+    """The tokenizer of a folder or hub id, or None where there is none."""
+    where["trust_remote_code"] = trust_remote_code
     try:
         return AutoTokenizer.from_pretrained(location, **where)
     except (OSError, ValueError, KeyError, TypeError, ImportError):
@@ -181,6 +183,7 @@ def _open_tokenizer(location: str, where: dict[str, Any]) -> Any | None:
         return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An exception in one line, for a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

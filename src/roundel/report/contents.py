@@ -23,6 +23,7 @@ _BITS = {
     "I8": 8,
     "U8": 8,
     "BOOL": 8,
+    "U16": 16,
 }
 
 
@@ -48,6 +49,12 @@ class FolderContents:
         return 8 * self.file_bytes / self.parameters
 
 
+def measure_folder(folder: Path, parameters: int) -> dict[str, Any]:
+    """What a written folder weighs, for its manifest: everything counted, embeddings, norms and headers too."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
+
+
 def read_contents(folder: Path) -> FolderContents:
     """Read an output folder.
 
@@ -56,20 +63,26 @@ def read_contents(folder: Path) -> FolderContents:
     """
     manifest = read_manifest(folder)
     layers = layer_records(manifest)
-    quantized = {layer.name: layer.shape for layer in layers if layer.bits is not None}
+    names = {layer.name for layer in layers}
     stored: dict[str, int] = {}
-    parameters = sum(math.prod(shape) for shape in quantized.values())
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - not a dict
                     view = tensors.get_slice(key)
-                    layer, _, part = key.rpartition(".")
-                    count = math.prod(view.get_shape())
-                    stored[layer] = stored.get(layer, 0) + count * _BITS[view.get_dtype()] // 8
-                    if layer not in quantized or part == "bias":
-                        parameters += count
+                    size = math.prod(view.get_shape()) * _BITS[view.get_dtype()] // 8
+                    layer = _layer_of(key, names)
+                    stored[layer] = stored.get(layer, 0) + size
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file} cannot be read: {error}") from error
+    parameters = manifest["original"]["parameters"]
     return FolderContents(manifest, layers, stored, sum(f.stat().st_size for f in files), parameters)
+
+
+def _layer_of(key: str, names: set[str]) -> str:
+    """The layer whose tensor this is: `P` for `P.weight` as for `P.outliers.values`."""
+    owner = key
+    while owner and owner not in names:
+        owner = owner.rpartition(".")[0]
+    return owner or key.rpartition(".")[0]

@@ -40,7 +40,7 @@ def build_manifest(
         outcome: the engine's records.
         recipe: all keys of the recipe, defaults included.
         source: what the user named as the model.
-        original: fingerprint, bytes and bits per weight of the unquantized model.
+        original: fingerprint, bytes, bits per weight and parameters of the unquantized model.
         calibration: source, shape and fingerprint of the tokens; None if none were used.
         device: where blocks computed.
         amp: the autocast type that was used.
@@ -58,6 +58,8 @@ def build_manifest(
         "amp": amp,
         "threads": threads,
         "bits_per_weight": outcome.bits_per_weight(),
+        "paper_bits": outcome.paper_bits(),
+        "outlier_share": outcome.outlier_share(),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "blocks": [asdict(block) for block in outcome.blocks],
