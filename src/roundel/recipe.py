@@ -123,7 +123,9 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         if self.method == "signround" and self.enable_minmax_tuning:
             raise ValueError("signround tunes no ranges; method autoround does")
         if self.start in ("gptq", "spqr") and not self.tuned:
-            raise ValueError(f"method {self.method} cannot start from {self.start}; minmax or search is wanted")
+            raise ValueError(
+                f"method {self.method} cannot start from {self.start}; minmax or search is wanted"
+            )
         if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
             raise ValueError(
                 "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
@@ -133,11 +135,15 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
                 f"tuning cannot start from codes in the order {self.order}; set order=group_aware or "
                 "static_groups=true"
             )
-        budgets = [key for key in ("outlier_threshold", "outliers", "target_bits") if getattr(self, key) is not None]
+        budgets = [
+            key for key in ("outlier_threshold", "outliers", "target_bits") if getattr(self, key) is not None
+        ]
         if len(budgets) > 1:
             raise ValueError(f"{' and '.join(budgets)} each decide the number of outliers: give one of them")
         if self.simplified_outliers and not budgets:
-            raise ValueError("simplified_outliers has no effect without outlier_threshold, outliers or target_bits")
+            raise ValueError(
+                "simplified_outliers has no effect without outlier_threshold, outliers or target_bits"
+            )
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
         reading: set[str] = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
@@ -189,8 +195,7 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
         ignored = _ignored_keys(self.method, self.start)
-        data = {key: value for key, value in data.items() if key not in ignored}
-        return data
+        return {key: value for key, value in data.items() if key not in ignored}
 
     def scheme_for(self, layer: str, model_dtype: torch.dtype) -> Scheme | None:
         """The grid of a layer, by its full name, in a model of some type; None where it is left out."""

@@ -222,7 +222,7 @@ def test_the_manifest_says_everything(llama: Path, tmp_path: Path) -> None:
     assert manifest["calibration"]["samples"] == 32
     assert len(manifest["original"]["fingerprint"]) == 32
     assert manifest["versions"]["torch"] == torch.__version__
-    assert manifest["bits_per_weight"] == pytest.approx(3 + 19 / 32)
+    assert manifest["bits_per_weight"] == pytest.approx(3 + 19 / 32, rel=1e-3)
     assert manifest["peak_memory_bytes"] > 1e8
     assert [len(block["curve"]) for block in manifest["blocks"]] == [3, 3]
 

@@ -43,7 +43,9 @@ def _grid_cells(layer: LayerRecord) -> list[str]:
         return [""] * 6
     group = "channel" if layer.group_size == -1 else str(layer.group_size)
     grid = "sym" if layer.sym else "asym"
-    assert layer.outliers is not None and layer.bits_per_weight is not None and layer.error is not None
+    assert layer.outliers is not None
+    assert layer.bits_per_weight is not None
+    assert layer.error is not None
     return [
         str(layer.bits),
         group,

@@ -6,29 +6,38 @@ are collected once per distinct input, which is found by watching a pass rather 
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Self
 
 import torch
+from torch import nn
 
 from roundel.methods.hessian import Hessian, HessianDiagonal
 from roundel.model.linears import LinearView
 
+Listen = Callable[[torch.Tensor], None]
+
 
 class Watch:
-    """Tells `add` functions of the inputs of Linears while a block runs."""
+    """Tells `listen` functions of the inputs of Linears while a block runs."""
 
-    def __init__(self, listeners: dict[str, tuple[LinearView, Callable[[torch.Tensor], None]]]) -> None:
+    def __init__(self, listeners: list[tuple[LinearView, Listen]]) -> None:
         self._hooks = ExitStack()
-        for view, listen in listeners.values():
-            hook = view.module.register_forward_pre_hook(
-                lambda module, args, listen=listen: listen(args[0])
-            )
+        for view, listen in listeners:
+            hook = view.module.register_forward_pre_hook(_told(listen))
             self._hooks.callback(hook.remove)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.close()
+
+
+def _told(listen: Listen) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        listen(args[0])
+
+    return hook
 
 
 class InputStatistics(Watch):
@@ -36,7 +45,7 @@ class InputStatistics(Watch):
 
     def __init__(self, linears: list[LinearView]) -> None:
         self.diagonals = {view.name: HessianDiagonal() for view in linears}
-        super().__init__({view.name: (view, self.diagonals[view.name].add) for view in linears})
+        super().__init__([(view, self.diagonals[view.name].add) for view in linears])
 
     def mean_of(self, name: str) -> torch.Tensor | None:
         """`[in]`, or None for a Linear that was not watched or saw no token."""
@@ -49,8 +58,8 @@ class InputHessians(Watch):
     def __init__(self, sharing: list[list[LinearView]]) -> None:
         self.sharing = sharing
         self.hessians = [Hessian() for _ in sharing]
-        leaders = [(views[0], hessian.add) for views, hessian in zip(sharing, self.hessians, strict=True)]
-        super().__init__({view.name: (view, add) for view, add in leaders})
+        leaders = [views[0] for views in sharing]
+        super().__init__([(v, h.add) for v, h in zip(leaders, self.hessians, strict=True)])
 
 
 def sharing_inputs(run_block: Callable[[], object], linears: list[LinearView]) -> list[list[LinearView]]:
@@ -63,12 +72,15 @@ def sharing_inputs(run_block: Callable[[], object], linears: list[LinearView]) -
     seen: list[torch.Tensor] = []  # keeps each input alive, so that no address is used twice
     groups: dict[tuple[int, ...], list[LinearView]] = {}
 
-    def listen(view: LinearView, inputs: torch.Tensor) -> None:
-        seen.append(inputs)
-        key = (inputs.data_ptr(), inputs.storage_offset(), inputs._version, *inputs.shape)
-        groups.setdefault(key, []).append(view)
+    def listener(view: LinearView) -> Listen:
+        def listen(inputs: torch.Tensor) -> None:
+            seen.append(inputs)
+            key = (inputs.data_ptr(), inputs._version, *inputs.shape)
+            groups.setdefault(key, []).append(view)
 
-    with Watch({v.name: (v, lambda inputs, v=v: listen(v, inputs)) for v in linears}):
+        return listen
+
+    with Watch([(view, listener(view)) for view in linears]):
         run_block()
     found: list[list[LinearView]] = []
     grouped: set[str] = set()

@@ -45,9 +45,7 @@ def round_to_nearest(
     return Target(view, weight, weight, start, start.quantize(weight, scheme), note)
 
 
-def round_by_hessian(
-    hessians: InputHessians, schemes: dict[str, Scheme], recipe: Recipe
-) -> list[Target]:
+def round_by_hessian(hessians: InputHessians, schemes: dict[str, Scheme], recipe: Recipe) -> list[Target]:
     """Every Linear that shares one of the inputs, by GPTQ or SpQR; to nearest where too few tokens came by.
 
     The rounded weights are written into the modules, so that a later pass sees them.

@@ -83,7 +83,9 @@ class RoundelContainer:
         stored = read_container(folder)
         for name, weight in weights.items():
             if name not in stored.weights or not stored.weights[name].equals(weight):
-                raise FormatError(f"{name} is read back with other integers than were written; please report this")
+                raise FormatError(
+                    f"{name} is read back with other integers than were written; please report this"
+                )
         compare_models(open_container(folder, trust_remote_code), model, weights)
 
 

@@ -114,7 +114,8 @@ def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     """The four tensors of one weight."""
     out, width = weight.shape
     scale, zero = weight.scale, weight.zero
-    assert isinstance(scale, Tiles) and isinstance(zero, Tiles)
+    assert isinstance(scale, Tiles)
+    assert isinstance(zero, Tiles)
     rows, groups = out // _TILE, width // _TILE
     words = scale.codes.long() | zero.codes.long() << _BITS  # [out, G]
     codes = weight.codes.view(out, groups, _TILE).long()
@@ -151,7 +152,9 @@ def unpack_weight(tensors: dict[str, torch.Tensor], name: str, shape: tuple[int,
         return (words >> place * _BITS & _CODE).to(torch.uint8)
 
     def level(codes: torch.Tensor, place: int) -> Tiles:
-        return Tiles(codes, halves[..., place].contiguous(), halves[..., place + 2].contiguous(), _BITS, _TILE)
+        return Tiles(
+            codes, halves[..., place].contiguous(), halves[..., place + 2].contiguous(), _BITS, _TILE
+        )
 
     codes = torch.stack([field(2 + place) for place in range(_TILE)], -1).view(out, width)
     outliers = order = None

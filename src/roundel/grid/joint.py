@@ -35,6 +35,8 @@ _PLAIN_SHARES = (1.0, 0.95, 0.9, 0.84, 0.78, 0.7)
 _PLAIN_SHIFTS = (0.0, -0.3, 0.3, -0.6, 0.6, -1.0, 1.0)
 # Ranges this much smaller than their place are a point: fp16 cannot tell their ends apart.
 _POINT = 2.0**-10
+# Scale of nothing but zeros: the smallest normal fp16, so that a zero point's rounding comes to nothing.
+_SMALL = 2.0**-14
 # Elements of the largest intermediate tensor: it stays in a core's second-level cache.
 _CHUNK = 256 * 1024
 
@@ -83,6 +85,8 @@ class _Fit:
                 smallest, largest = smallest.clamp(max=0), largest.clamp(min=0)
             scale = (largest - smallest) / scheme.levels
         self.middle = (smallest + largest) / 2
+        # A group of one value is exact if that value, not the middle between two codes, is on a code.
+        self.centre = torch.where(scale > 0, scheme.levels / 2, scheme.levels // 2)
         self.scale = _fill_points(scale, self.middle, scheme)
 
     def start(self, out: int) -> Start:
@@ -133,7 +137,7 @@ class _Fit:
 
     def _zero_for(self, scale: torch.Tensor) -> torch.Tensor:
         """The zero point that puts the middle of the codes on the middle of the range."""
-        return self.scheme.levels / 2 - self.middle / scale
+        return self.centre - self.middle / scale
 
     def _errors(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """E of every candidate, `[S, K, L, P]`."""
@@ -157,7 +161,7 @@ def _fill_points(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> t
     tiles = scale.view(-1, rows)
     largest = tiles.amax(1, keepdim=True)
     own = middle.abs().view(-1, rows)
-    own = torch.where(own > 0, own, 1.0)
+    own = torch.where(own > 0, own, _SMALL)
     filler = torch.where(largest > 0, largest, own.amax(1, keepdim=True))
     return torch.where(tiles > 0, tiles, filler).flatten()
 
@@ -176,7 +180,12 @@ class _Plain:
             return self.scheme.round_scale(values * shares[:, None, None])[None]
         shifts = torch.tensor(_PLAIN_SHIFTS if reach else (0.0,), device=values.device)
         largest = torch.finfo(self.scheme.torch_dtype).max
-        return (values + shifts[:, None, None]).clamp(-largest, largest).to(self.scheme.torch_dtype).float()[None]
+        return (
+            (values + shifts[:, None, None])
+            .clamp(-largest, largest)
+            .to(self.scheme.torch_dtype)
+            .float()[None]
+        )
 
     def pick(self, tiles: torch.Tensor) -> "_Plain":
         return self

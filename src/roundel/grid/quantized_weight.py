@@ -15,7 +15,6 @@ from roundel.grid.scheme import Scheme
 from roundel.grid.statistics import Statistic, Tiles, equal, statistic_values
 
 
-
 @dataclass(frozen=True)
 class QuantizedWeight:
     """One Linear's weight as integers.
@@ -57,7 +56,9 @@ class QuantizedWeight:
     ) -> None:
         codes = found.codes if isinstance(found, Tiles) else found
         if codes.shape != shape:
-            raise FormatError(f"{what} are {tuple(codes.shape)}; codes {tuple(self.codes.shape)} want {shape}")
+            raise FormatError(
+                f"{what} are {tuple(codes.shape)}; codes {tuple(self.codes.shape)} want {shape}"
+            )
         if (found.bits if isinstance(found, Tiles) else None) != bits:
             raise FormatError(f"{what} do not have the second level that the scheme says ({bits} bits)")
         dtype = found.scale.dtype if isinstance(found, Tiles) else found.dtype
@@ -122,11 +123,14 @@ class QuantizedWeight:
             return False
         if (self.outliers is None) != (other.outliers is None):
             return False
-        if self.outliers is not None and other.outliers is not None and not self.outliers.equals(other.outliers):
+        if (
+            self.outliers is not None
+            and other.outliers is not None
+            and not self.outliers.equals(other.outliers)
+        ):
             return False
         same_statistics = equal(self.scale, other.scale) and equal(self.zero, other.zero)
         return same_statistics and equal(self.order, other.order)
-
 
 
 def order_bits(in_features: int) -> int:

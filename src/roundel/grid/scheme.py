@@ -132,7 +132,10 @@ class Scheme(BaseModel):
         4: 3 bit, g16, 3-bit scales and zero points in tiles of 16 are 3.625 bits.
         """
         type_bits = torch.finfo(self.torch_dtype).bits
-        scale, zero = float(type_bits), 0.0 if self.sym else float(self.bits if self.round_zero else type_bits)
+        scale, zero = (
+            float(type_bits),
+            0.0 if self.sym else float(self.bits if self.round_zero else type_bits),
+        )
         tile = 2 * type_bits / self.tile_rows
         if self.scale_bits is not None:
             scale = self.scale_bits + tile

@@ -42,7 +42,9 @@ class Tiles:
         wanted = (-(-out // self.rows), groups)
         if self.scale.shape != wanted or self.zero.shape != wanted:
             found = f"{tuple(self.scale.shape)} and {tuple(self.zero.shape)}"
-            raise FormatError(f"tile statistics are {found}; {out}x{groups} in tiles of {self.rows} want {wanted}")
+            raise FormatError(
+                f"tile statistics are {found}; {out}x{groups} in tiles of {self.rows} want {wanted}"
+            )
 
     def values(self) -> torch.Tensor:
         """The statistics themselves, `[out, G]` fp32."""
@@ -53,9 +55,7 @@ class Tiles:
 
     def to(self, device: torch.device) -> "Tiles":
         """The same on another device."""
-        return Tiles(
-            self.codes.to(device), self.scale.to(device), self.zero.to(device), self.bits, self.rows
-        )
+        return Tiles(self.codes.to(device), self.scale.to(device), self.zero.to(device), self.bits, self.rows)
 
 
 Statistic = torch.Tensor | Tiles

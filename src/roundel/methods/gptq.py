@@ -18,6 +18,7 @@ silence on the calibration data is no proof.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -141,7 +142,7 @@ class Layout:
         else:
             changes = [k for k in range(1, width) if self.group_of[k] != self.group_of[k - 1]]
             cuts = [0, *changes, width]
-        self.pieces = list(zip(cuts[:-1], cuts[1:], strict=True))
+        self.pieces = list(pairwise(cuts))
 
 
 class _Pass:
@@ -198,7 +199,7 @@ class _Pass:
         self.present[middle:last].addmm_(update.t(), self.delta[first:middle])
 
     def _fit(self, first: int, last: int) -> None:
-        columns = self.present[first:last]
+        columns = self._expected(first, last)
         if self.mask is not None:
             columns = without(columns, self.mask[first:last])
         start = self.loop.fit(columns, self.loop.importance[first:last])
@@ -207,6 +208,17 @@ class _Pass:
         self._take_grids(range(group, group + 1), start)
         if self.on_group is not None:
             self.on_group(first, last, columns, start)
+
+    def _expected(self, first: int, last: int) -> torch.Tensor:
+        """The weights `[g, out]` that a group's columns will be rounded from, were its own rounding exact.
+
+        What they hold so far makes up for earlier columns one by one; together they would make up for them
+        with (w~ - w) R_gg = (sum so far) diag(R_gg), which is what the paper's update leaves in them.
+        """
+        root = self.loop.factor.root[first:last, first:last]
+        original = self.loop.original[first:last]
+        wanted = (self.present[first:last] - original).mul_(root.diagonal()[:, None])
+        return torch.linalg.solve_triangular(root.t(), wanted, upper=False).add_(original)
 
     def _round_column(self, position: int) -> None:
         weight, value = self.present[position], self.value

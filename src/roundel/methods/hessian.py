@@ -109,4 +109,6 @@ def factorize(hessian: torch.Tensor, damping: float) -> Factor:
         if not failed:
             return Factor(lower.flip(0, 1), damping)
         damping = max(damping * _MORE_DAMPING, 1e-4)
-    raise NonFiniteError(f"the second moments of the inputs cannot be factorized, even with damping {_MOST_DAMPING}")
+    raise NonFiniteError(
+        f"the second moments of the inputs cannot be factorized, even with damping {_MOST_DAMPING}"
+    )

@@ -122,7 +122,12 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def,override]
-        ctx, groups: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, scheme: Scheme
+        ctx,
+        groups: torch.Tensor,
+        offset: torch.Tensor,
+        scale: torch.Tensor,
+        zero: torch.Tensor,
+        scheme: Scheme,
     ) -> torch.Tensor:
         position = groups / scale
         if scheme.round_zero:

@@ -60,7 +60,9 @@ class _Scores:
             for group in range(loop.start.scale.shape[1]):
                 positions = (group_of == group).nonzero()[:, 0]
                 start = Start(loop.start.scale[:, group, None], loop.start.zero[:, group, None])
-                self.values[positions] = self._group(loop.original[positions], start, loop.importance[positions])
+                self.values[positions] = self._group(
+                    loop.original[positions], start, loop.importance[positions]
+                )
 
     def add(self, first: int, last: int, columns: torch.Tensor, start: Start) -> None:
         self.values[first:last] = self._group(columns, start, self.loop.importance[first:last])
@@ -102,9 +104,7 @@ def _choose(scores: torch.Tensor, loop: ErrorFeedback, options: HessianOptions) 
         return scores > options.outlier_threshold * _typical_error(loop)
     if options.target_bits is not None:
         out, width = loop.weight.shape
-        count = outliers_within(
-            options.target_bits, loop.scheme, (out, width), permuted=loop.layout.permuted
-        )
+        count = outliers_within(options.target_bits, loop.scheme, (out, width), permuted=loop.layout.permuted)
     else:
         count = round((options.outliers or 0.0) * scores.numel())
     chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
@@ -115,4 +115,3 @@ def _choose(scores: torch.Tensor, loop: ErrorFeedback, options: HessianOptions) 
 def _typical_error(loop: ErrorFeedback) -> torch.Tensor:
     """Mean over the columns of Var(W_j) / d_j^2, the unit of the paper's threshold."""
     return (loop.original.var(1, correction=0) * loop.importance).mean()
-
