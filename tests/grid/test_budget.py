@@ -44,7 +44,9 @@ def test_a_second_level_that_is_too_large_gives_way_to_the_finest_that_fits() ->
 
 
 def test_a_budget_below_everything_names_the_least() -> None:
-    with pytest.raises(RecipeError, match=r"up_proj takes at least 3\.\d+ bits per weight .* target_bits is 3:"):
+    with pytest.raises(
+        RecipeError, match=r"up_proj takes at least 3\.\d+ bits per weight .* target_bits is 3:"
+    ):
         scheme_within(3.0, TWO_LEVEL, "up_proj", (64, 256), permuted=False)
 
 

@@ -31,7 +31,9 @@ def heavy_tailed(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000), bits=st.integers(2, 5), rows=st.integers(1, 37), columns=st.integers(5, 40))
+@given(
+    seed=st.integers(0, 10_000), bits=st.integers(2, 5), rows=st.integers(1, 37), columns=st.integers(5, 40)
+)
 def test_the_search_is_never_worse_than_the_nearest_pair(
     kind: str, seed: int, bits: int, rows: int, columns: int
 ) -> None:
@@ -49,6 +51,7 @@ def test_the_search_is_never_worse_than_the_nearest_pair(
 
 def test_two_levels_of_three_bits_come_close_to_sixteen_bit_statistics() -> None:
     weight = heavy_tailed(256, 64, 0)
+
     def error(search: bool, **kind: object) -> float:
         scheme = Scheme(bits=3, group_size=16, **kind)
         return float((quantize(weight, scheme, search).dequantize() - weight).square().mean())
@@ -70,7 +73,9 @@ def test_the_nearest_rule_of_the_paper() -> None:
         return [step * (min(max(round(v / step + offset), 0), 7) - offset) for v in values]
 
     scales = second_level([float(row.max() - row.min()) / 7 for row in weight])
-    zeros = second_level([3.5 - float(row.max() + row.min()) / 2 / s for row, s in zip(weight, scales, strict=True)])
+    zeros = second_level(
+        [3.5 - float(row.max() + row.min()) / 2 / s for row, s in zip(weight, scales, strict=True)]
+    )
     assert start.scale.flatten().tolist() == pytest.approx(scales, rel=1e-4)
     assert start.zero.flatten().tolist() == pytest.approx(zeros, rel=1e-4)
 

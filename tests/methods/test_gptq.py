@@ -21,7 +21,9 @@ SCHEMES = {
 }
 
 
-def problem(seed: int = 0, out: int = 24, width: int = 48, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(
+    seed: int = 0, out: int = 24, width: int = 48, tokens: int = 400
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight and second moments of correlated inputs with a few large channels."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(tokens, width, generator=generator) @ torch.randn(width, width, generator=generator)
@@ -134,7 +136,9 @@ def test_columns_that_were_never_fed_are_rounded_to_nearest() -> None:
     found = gptq(weight, hessian, SCHEMES["groups"], HessianOptions(), "search")
     assert torch.equal(found.compensated[:, 7], weight[:, 7])
     assert torch.isfinite(found.weight.dequantize()).all()
-    everything_dead = gptq(weight, torch.zeros_like(hessian), SCHEMES["groups"], HessianOptions(), "minmax").weight
+    everything_dead = gptq(
+        weight, torch.zeros_like(hessian), SCHEMES["groups"], HessianOptions(), "minmax"
+    ).weight
     assert everything_dead.equals(
         make_start(weight, SCHEMES["groups"], "minmax", None).quantize(weight, SCHEMES["groups"])
     )
@@ -218,7 +222,9 @@ def test_leaving_one_out_saves_what_it_saves() -> None:
 
     weight, hessian = problem(11, out=8, width=16)
     scheme = Scheme(bits=3, group_size=8, round_zero=False, scale_dtype="float32")
-    loop = ErrorFeedback(weight, hessian, scheme, HessianOptions(order="identity", static_groups=True), "minmax")
+    loop = ErrorFeedback(
+        weight, hessian, scheme, HessianOptions(order="identity", static_groups=True), "minmax"
+    )
     found = _Scores(loop, simplified=False).values.T  # [out, in]
 
     def error(values: torch.Tensor, fitted_to: torch.Tensor, importance: torch.Tensor) -> float:
@@ -232,5 +238,9 @@ def test_leaving_one_out_saves_what_it_saves() -> None:
             values, importance = weight[row, group], loop.importance[group]
             for k in range(8):
                 rest = torch.arange(8) != k
-                saved = error(values, values, importance) - error(values[rest], values[rest], importance[rest])
-                assert float(found[row, group][k]) == pytest.approx(saved, rel=1e-3, abs=1e-3 * float(importance.mean()))
+                saved = error(values, values, importance) - error(
+                    values[rest], values[rest], importance[rest]
+                )
+                assert float(found[row, group][k]) == pytest.approx(
+                    saved, rel=1e-3, abs=1e-3 * float(importance.mean())
+                )
