@@ -114,8 +114,9 @@ def test_tuning_starts_from_error_feedback(llama: Path, start: str, kl) -> None:
             "enable_minmax_tuning": False,
         }  # fmt: skip
     tuned = quantize(llama, method="autoround", start=start, bits=2, iters=60, holdout=4, **grid, **SHORT)
-    for block in tuned.manifest["blocks"]:
-        assert block["loss_end"] < block["loss_start"]
+    losses = [(block["loss_start"], block["loss_end"]) for block in tuned.manifest["blocks"]]
+    assert all(end <= start for start, end in losses)
+    assert any(end < 0.95 * start for start, end in losses)
     if start == "spqr":
         assert tuned.manifest["outlier_share"] == pytest.approx(0.01, abs=1e-3)
     grid.pop("enable_minmax_tuning", None)

@@ -79,7 +79,7 @@ def test_transformers_parses_the_config(llama: Path, tmp_path: Path) -> None:
     for name in result.weights:
         for part in ("dense_weights", "row_offsets", "col_vals", "in_perm"):
             assert parsed.shapes[f"{name}.{part}.shape"] == tensors[f"{name}.{part}"].numel()
-    assert result.model.config.dtype == torch.float32
+    assert result.model.dtype == torch.float32
     assert not hasattr(result.model.config, "quantization_config")
 
 

@@ -63,3 +63,16 @@ def test_blocks_that_are_no_chain_are_refused(llama: Path, load_model) -> None:
 def rotary(model: nn.Module, ids: torch.Tensor):
     embedded = model.model.embed_tokens(ids)
     return model.model.rotary_emb(embedded, torch.arange(ids.shape[1])[None])
+
+
+def test_a_prepared_size_runs_no_other_block_later(llama: Path, load_model) -> None:
+    """Whoever counts the inputs of a block must not count the pass that records the arguments."""
+    model, _ = load_model(llama)
+    stack = find_blocks(model)
+    runner = BlockRunner(model, stack, torch.arange(40).view(4, 10))
+    runner.prepare(2)
+    calls = []
+    for block in stack.blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
+    runner.run(0, torch.zeros(2, 10, 96))
+    assert len(calls) == 1

@@ -74,7 +74,8 @@ class RoundelContainer:
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-        save_file(tensors, folder / FILE, {"format": "pt", "roundel": json.dumps(about)})
+        # One entry only: safetensors writes several in an order that differs from run to run.
+        save_file(tensors, folder / FILE, {"roundel": json.dumps(about)})
 
     def verify(
         self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool

@@ -14,6 +14,7 @@ Read as s = ss (w_s - sz), z = zs (w_z - zz), W^ = s (w - z) + value. The kernel
 that it adds at run time is its own.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,16 @@ class Spqr:
         config = SpQRConfig(
             bits=_BITS, beta1=_TILE, beta2=_TILE, shapes=shapes, modules_to_not_convert=left
         ).to_dict()
-        own = model.config.dtype
-        model.config.quantization_config, model.config.dtype = config, torch.float16
+        model.config.quantization_config = config
         try:
             model.save_pretrained(folder, state_dict=tensors)
         finally:
-            # The model in memory keeps its type and holds ordinary weights.
-            model.config.dtype = own
+            # The model in memory holds ordinary weights.
             del model.config.quantization_config
+        # transformers writes the type of the model in memory, and refuses SpQR files of another than float16.
+        path = folder / "config.json"
+        written = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float16"}
+        path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
     def verify(
         self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool

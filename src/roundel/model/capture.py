@@ -72,6 +72,10 @@ class BlockRunner:
             handle.remove()
         return torch.cat(taken)
 
+    def prepare(self, batch_size: int) -> None:
+        """Record the arguments of batches of this size now: that runs the whole model, and its hooks."""
+        self._call(0, batch_size)
+
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Block `index` on `hidden [B, S, H]`; arguments follow its device and floating type."""
         call = self._call(index, hidden.shape[0])
