@@ -7,6 +7,8 @@ from roundel.errors import RecipeError
 from roundel.recipe import Recipe, parse_assignments, recipe_names
 
 WANTED = {
+    "gptq-w4g128", "gptq-w3g128", "gptq-w4-channel", "spqr-near-lossless", "spqr-4bit-budget", "spqr-published",
+    "spqr-tuned",
     "rtn-w4g128", "signround-w4g128", "signround-w4-channel", "autoround-w4g128", "autoround-w3g128",
     "autoround-w2g128", "autoround-light", "autoround-best",
 }  # fmt: skip
@@ -27,6 +29,35 @@ def test_signround_is_the_published_one() -> None:
     assert not recipe.use_quant_input
     assert not recipe.enable_minmax_tuning
     assert recipe.start == "minmax"
+
+
+def test_spqr_by_the_paper() -> None:
+    recipe = Recipe.load("spqr-published")
+    scheme = recipe.scheme_for("x", torch.bfloat16)
+    assert scheme.paper_bits(4096) == 4.625
+    assert (scheme.round_zero, scheme.tile_rows, scheme.scale_dtype) == (False, 16, "float16")
+    assert (recipe.outlier_threshold, recipe.order, recipe.damping, recipe.start) == (
+        0.2,
+        "act_order",
+        1.0,
+        "minmax",
+    )
+    assert (recipe.nsamples, recipe.seqlen, recipe.format) == (128, 2048, "roundel")
+
+
+def test_a_share_of_outliers_may_be_given_in_percent() -> None:
+    assert Recipe(method="spqr", outliers="0.5%").outliers == 0.005
+
+
+def test_another_method_takes_the_grid_of_spqr_along_only_if_asked() -> None:
+    assert Recipe.load("spqr-4bit-budget").with_settings(method="autoround").scale_bits is None
+    tuned = Recipe.load("spqr-tuned")
+    assert (tuned.scale_bits, tuned.keeps_outliers, tuned.hessian_guided, tuned.tuned) == (
+        4,
+        True,
+        True,
+        True,
+    )
 
 
 def test_published_autoround() -> None:
@@ -85,6 +116,20 @@ def test_the_last_matching_override_wins() -> None:
         ({"method": "signround", "enable_minmax_tuning": True}, "signround tunes no ranges"),
         ({"minmax_lr": 0.1, "enable_minmax_tuning": False}, "minmax_lr has no effect"),
         ({"sym_range": "classic"}, "no effect on an asymmetric grid"),
+        ({"method": "gptq", "iters": 5}, "method gptq would ignore iters"),
+        ({"method": "gptq", "outliers": 0.01}, "method gptq would ignore outliers"),
+        ({"method": "rtn", "damping": 0.1}, "would ignore damping"),
+        ({"damping": 0.1}, "from a start other than gptq or spqr would ignore damping"),
+        ({"method": "spqr", "start": "gptq"}, "method spqr cannot start from gptq"),
+        ({"method": "spqr", "outliers": 0.01, "target_bits": 4}, "outliers and target_bits each decide"),
+        ({"method": "spqr", "simplified_outliers": True}, "no effect without outlier_threshold"),
+        ({"method": "spqr", "outliers": "many"}, "outliers='many'"),
+        ({"zero_bits": 3}, "zero_bits wants real zero points"),
+        ({"sym": True, "round_zero": False}, "no zero points to be real"),
+        ({"sym": True, "scale_bits": 3}, "set sym_range=classic"),
+        ({"zero_sym": True}, "no effect without zero_bits"),
+        ({"round_zero": False}, "set enable_minmax_tuning=false"),
+        ({"start": "gptq", "order": "act_order"}, "set order=group_aware or static_groups=true"),
     ],
 )
 def test_bad_settings_are_explained(settings: dict[str, object], complaint: str) -> None:

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from roundel.calibration.texts import as_document, read_documents
 from roundel.errors import CalibrationError
@@ -24,6 +25,21 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
     assert read_documents(str(tmp_path / "b.json")) == ["alone"]
     assert read_documents(str(tmp_path / "a.jsonl")) == texts
     assert read_documents(str(tmp_path / "a.parquet")) == texts
+
+
+def test_token_ids_that_torch_saved(tmp_path: Path) -> None:
+    """As SpQR's and GPTQ's releases save them: a list of `[1, S]`."""
+    torch.save([torch.tensor([[1, 2, 3]]), torch.tensor([[4, 5, 6]])], tmp_path / "list.pt")
+    torch.save(torch.tensor([[1, 2, 3], [4, 5, 6]]), tmp_path / "matrix.pt")
+    for name in ("list.pt", "matrix.pt"):
+        assert read_documents(str(tmp_path / name)) == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("saved", [torch.rand(2, 3), [torch.ones(2, 2, dtype=torch.int64)], {"a": 1}, print])
+def test_other_things_that_torch_saved(tmp_path: Path, saved: object) -> None:
+    torch.save(saved, tmp_path / "bad.pt")
+    with pytest.raises(CalibrationError, match=r"bad\.pt cannot be read"):
+        read_documents(str(tmp_path / "bad.pt"))
 
 
 def test_kinds_of_rows() -> None:

@@ -61,6 +61,23 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
     assert text.startswith("The statement")
 
 
+def test_spqr_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    out = tmp_path / "out"
+    code, text, _ = run(
+        capsys, monkeypatch, "quantize", llama, "-o", out, "--recipe", "spqr-near-lossless", "--outliers", "0.5%",
+        "--set", "target_bits=null", "--calibration", "pydoc", "--set", "nsamples=16", "--set", "seqlen=64",
+    )  # fmt: skip
+    assert code == 0
+    assert "bits per parameter of the whole" in " ".join(text.split())
+    code, text, _ = run(capsys, monkeypatch, "inspect", out)
+    assert code == 0
+    words = " ".join(text.split())
+    assert "(4.785 as papers count), 0.500% outliers" in words
+    assert "bits per parameter of the whole folder" in words
+    code, text, _ = run(capsys, monkeypatch, "eval", out, "--text", held_out, "--window", 64, "--limit", 2)
+    assert (code, "perplexity" in text) == (0, True)
+
+
 def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     from roundel.report.contents import read_contents
 
@@ -101,6 +118,13 @@ def test_options_overrule_the_recipe(llama: Path, tmp_path: Path, capsys, monkey
         (["--calibration", "{empty}", "--set", "seqlen=64"], 4, "no text in"),
         (["--calibration", "{short}", "--set", "seqlen=64"], 4, "give more text"),
         (["--group-size", "36"], 5, "group_size 36 does not fit in_features 96"),
+        (["--method", "spqr", "--target-bits", "2.5"], 2, "takes at least"),
+        (
+            ["--method", "spqr", "--outliers", "1%", "--target-bits", "5"],
+            2,
+            "each decide the number of outliers",
+        ),
+        (["--method", "spqr", "--format", "spqr", "--calibration", "pydoc"], 5, "use --format roundel"),
         (["--device", "warp"], 2, "device 'warp' cannot be used"),
     ],
 )

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Scheme, Start, minmax_start, searched_start
+from roundel.grid import Outliers, Scheme, Start, joint_start, minmax_start, searched_start
+from roundel.grid.statistics import statistic_values
 from roundel.methods.signround import RoundingOffsets
 
 SCHEMES = st.builds(
@@ -50,6 +51,31 @@ def test_what_is_tuned_is_what_is_exported(scheme: Scheme, seed: int) -> None:
     exported = offsets.export()
     assert torch.equal(exported.dequantize(), offsets().detach())
     assert int(exported.codes.max()) <= scheme.levels
+
+
+@pytest.mark.parametrize("grid", [{}, {"scale_bits": 3, "zero_bits": 3, "tile_rows": 4}], ids=str)
+def test_a_fixed_grid_with_outliers_tunes_offsets_alone(grid: dict[str, int]) -> None:
+    scheme = Scheme(bits=3, group_size=8, round_zero=False, **grid)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 48, generator=generator)
+    start = joint_start(weight, scheme, None, search=True)
+    outliers = Outliers.where(weight > 1.5, torch.randn(5, 48, generator=generator))
+    offsets = RoundingOffsets(
+        weight, start, scheme, lr=0.01, minmax_lr=None, minmax_limit=1.0, outliers=outliers
+    )
+    step_zero = outliers.add_to(start.quantize(weight, scheme).dequantize())
+    assert torch.equal(offsets().detach(), step_zero)
+    assert len(offsets.parameter_groups()) == 1
+    disturb(offsets, 1)
+    exported = offsets.export()
+    assert torch.equal(exported.dequantize(), offsets().detach())
+    assert not torch.equal(exported.dequantize(), step_zero)
+    assert exported.outliers.equals(outliers)
+    assert torch.equal(start.scale[..., 0], statistic_values(exported.scale))
+    offsets().sum().backward()
+    inside = (offsets.groups / start.scale + start.zero + offsets.offset).round()
+    inside = (inside >= 0) & (inside <= 7)
+    assert torch.allclose(offsets.offset.grad, start.scale * inside)
 
 
 @pytest.mark.parametrize("sym", [False, True])

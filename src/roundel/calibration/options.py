@@ -9,8 +9,8 @@ class CalibrationOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     calibration: str | None = None
-    """A .txt, .json, .jsonl or .parquet file; `self` (text that the model writes), `pydoc` (English that
-    every Python carries); or a hub data set: pile-10k, c4, wikitext2, or any id with a text column.
+    """A .txt, .json, .jsonl, .parquet or .pt (token ids) file; `self` (text that the model writes), `pydoc`
+    (English that every Python carries); or a hub data set: pile-10k, c4, wikitext2, ptb, or any id with a text column.
     Left out: `self`, which needs neither data nor network."""
 
     nsamples: int = Field(default=128, ge=1)

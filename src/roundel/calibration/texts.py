@@ -7,19 +7,23 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+import torch
 
 from roundel.errors import CalibrationError
 
 Document = str | list[int] | list[dict[str, Any]]
 
 _TEXT_COLUMNS = ("text", "content", "document", "sentence")
-_SUFFIXES = (".txt", ".raw", ".json", ".jsonl", ".parquet")
+_SUFFIXES = (".txt", ".raw", ".json", ".jsonl", ".parquet", ".pt")
 # name: (hub id, configuration, split, streamed rather than downloaded whole)
 _HUB_SETS: dict[str, tuple[str, str | None, str, bool]] = {
     "pile-10k": ("NeelNanda/pile-10k", None, "train", False),
     "c4": ("allenai/c4", "en", "train", True),
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False),
+    "ptb": ("ptb-text-only/ptb_text_only", None, "train", False),
 }
 # Documents read from a streamed data set: enough for 512 samples of 2048 tokens.
 _STREAMED_DOCUMENTS = 20_000
@@ -37,7 +41,7 @@ def read_documents(source: str) -> list[Document]:
     elif path.is_file():
         documents = list(_read_file(path))
     elif path.suffix in _SUFFIXES or path.is_dir() or source.startswith((".", "/", "~")):
-        raise CalibrationError(f"no file {source}: a .txt, .json, .jsonl or .parquet file is wanted")
+        raise CalibrationError(f"no file {source}: a .txt, .json, .jsonl, .parquet or .pt file is wanted")
     else:
         documents = list(_read_hub(source))
     documents = [d for d in documents if (d.strip() if isinstance(d, str) else d)]
@@ -56,7 +60,9 @@ def pydoc_documents() -> Iterator[str]:
 
 def _read_file(path: Path) -> Iterator[Document]:
     try:
-        if path.suffix == ".parquet":
+        if path.suffix == ".pt":
+            yield from _rows(path, _token_tensors(path))
+        elif path.suffix == ".parquet":
             yield from _rows(path, _parquet_rows(path))
         elif path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as lines:
@@ -67,7 +73,21 @@ def _read_file(path: Path) -> Iterator[Document]:
         else:
             yield path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise CalibrationError(f"{path} cannot be read: {error}; UTF-8 text or JSON is wanted") from error
+        raise CalibrationError(
+            f"{path} cannot be read: {error}; UTF-8 text, JSON or saved token ids are wanted"
+        ) from error
+
+
+def _token_tensors(path: Path) -> Iterator[list[int]]:
+    """Token ids that torch saved: a tensor `[N, S]`, or a list of tensors `[S]` or `[1, S]`."""
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"no tensors that torch loads with weights_only ({type(error).__name__})") from error
+    for row in saved if isinstance(saved, list | tuple | torch.Tensor) else [saved]:
+        if not isinstance(row, torch.Tensor) or row.is_floating_point() or row.squeeze().ndim > 1:
+            raise ValueError("a tensor of token ids [N, S], or a list of them [S] or [1, S], is wanted")
+        yield row.flatten().tolist()
 
 
 def _rows(path: Path, rows: Iterable[Any]) -> Iterator[Document]:

@@ -24,6 +24,7 @@ def inspect_command(
         f"{manifest['outlier_share']:.3%} outliers, "
         f"{contents.bits_per_parameter:.3f} bits per parameter of the whole folder, {size(contents.file_bytes)}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

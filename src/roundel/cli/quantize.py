@@ -51,7 +51,9 @@ def quantize_command(
     format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Text file (.txt .json .jsonl .parquet), hub data set, `self` or `pydoc`."),
+        typer.Option(
+            help="Text file (.txt .json .jsonl .parquet), token ids (.pt), hub data set, `self` or `pydoc`."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

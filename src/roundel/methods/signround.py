@@ -133,7 +133,7 @@ class _FakeQuantize(torch.autograd.Function):
         if scheme.round_zero:
             unclamped = (position + offset).round_().add_(zero)
         else:
-            unclamped = (position + zero + offset).round_()
+            unclamped = (position + offset).add_(zero).round_()
         steps = unclamped.clamp(0, scheme.levels)
         inside = steps == unclamped
         steps.sub_(zero)
