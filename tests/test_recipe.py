@@ -120,6 +120,7 @@ def test_the_last_matching_override_wins() -> None:
         ({"method": "gptq", "outliers": 0.01}, "method gptq would ignore outliers"),
         ({"method": "rtn", "damping": 0.1}, "would ignore damping"),
         ({"damping": 0.1}, "from a start other than gptq or spqr would ignore damping"),
+        ({"start": "gptq", "block_loss": True}, "record the loss of every block anyway"),
         ({"method": "spqr", "start": "gptq"}, "method spqr cannot start from gptq"),
         ({"method": "spqr", "outliers": 0.01, "target_bits": 4}, "outliers and target_bits each decide"),
         ({"method": "spqr", "simplified_outliers": True}, "no effect without outlier_threshold"),

@@ -140,6 +140,10 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         ]
         if len(budgets) > 1:
             raise ValueError(f"{' and '.join(budgets)} each decide the number of outliers: give one of them")
+        if self.block_loss and self.tuned:
+            raise ValueError(
+                "block_loss has no effect: learned methods record the loss of every block anyway"
+            )
         if self.simplified_outliers and not budgets:
             raise ValueError(
                 "simplified_outliers has no effect without outlier_threshold, outliers or target_bits"
@@ -244,7 +248,7 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
     @property
     def needs_original_stream(self) -> bool:
         """Whether the unquantized model's activations are needed."""
-        return self.method == "rtn" or self.tuned
+        return self.method == "rtn" or self.tuned or self.block_loss
 
     @property
     def needs_quantized_stream(self) -> bool:

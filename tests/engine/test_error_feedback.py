@@ -98,7 +98,22 @@ def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
     assert notes == ["damping raised to 0.1"]
 
 
+def test_the_error_of_every_block_is_recorded_on_request(llama: Path) -> None:
+    plain = quantize(llama, **GPTQ)
+    watched = quantize(llama, **{**GPTQ, "block_loss": True})
+    assert all(weight.equals(plain.weights[name]) for name, weight in watched.weights.items())
+    assert [block["loss_end"] for block in plain.manifest["blocks"]] == [None, None]
+    first, last = (block["loss_end"] for block in watched.manifest["blocks"])
+    assert 0 < first < last < 0.5  # errors gather on the way
+    finer = quantize(llama, **{**GPTQ, "block_loss": True, "bits": 4}).manifest["blocks"]
+    assert finer[1]["loss_end"] < 0.5 * last
+
+
 def test_the_head_is_rounded_with_its_own_inputs(llama: Path, kl) -> None:
+    seen = quantize(llama, **{**GPTQ, "lm_head": True, "min_tokens": 1e6}).manifest["layers"]
+    assert {layer["note"].split(",")[0] for layer in seen if layer["bits"]} == {
+        "rounded to nearest: saw 2048 tokens"
+    }
     result = quantize(llama, **{**GPTQ, "lm_head": True})
     assert "lm_head" in result.weights
     plain = quantize(llama, method="rtn", bits=3, group_size=32, lm_head=True)

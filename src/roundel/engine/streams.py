@@ -31,6 +31,17 @@ class Streams:
         return inputs
 
 
+def relative_error(streams: Streams) -> float:
+    """Mean over the tokens of |quantized - original|^2 / |original|^2, sample by sample to save memory."""
+    assert streams.original is not None
+    assert streams.quantized is not None
+    total = 0.0
+    for wanted, found in zip(streams.original, streams.quantized, strict=True):
+        power = wanted.square().mean(-1).clamp_min(1e-30)
+        total += float(((found - wanted).square().mean(-1) / power).mean())
+    return total / len(streams.original)
+
+
 @torch.no_grad()
 def run_all(run: Run, inputs: torch.Tensor, batch_size: int, device: torch.device, name: str) -> torch.Tensor:
     """A block on a whole stream, batch by batch: `[N, S, H]`, where and in the type that `inputs` has.

@@ -13,7 +13,7 @@ import torch
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
 from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
-from roundel.engine.streams import Streams, run_all
+from roundel.engine.streams import Streams, relative_error, run_all
 from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight
@@ -105,6 +105,8 @@ class _Walk:
         if self.streams is not None and self.streams.quantized is not None:
             with computing(self.stack.blocks[index], self.device):
                 self.streams.quantized = self._run_all(index, self.streams.quantized)
+        if self.recipe.block_loss and self.streams is not None:
+            record.loss_end = relative_error(self.streams)
         record.seconds = time.perf_counter() - began
         self.outcome.blocks.append(record)
 
@@ -124,12 +126,10 @@ class _Walk:
             self._finish(targets, {t.view.name: t.rounded for t in targets})
 
     def _feed_head(self, view: LinearView) -> None:
-        """Let the head's hooks see its inputs; only they are called, the head itself does not run."""
+        """Let whoever watches the head see its inputs; the head itself does not run."""
         assert self.streams is not None
         for hidden in self.streams.inputs.split(self.recipe.batch_size):
-            inputs = self.runner.inputs_of(view.module, hidden.to(self.runner.device))
-            for hook in view.module._forward_pre_hooks.values():
-                hook(view.module, (inputs,))
+            self.runner.inputs_of(view.module, hidden.to(self.runner.device))
 
     def _block_with_data(
         self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord

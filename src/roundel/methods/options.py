@@ -103,6 +103,10 @@ class HessianOptions(BaseModel):
     """Calibration tokens per input channel that a Linear must have seen; with fewer it is rounded to nearest
     and the coverage table says so."""
 
+    block_loss: bool = False
+    """Run the unquantized model beside the quantized one and record how far the output of every block is off: one
+    more pass over the calibration data."""
+
     outlier_threshold: float | None = Field(default=None, gt=0)
     """Keep a weight in 16 bits if that lowers the error by more than this times the layer's mean of
     Var(W_j) / d_j^2. Higher means fewer outliers."""

@@ -42,6 +42,8 @@ class BlockRecord:
     """One decoder block: losses (relative to the mean squared output) before and after, time.
 
     Attributes:
+        loss_start, loss_end: relative error of the block's output before and after tuning; without tuning only the
+            end, with `block_loss`.
         kept: `start`, or the iteration whose parameters were kept.
         curve: the training loss of every step.
     """
