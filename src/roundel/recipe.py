@@ -50,7 +50,7 @@ _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
 _TUNING = set(TuningOptions.model_fields) - _RUNNING
-_OUTLIERS = {"outlier_threshold", "outliers", "target_bits", "simplified_outliers"}
+_OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 # Added to the name of a recipe that is no longer what its file says.
 _CHANGED = " (changed)"
 
@@ -117,37 +117,42 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         return value
 
     @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        for pattern in self.layers:
-            self._scheme_with(self.layers[pattern], torch.float32)
+    def _valid_layers(self) -> Self:
+        for override in self.layers.values():
+            self._scheme_with(override, torch.float32)
+        return self
+
+    @model_validator(mode="after")
+    def _start_suits_the_method(self) -> Self:
+        if self.start in ("gptq", "spqr"):
+            if not self.tuned:
+                raise ValueError(
+                    f"method {self.method} cannot start from {self.start}; minmax or search is wanted"
+                )
+            if self._permutes:
+                raise ValueError(
+                    f"tuning cannot start from codes in the order {self.order}; set order=group_aware or "
+                    "static_groups=true"
+                )
         if self.method == "signround" and self.enable_minmax_tuning:
             raise ValueError("signround tunes no ranges; method autoround does")
-        if self.start in ("gptq", "spqr") and not self.tuned:
-            raise ValueError(
-                f"method {self.method} cannot start from {self.start}; minmax or search is wanted"
-            )
         if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
             raise ValueError(
                 "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
             )
-        if self.tuned and self.start in ("gptq", "spqr") and self._permutes:
-            raise ValueError(
-                f"tuning cannot start from codes in the order {self.order}; set order=group_aware or "
-                "static_groups=true"
-            )
-        budgets = [
-            key for key in ("outlier_threshold", "outliers", "target_bits") if getattr(self, key) is not None
-        ]
-        if len(budgets) > 1:
-            raise ValueError(f"{' and '.join(budgets)} each decide the number of outliers: give one of them")
-        if self.block_loss and self.tuned:
-            raise ValueError(
-                "block_loss has no effect: learned methods record the loss of every block anyway"
-            )
-        if self.simplified_outliers and not budgets:
-            raise ValueError(
-                "simplified_outliers has no effect without outlier_threshold, outliers or target_bits"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule_for_outliers(self) -> Self:
+        rules = [key for key in _OUTLIER_RULES if getattr(self, key) is not None]
+        if len(rules) > 1:
+            raise ValueError(f"{' and '.join(rules)} each decide the number of outliers: give one of them")
+        if self.simplified_outliers and not rules:
+            raise ValueError(f"simplified_outliers has no effect without {', '.join(_OUTLIER_RULES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
         reading: set[str] = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
@@ -159,6 +164,10 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
             )
         if self.minmax_lr is not None and not self.enable_minmax_tuning:
             raise ValueError("minmax_lr has no effect with enable_minmax_tuning=false")
+        if self.block_loss and self.tuned:
+            raise ValueError(
+                "block_loss has no effect: learned methods record the loss of every block anyway"
+            )
         return self
 
     @classmethod
@@ -237,8 +246,8 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
 
     @property
     def keeps_outliers(self) -> bool:
-        """Whether some weights are to be kept beside the grid."""
-        return any(getattr(self, key) is not None for key in ("outlier_threshold", "outliers", "target_bits"))
+        """Whether some weights may be kept beside the grid."""
+        return any(getattr(self, key) is not None for key in _OUTLIER_RULES)
 
     @property
     def grid_fit(self) -> str:
@@ -269,7 +278,7 @@ def _ignored_keys(method: str, start: str | None) -> set[str]:
     ignored = set() if method in ("signround", "autoround") else set(_TUNING)
     spqr, gptq = "spqr" in (method, start), "gptq" in (method, start)
     if not spqr:
-        ignored |= _OUTLIERS
+        ignored |= {*_OUTLIER_RULES, "simplified_outliers"}
     if not spqr and not gptq:
         ignored |= set(HessianOptions.model_fields)
     return ignored

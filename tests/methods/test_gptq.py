@@ -244,3 +244,18 @@ def test_leaving_one_out_saves_what_it_saves() -> None:
                 assert float(found[row, group][k]) == pytest.approx(
                     saved, rel=1e-3, abs=1e-3 * float(importance.mean())
                 )
+
+
+@pytest.mark.parametrize("group", [16, -1])
+def test_grids_fitted_before_the_loop_do_without_the_outliers_too(group: int) -> None:
+    weight, hessian = problem(12)
+    weight[:, 5] = 40.0  # would stretch every grid that it is on
+    scheme = Scheme(bits=4, group_size=group)
+    options = HessianOptions(static_groups=True, outliers=1 / 48)
+    found = spqr(weight, hessian, scheme, options, "minmax").weight
+    rows = (found.outliers.add_to(torch.zeros(weight.shape)) != 0)[:, 5]
+    assert rows.float().mean() > 0.7
+    stretched = gptq(weight, hessian, scheme, HessianOptions(static_groups=True), "minmax").weight
+    ratio = found.scale[:, 0].float() / stretched.scale[:, 0].float()
+    assert (ratio[rows] < 0.5).all()
+    assert (ratio[~rows] > 0.5).all()

@@ -87,16 +87,13 @@ class ErrorFeedback:
         kind: str,
     ) -> None:
         self.weight, self.scheme, self.kind = weight, scheme, kind
-        self.layout = Layout(weight, hessian.diagonal(), scheme, options)
+        self.diagonal = hessian.diagonal()
+        self.layout = Layout(weight, self.diagonal, scheme, options)
         order = self.layout.order
         self.factor: Factor = factorize(hessian[order][:, order], options.damping)
         self.importance = self.factor.importance  # [in], by position
         self.update = self.factor.root / self.factor.root.diagonal()  # R_ik / R_kk
         self.original = weight.t()[order].contiguous()  # [in, out]
-        self.start: Start | None = None
-        if self.layout.fitted_before:
-            # On the weights as they are, so their own second moments are the importance.
-            self.start = make_start(weight, scheme, kind, hessian.diagonal())
 
     def round(self, mask: torch.Tensor | None = None, on_group: OnGroup | None = None) -> Rounded:
         """One pass over all columns.
@@ -108,6 +105,22 @@ class ErrorFeedback:
         run = _Pass(self, mask, on_group)
         run.pieces(0, len(self.layout.pieces))
         return run.result()
+
+    def fit_before(self, mask: torch.Tensor | None = None) -> Start | None:
+        """All grids at once, on the weights as they are without those in `mask`, where the layout wants that.
+
+        Nothing is compensated yet, so the inputs' own second moments are the importance.
+        """
+        if not self.layout.fitted_before:
+            return None
+        columns = self.weight.t()
+        if mask is not None:
+            # Groups are groups of the original channels here.
+            width = self.scheme.width(len(columns))
+            by_channel = mask[self.layout.order.argsort()]
+            pairs = zip(columns.split(width), by_channel.split(width), strict=True)
+            columns = torch.cat([without(group, left_out) for group, left_out in pairs])
+        return make_start(columns.t(), self.scheme, self.kind, self.diagonal)
 
     def fit(self, columns: torch.Tensor, importance: torch.Tensor) -> Start:
         """The grid of one group from `columns [g, out]` and `importance [g]`."""
@@ -158,8 +171,9 @@ class _Pass:
         self.value = torch.empty_like(self.present[0])
         self.starts: dict[int, Start] = {}
         self.grids: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # scale, zero: [out]
-        if loop.start is not None:
-            self._take_grids(range(loop.start.scale.shape[1]), loop.start)
+        self.start = loop.fit_before(mask)
+        if self.start is not None:
+            self._take_grids(range(self.start.scale.shape[1]), self.start)
 
     def _take_grids(self, groups: range, start: Start) -> None:
         zero = start.stored_zero(self.scheme)
@@ -238,7 +252,7 @@ class _Pass:
         torch.sub(self.loop.original[position], value, out=self.delta[position])
 
     def result(self) -> Rounded:
-        start = self.loop.start or join_starts([self.starts[g] for g in sorted(self.starts)])
+        start = self.start or join_starts([self.starts[g] for g in sorted(self.starts)])
         order = None if self.layout.permuted else self.layout.order.argsort()
         outliers = None
         if self.mask is not None and self.residual is not None and bool(self.mask.any()):

@@ -55,14 +55,18 @@ class _Scores:
     def __init__(self, loop: ErrorFeedback, *, simplified: bool) -> None:
         self.loop, self.simplified = loop, simplified
         self.values = torch.zeros_like(loop.original)
-        if loop.start is not None:
-            group_of = torch.tensor(loop.layout.group_of, device=loop.original.device)
-            for group in range(loop.start.scale.shape[1]):
-                positions = (group_of == group).nonzero()[:, 0]
-                start = Start(loop.start.scale[:, group, None], loop.start.zero[:, group, None])
-                self.values[positions] = self._group(
-                    loop.original[positions], start, loop.importance[positions]
-                )
+        start = loop.fit_before()
+        if start is not None:
+            self._all_groups(start)
+
+    def _all_groups(self, start: Start) -> None:
+        """Score weights whose grids are fitted before the loop, as they are."""
+        loop = self.loop
+        group_of = torch.tensor(loop.layout.group_of, device=loop.original.device)
+        for group in range(start.scale.shape[1]):
+            positions = (group_of == group).nonzero()[:, 0]
+            own = Start(start.scale[:, group, None], start.zero[:, group, None])
+            self.values[positions] = self._group(loop.original[positions], own, loop.importance[positions])
 
     def add(self, first: int, last: int, columns: torch.Tensor, start: Start) -> None:
         self.values[first:last] = self._group(columns, start, self.loop.importance[first:last])
