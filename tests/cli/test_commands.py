@@ -63,11 +63,12 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
 
 def test_spqr_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     out = tmp_path / "out"
-    code, text, _ = run(
+    code, text, log = run(
         capsys, monkeypatch, "quantize", llama, "-o", out, "--recipe", "spqr-near-lossless", "--outliers", "0.5%",
         "--set", "target_bits=null", "--calibration", "pydoc", "--set", "nsamples=16", "--set", "seqlen=64",
     )  # fmt: skip
     assert code == 0
+    assert "0.50% outliers, written as roundel" in log
     assert "bits per parameter of the whole" in " ".join(text.split())
     code, text, _ = run(capsys, monkeypatch, "inspect", out)
     assert code == 0

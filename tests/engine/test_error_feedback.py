@@ -153,3 +153,13 @@ def test_a_budget_below_the_second_level_takes_a_coarser_one(llama: Path) -> Non
 def test_calibration_is_checked_first(llama: Path) -> None:
     with pytest.raises(CalibrationError):
         roundel.quantize(llama, roundel.Recipe(**GPTQ), calibration="no-such-file.txt")
+
+
+@pytest.mark.parametrize("grid", [{"sym": True}, {"sym": False}, {"group_size": -1}], ids=str)
+def test_gptq_is_written_for_other_clients(
+    llama: Path, grid: dict, tmp_path: Path, held_out: Path, kl
+) -> None:
+    recipe = roundel.Recipe(**{**GPTQ, "format": "compressed-tensors", **grid})
+    result = roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "out")
+    reopened = roundel.evaluate(tmp_path / "out", reference=llama, text=str(held_out), window=64, limit=16)
+    assert reopened["kl"] == pytest.approx(kl(result, llama), rel=1e-5)

@@ -112,6 +112,14 @@ def _summary(recipe: Recipe) -> str:
         words += f", {recipe.iters} iterations"
     if recipe.needs_calibration:
         words += f", {recipe.nsamples} samples of {recipe.seqlen} tokens"
+    if recipe.target_bits is not None:
+        words += f", outliers up to {recipe.target_bits:g} bits per weight"
+    elif recipe.outliers is not None:
+        words += f", {recipe.outliers:.2%} outliers"
+    elif recipe.outlier_threshold is not None:
+        words += f", outliers above {recipe.outlier_threshold:g}"
+    elif recipe.method == "spqr":
+        words += ", no outliers (--outliers or --target-bits decides how many)"
     return f"{words}, written as {recipe.format}"
 
 
