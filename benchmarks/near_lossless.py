@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SpQR 6 bit": {"recipe": "spqr-near-lossless", "bits": 6, "target_bits": 6.75},
     "spqr-tuned": {"recipe": "spqr-tuned"},
 }
-WINDOWS = ((512, 32), (2048, 4))
+WINDOWS = ((512, 16), (2048, 4))
 
 
 class Remembering(torch.nn.Module):

@@ -112,6 +112,22 @@ def test_a_pruned_row_does_not_spoil_its_tile() -> None:
     assert errors[1] < 1.3 * errors[0]
 
 
+@pytest.mark.parametrize("flat", [1e-9, 1e-7, 1e-5, 1e-3])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_almost_flat_group_does_not_spoil_its_tile(kind: str, value: float, flat: float) -> None:
+    """Such groups are common once outliers are taken out."""
+    weight = heavy_tailed(16, 16, 6)
+    scheme = Scheme(bits=4, group_size=16, **KINDS[kind])
+    with_flat = weight.clone()
+    with_flat[3] = value + flat * weight[3]
+    errors = [(quantize(w, scheme, True).dequantize() - w).square().sum(1) for w in (weight, with_flat)]
+    others = torch.arange(16) != 3
+    # Without the guard: thousands.
+    assert errors[1][others].sum() < 2.5 * errors[0][others].sum()
+    assert errors[1][3] < 2 * errors[0][others].max()
+
+
 def test_the_start_says_what_is_stored() -> None:
     weight = heavy_tailed(19, 24, 7)
     start = joint_start(weight, Scheme(bits=3, group_size=16, **TWO_LEVEL), None, search=True)

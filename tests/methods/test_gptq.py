@@ -246,6 +246,22 @@ def test_leaving_one_out_saves_what_it_saves() -> None:
                 )
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_groups_that_are_mostly_outliers_stay_sound(share: float) -> None:
+    """Inputs of few dimensions, sparse weights: most of a group may be taken out, and what is left be flat."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(300, 4, generator=generator) @ torch.randn(4, 64, generator=generator)
+    hessian = inputs.T @ inputs / 300
+    weight = torch.randn(32, 64, generator=generator)
+    weight[:, ::2] *= 1e-6
+    errors = []
+    for outliers in (0.0, share):
+        found = spqr(weight, hessian, SPQR, HessianOptions(outliers=outliers), "search").weight.dequantize()
+        assert found.abs().max() < 4 * weight.abs().max()
+        errors.append(output_error(weight, found, hessian))
+    assert errors[1] < errors[0]
+
+
 @pytest.mark.parametrize("group", [16, -1])
 def test_grids_fitted_before_the_loop_do_without_the_outliers_too(group: int) -> None:
     weight, hessian = problem(12)

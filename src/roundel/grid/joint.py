@@ -37,6 +37,11 @@ _PLAIN_SHIFTS = (0.0, -0.3, 0.3, -0.6, 0.6, -1.0, 1.0)
 _POINT = 2.0**-10
 # Scale of nothing but zeros: the smallest normal fp16, so that a zero point's rounding comes to nothing.
 _SMALL = 2.0**-14
+# Least scale on two levels, as a share of the largest of its tile.
+_LEAST_SHARE = 1 / 32
+# Farthest that a real zero point in 16 bits may lie from the codes: from there on it is no longer fine enough.
+# (On two levels, twice the range of the codes: farther ones would cost their tile its resolution.)
+_FARTHEST_PLAIN = 256
 # Elements of the largest intermediate tensor: it stays in a core's second-level cache.
 _CHUNK = 256 * 1024
 
@@ -87,7 +92,7 @@ class _Fit:
         self.middle = (smallest + largest) / 2
         # A group of one value is exact if that value, not the middle between two codes, is on a code.
         self.centre = torch.where(scale > 0, scheme.levels / 2, scheme.levels // 2)
-        self.scale = _fill_points(scale, self.middle, scheme)
+        self.scale = _sound_scales(scale, self.middle, scheme)
 
     def start(self, out: int) -> Start:
         """The best pair of every row, tile by tile, for the first `out` rows."""
@@ -152,18 +157,25 @@ class _Fit:
         return torch.cat(parts, -1)
 
 
-def _fill_points(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Scales of rows whose group is a single value: any will do, so they take one that spoils no tile.
+def _sound_scales(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """Scales with which no row spoils its tile.
 
-    That is the largest of their tile, or the value itself where the whole tile is of that kind.
+    A group that is a single value is content with any scale: it takes the largest of its tile, or the value
+    itself where the whole tile is of that kind. A group that is almost one gets a scale that is coarse for it
+    but fine beside the others': a tiny one would stretch the tile's grid of scales, and its zero point,
+    -lo / scale, would be so far away that the tile's other zero points all fell on one code.
     """
-    rows = scheme.tile_rows if scheme.scale_bits is not None else 1
-    tiles = scale.view(-1, rows)
+    tiles = scale.view(-1, scheme.tile_rows if scheme.scale_bits is not None else 1)
+    middle = middle.abs().view_as(tiles)
     largest = tiles.amax(1, keepdim=True)
-    own = middle.abs().view(-1, rows)
-    own = torch.where(own > 0, own, _SMALL)
-    filler = torch.where(largest > 0, largest, own.amax(1, keepdim=True))
-    return torch.where(tiles > 0, tiles, filler).flatten()
+    own = torch.where(middle > 0, middle, _SMALL).amax(1, keepdim=True)
+    tiles = torch.where(tiles > 0, tiles, torch.where(largest > 0, largest, own))
+    if scheme.scale_bits is not None:
+        tiles = torch.maximum(tiles, _LEAST_SHARE * largest)
+    if not scheme.round_zero:
+        farthest = _FARTHEST_PLAIN if scheme.zero_bits is None else 2 * scheme.levels
+        tiles = torch.maximum(tiles, middle / farthest)
+    return tiles.flatten()
 
 
 @dataclass
