@@ -83,6 +83,22 @@ def test_a_linear_that_saw_too_few_tokens_is_rounded_and_listed(llama: Path) -> 
     assert layers["model.layers.0.mlp.up_proj"] == ""
 
 
+def test_a_linear_that_went_astray_is_rounded_to_nearest_and_listed(llama: Path, monkeypatch) -> None:
+    from roundel.engine import targets
+
+    honest, calls = targets.gptq, []
+
+    def astray(weight: torch.Tensor, *rest: object):
+        calls.append(1)
+        return honest(weight * 3 if len(calls) == 4 else weight, *rest)
+
+    monkeypatch.setattr(targets, "gptq", astray)
+    result = quantize(llama, **GPTQ)
+    notes = [layer["note"] for layer in result.manifest["layers"] if layer["note"]]
+    assert notes == ["rounded to nearest: error feedback went astray"]
+    assert all(layer["error"] < 0.1 for layer in result.manifest["layers"] if layer["bits"])
+
+
 def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
     from roundel.methods import hessian
 

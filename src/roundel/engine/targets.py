@@ -64,9 +64,9 @@ def _round_one(
     view: LinearView, scheme: Scheme, hessian: Hessian, moments: torch.Tensor | None, recipe: Recipe
 ) -> Target:
     wanted = recipe.min_tokens * view.shape[1]
+    diagonal = None if moments is None else moments.diagonal()
     if moments is None or hessian.tokens < wanted:
         note = f"rounded to nearest: saw {hessian.tokens} tokens, {wanted:.0f} wanted"
-        diagonal = None if moments is None else moments.diagonal()
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     weight = view.weight.float().clone()
     method = spqr if recipe.keeps_outliers else gptq
@@ -74,5 +74,9 @@ def _round_one(
         rounded = method(weight, moments, scheme, recipe, recipe.grid_fit)
     except NonFiniteError as error:
         raise NonFiniteError(f"{view.name}: {error}") from error
+    if (rounded.weight.dequantize() - weight).square().sum() > weight.square().sum():
+        # Farther off than no weight at all: whatever the cause, the user shall have a model that works.
+        note = "rounded to nearest: error feedback went astray"
+        return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     note = "" if rounded.damping == recipe.damping else f"damping raised to {rounded.damping:g}"
     return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note)
