@@ -8,8 +8,8 @@ group tries scales and zero points around the nearest ones and keeps the pair wi
     E(s, z) = sum_j h_j (s (q_j - z) - w_j)^2
 
 and each tile tries shorter ranges for its zero points, since a few far ones would cost all the others their
-resolution. On SmolLM2-135M, 4 bit, groups of 16 in tiles of 16 at 3 bit, this lowers the weighted rounding error
-to 0.35 of the nearest pair's (0.46 at 3 bit), below that of 16-bit min/max statistics.
+resolution. On two blocks of SmolLM2-135M, 4 bit, groups of 16 in tiles of 16 at 3 bit, this lowers the weighted
+rounding error to 0.35 of the nearest pair's (0.46 with 3-bit codes), below that of 16-bit min/max statistics.
 
 Without search only the nearest ones are taken, which is the reference's rule, with the zero point computed from
 the scale that is stored.
