@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import roundel
 from zoo import ARCHITECTURES, manual_text, zoo_model
 
 # Models this small lose more time handing work to a second thread than it saves.
@@ -37,6 +38,24 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "manual.txt"
     path.write_text(manual_text(), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def folder_kl(held_out: Path):
+    """KL of a folder or an in-memory result to its original."""
+
+    def measure(result: roundel.Quantized | Path, original: Path, limit: int = 12) -> float:
+        folder = isinstance(result, Path)
+        return roundel.evaluate(
+            result if folder else result.model,
+            tokenizer=None if folder else result.tokenizer,
+            reference=original,
+            text=str(held_out),
+            window=64,
+            limit=limit,
+        )["kl"]
+
+    return measure
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """GPTQ and SpQR through the walk, on trained models."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,9 @@ SPQR = {"method": "spqr", "bits": 3, **SHORT}
 
 
 @pytest.fixture(scope="module")
-def kl(held_out: Path):
+def kl(folder_kl):
     """KL of a result to its original."""
-
-    def measure(result: roundel.Quantized, original: Path) -> float:
-        return roundel.evaluate(
-            result.model,
-            tokenizer=result.tokenizer,
-            reference=original,
-            text=str(held_out),
-            window=64,
-            limit=16,
-        )["kl"]
-
-    return measure
+    return partial(folder_kl, limit=16)
 
 
 def quantize(model: Path, **settings: object) -> roundel.Quantized:

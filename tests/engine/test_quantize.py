@@ -15,29 +15,6 @@ from roundel.errors import FormatError, NonFiniteError, RecipeError
 SHORT = {"nsamples": 32, "seqlen": 64, "batch_size": 8, "iters": 40, "holdout": 4, "group_size": 32}
 
 
-def kl(model, reference: Path, held_out: Path) -> float:
-    return roundel.evaluate(model, reference=reference, text=str(held_out), window=64, limit=12)["kl"]
-
-
-@pytest.fixture(scope="module")
-def folder_kl(held_out: Path):
-    """KL of a folder or an in-memory result to its original."""
-
-    def measure(result: roundel.Quantized | Path, original: Path) -> float:
-        if isinstance(result, Path):
-            return kl(result, original, held_out)
-        return roundel.evaluate(
-            result.model,
-            tokenizer=result.tokenizer,
-            reference=original,
-            text=str(held_out),
-            window=64,
-            limit=12,
-        )["kl"]
-
-    return measure
-
-
 @pytest.mark.parametrize("sym", [False, True])
 def test_autoround_beats_rounding_on_every_architecture(
     any_model: Path, sym: bool, tmp_path: Path, folder_kl

@@ -87,7 +87,7 @@ class RoundelContainer:
                 raise FormatError(
                     f"{name} is read back with other integers than were written; please report this"
                 )
-        compare_models(open_container(folder, trust_remote_code), model, weights)
+        compare_models(_build(stored, folder, trust_remote_code), model, weights)
 
 
 def is_container(path: str | Path) -> bool:
@@ -141,7 +141,11 @@ def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: it cannot be read.
     """
-    stored = read_container(folder)
+    return _build(read_container(folder), folder, trust_remote_code)
+
+
+def _build(stored: Stored, folder: str | Path, trust_remote_code: bool) -> Any:
+    """The model of a folder whose tensors are read already."""
     state = dict(stored.others)
     for name, weight in stored.weights.items():
         dense = weight.dequantize(stored.dtype)

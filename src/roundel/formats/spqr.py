@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import SpQRConfig
 
 from roundel.errors import FormatError
@@ -103,8 +103,7 @@ class Spqr:
         """Decode the written tensors and compare; transformers opens such files on a CUDA device only."""
         stored: dict[str, torch.Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, "pt") as tensors:
-                stored |= {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+            stored |= load_file(file)
         for name, weight in weights.items():
             decoded = unpack_weight(stored, name, weight.shape)
             compare(f"{name}.weight", decoded.dequantize(), weight.dequantize())

@@ -37,7 +37,7 @@ def scheme_within(
             coarser["zero_bits"] = zero_bits
         choices.append(scheme.model_copy(update=coarser))
     sizes = [_fixed_bits(choice, shape, permuted) for choice in choices]
-    room = int(target_bits * shape[0] * shape[1] + 1e-6)
+    room = _room(target_bits, shape)
     fitting = [(size, choice) for size, choice in zip(sizes, choices, strict=True) if size <= room]
     if not fitting:
         least = min(sizes) / (shape[0] * shape[1])
@@ -52,7 +52,7 @@ def scheme_within(
 def outliers_within(target_bits: float, scheme: Scheme, shape: tuple[int, int], *, permuted: bool) -> int:
     """The largest number of outliers with which a weight takes at most `target_bits` bits per weight."""
     out, width = shape
-    room = int(target_bits * out * width + 1e-6) - _fixed_bits(scheme, shape, permuted)
+    room = _room(target_bits, shape) - _fixed_bits(scheme, shape, permuted)
     fewest, most = 0, out * width // 2
     while fewest < most:
         middle = (fewest + most + 1) // 2
@@ -61,6 +61,11 @@ def outliers_within(target_bits: float, scheme: Scheme, shape: tuple[int, int], 
         else:
             most = middle - 1
     return fewest
+
+
+def _room(target_bits: float, shape: tuple[int, int]) -> int:
+    """Whole bits of the budget; a product that misses one by its own rounding still has it."""
+    return int(target_bits * shape[0] * shape[1] + 1e-6)
 
 
 def _fixed_bits(scheme: Scheme, shape: tuple[int, int], permuted: bool) -> int:

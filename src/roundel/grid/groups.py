@@ -33,7 +33,14 @@ def from_groups(groups: torch.Tensor, in_features: int) -> torch.Tensor:
     return groups.reshape(groups.shape[0], -1)[:, :in_features]
 
 
-def importance_groups(diagonal: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Group one importance per input channel, `[in]` to `[1, G, g]`; padding counts nothing."""
+def importance_groups(diagonal: torch.Tensor | None, rows: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """One importance per input channel, `[in]`, as `[1, G, g]` of mean 1; padding counts nothing.
+
+    None makes all channels of `rows [out, in]` equal. Channels that never fire keep a trace of importance: a
+    group of them must not have an error of zero on every grid.
+    """
+    if diagonal is None:
+        diagonal = torch.ones(rows.shape[1], device=rows.device)
+    diagonal = diagonal.float() / diagonal.mean().clamp_min(1e-30) + 1e-6
     g = scheme.width(diagonal.numel())
     return F.pad(diagonal, (0, -diagonal.numel() % g)).view(1, -1, g)

@@ -58,9 +58,7 @@ def joint_start(
         search: try pairs around the nearest one; off: the reference's rule.
     """
     groups = to_groups(weight.float(), scheme)
-    if diagonal is None:
-        diagonal = torch.ones(weight.shape[1], device=weight.device)
-    importance = importance_groups(diagonal.float() / diagonal.mean().clamp_min(1e-30) + 1e-6, scheme)[0]
+    importance = importance_groups(diagonal, weight, scheme)[0]
     parts = []
     for index in range(groups.shape[1]):
         group = _pad_rows(groups[:, index].t(), scheme.tile_rows if scheme.two_level else 1)

@@ -43,11 +43,7 @@ def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor 
     Returns:
         A start whose weighted rounding error is at most that of `minmax_start`, group by group.
     """
-    if diagonal is None:
-        diagonal = torch.ones(weight.shape[1], device=weight.device)
-    # Channels that never fire must not make a group's error zero for every candidate.
-    diagonal = diagonal.float() / diagonal.mean().clamp_min(1e-30) + 1e-6
-    importance = importance_groups(diagonal, scheme)
+    importance = importance_groups(diagonal, weight, scheme)
     rows = max(1, _CHUNK // weight.shape[1])
     parts = [_search(part, importance, scheme) for part in weight.float().split(rows)]
     return Start(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))

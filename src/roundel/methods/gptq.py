@@ -94,6 +94,7 @@ class ErrorFeedback:
         self.importance = self.factor.importance  # [in], by position
         self.update = self.factor.root / self.factor.root.diagonal()  # R_ik / R_kk
         self.original = weight.t()[order].contiguous()  # [in, out]
+        self.start = self.fit_before()
 
     def round(self, mask: torch.Tensor | None = None, on_group: OnGroup | None = None) -> Rounded:
         """One pass over all columns.
@@ -171,7 +172,7 @@ class _Pass:
         self.value = torch.empty_like(self.present[0])
         self.starts: dict[int, Start] = {}
         self.grids: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # scale, zero: [out]
-        self.start = loop.fit_before(mask)
+        self.start = loop.start if mask is None else loop.fit_before(mask)
         if self.start is not None:
             self._take_grids(range(self.start.scale.shape[1]), self.start)
 

@@ -55,9 +55,8 @@ class _Scores:
     def __init__(self, loop: ErrorFeedback, *, simplified: bool) -> None:
         self.loop, self.simplified = loop, simplified
         self.values = torch.zeros_like(loop.original)
-        start = loop.fit_before()
-        if start is not None:
-            self._all_groups(start)
+        if loop.start is not None:
+            self._all_groups(loop.start)
 
     def _all_groups(self, start: Start) -> None:
         """Score weights whose grids are fitted before the loop, as they are."""
