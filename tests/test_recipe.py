@@ -101,10 +101,10 @@ def test_the_last_matching_override_wins() -> None:
         ({"bits": 9}, "bits=9"),
         ({"bits": "four"}, "bits='four'"),
         ({"group_size": 0}, "group_size=0: must be a positive number"),
-        ({"itres": 3}, "unknown key itres; known keys: amp, batch_size, bits"),
+        ({"itres": 3}, "unknown key itres; known keys: act_bits"),
         (
             {"method": "awq"},
-            "method='awq': input should be 'rtn', 'gptq', 'spqr', 'signround' or 'autoround'",
+            "method='awq': input should be 'rtn', 'gptq', 'spqr', 'signround', 'autoround', 'flexround' or 'lrq'",
         ),
         ({"keep": "best"}, "keep='best': input should be 'last', 'best-fixed' or 'best-minibatch'"),
         ({"lr": -1}, "lr=-1"),

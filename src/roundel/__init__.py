@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roundel.api import Quantized, evaluate, generate, load, quantize
+    from roundel.api import Quantized, evaluate, generate, load, quantize, read_integers
     from roundel.errors import RoundelError
     from roundel.grid import QuantizedWeight, Scheme
     from roundel.progress import Progress
@@ -28,6 +28,7 @@ __all__ = [
     "generate",
     "load",
     "quantize",
+    "read_integers",
 ]
 
 _HOMES = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from roundel.activations.attach import ActivationQuantizer, attach_saved
 from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype, choose_device
@@ -14,7 +15,8 @@ from roundel.engine.walk import Job, quantize_model
 from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import evaluation_windows
-from roundel.formats import CONTAINERS, Layer, is_container, open_container
+from roundel.formats import CONTAINERS, INTEGER_FILES, Layer, is_container, open_container
+from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import atomic_folder, check_target
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import find_blocks
@@ -33,7 +35,7 @@ class Quantized:
     """What `quantize` returns.
 
     Attributes:
-        model: the model with dequantized weights in its Linears.
+        model: the model with dequantized weights in its Linears; activations are quantized as the recipe says.
         tokenizer: the model's, or None.
         weights: the integers of every quantized Linear, by full name.
         manifest: everything about the run as plain data.
@@ -95,7 +97,7 @@ def quantize(
     coverage = decide(source.model, stack, recipe)
     container = CONTAINERS[recipe.format]
     if target is not None:
-        container.check(_layers(coverage, recipe, source.model), source.model.dtype)
+        container.check(_layers(coverage, recipe, source.model), source.model.dtype, recipe.activations)
     data: Calibration | None = None
     if recipe.needs_calibration:
         data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
@@ -108,18 +110,27 @@ def quantize(
     if coverage.head is not None:
         _untie(source.model, coverage.head)
 
+    activations = None
+    if recipe.activations:
+        activations = ActivationQuantizer(source.model, list(coverage.schemes), recipe.activations)
     began = time.perf_counter()
-    outcome = quantize_model(
-        Job(
-            model=source.model,
-            stack=stack,
-            coverage=coverage,
-            recipe=recipe,
-            tokens=data.tokens if data else None,
-            device=where,
-            progress=progress,
+    try:
+        outcome = quantize_model(
+            Job(
+                model=source.model,
+                stack=stack,
+                coverage=coverage,
+                recipe=recipe,
+                tokens=data.tokens if data else None,
+                device=where,
+                progress=progress,
+                activations=activations,
+            )
         )
-    )
+    except BaseException:
+        if activations is not None:
+            activations.detach()
+        raise
     manifest = build_manifest(
         outcome,
         recipe=recipe.model_dump(mode="json"),
@@ -133,7 +144,9 @@ def quantize(
     )
     if target is not None:
         with atomic_folder(target, overwrite) as folder, progress.stage("Writing and checking", 1):
-            container.write(folder, source.model, outcome.weights)
+            container.write(folder, source.model, outcome.weights, activations)
+            if activations is not None:
+                activations.save(folder)
             if source.tokenizer is not None:
                 source.tokenizer.save_pretrained(folder)
             container.verify(folder, source.model, outcome.weights, trust_remote_code)
@@ -152,6 +165,19 @@ def load(
     """
     source = _open(path, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
+
+
+def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
+    """The integers of every quantized Linear, by full name, from a folder in the format `roundel` or `dense`.
+
+    Raises:
+        ModelError: the folder holds none, or they are damaged.
+    """
+    for name in INTEGER_FILES:
+        path = Path(folder).expanduser() / name
+        if path.is_file():
+            return read_integer_file(path).weights
+    raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
 
 
 def evaluate(
@@ -255,11 +281,23 @@ def _open(
         if not quantized:
             raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
         reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
-        return SourceModel(str(model), open_container(model, trust_remote_code), reader)
-    opened = open_source(
-        str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=quantized
-    )
+        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
+    else:
+        opened = open_source(
+            str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=quantized
+        )
+    if quantized:
+        _attach_activations(opened.model, Path(model).expanduser())
     return SourceModel(opened.name, opened.model, tokenizer or opened.tokenizer)
+
+
+def _attach_activations(model: Any, folder: Path) -> None:
+    """Quantize activations as the folder says, with the code that its weights were tuned under."""
+    if attach_saved(model, folder) is not None:
+        # A compressed-tensors folder's own hooks would round the same inputs a second time.
+        for module in model.modules():
+            if hasattr(module, "quantization_scheme"):
+                module.quantization_enabled = False
 
 
 def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:

@@ -15,12 +15,13 @@ import torch
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
 from roundel.grid import Scheme
-from roundel.methods.options import HessianOptions, TuningOptions
+from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 
-MethodName = Literal["rtn", "gptq", "spqr", "signround", "autoround"]
+MethodName = Literal["rtn", "gptq", "spqr", "signround", "autoround", "flexround", "lrq"]
 FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
 
 # What a method sets where the recipe is silent. SignRound: the values of the paper's first version.
@@ -45,7 +46,11 @@ _METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "seqlen": 512,
     },
     "autoround": {},
+    "flexround": {"optimizer": "adamw", "lr_schedule": "cosine"},
+    "lrq": {"optimizer": "adamw", "lr_schedule": "cosine"},
 }
+_LEARNED = ("signround", "autoround", "flexround", "lrq")
+_DIVIDING = ("flexround", "lrq")
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
@@ -55,7 +60,7 @@ _OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 _CHANGED = " (changed)"
 
 
-class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
+class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationOptions, CalibrationOptions):
     """Everything that decides the result. Immutable; derive variants with `with_settings`."""
 
     name: str = "custom"
@@ -66,7 +71,8 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
 
     method: MethodName = "autoround"
     """rtn: round to nearest. gptq: rounding with error feedback. spqr: the same with outliers, on a two-level
-    grid. signround: tuned offsets. autoround: tuned offsets and ranges."""
+    grid. signround: tuned offsets. autoround: tuned offsets and ranges. flexround: tuned element-wise division.
+    lrq: the same of low rank."""
 
     start: Literal["minmax", "search", "gptq", "spqr"] = "search"
     """The grid before tuning, or the grids of gptq and spqr: spanning the weights (minmax), or searched per
@@ -101,9 +107,9 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         if not isinstance(data, Mapping):
             return data
         method, start = data.get("method", "autoround"), data.get("start")
-        ignored = sorted(set(data) & _ignored_keys(method, start))
+        ignored = set(data) & _ignored_keys(method, start)
         if ignored:
-            raise ValueError(f"{_words(method, start)} would ignore {', '.join(ignored)}")
+            raise ValueError(f"{_words(method, ignored)} would ignore {', '.join(sorted(ignored))}")
         return {**_METHOD_DEFAULTS.get(method, {}), **data}
 
     @field_validator("layers")
@@ -164,10 +170,33 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
             )
         if self.minmax_lr is not None and not self.enable_minmax_tuning:
             raise ValueError("minmax_lr has no effect with enable_minmax_tuning=false")
+        if self.divides and not self.offsets and self.lr is not None:
+            raise ValueError(
+                f"lr, the offsets' step size, has no effect on {self.method} without offsets=true; "
+                "division_lr is that of the division"
+            )
+        if self.input_mixing and not self.use_quant_input:
+            raise ValueError(
+                "input_mixing has no effect with use_quant_input=false: all inputs are unquantized then"
+            )
         if self.block_loss and self.tuned:
             raise ValueError(
                 "block_loss has no effect: learned methods record the loss of every block anyway"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _activations_fit_together(self) -> Self:
+        needs = {
+            "act_sym": ("act_bits", self.act_bits is not None),
+            "act_scale": ("act_bits", self.act_bits is not None),
+            "act_range": ("act_scale=static", self.static_activations),
+            "act_percentile": ("act_range=percentile", self.act_range == "percentile"),
+            "kv_sym": ("kv_bits", self.kv_bits is not None),
+        }
+        for key, (condition, holds) in needs.items():
+            if key in self.model_fields_set and not holds:
+                raise ValueError(f"{key} has no effect without {condition}")
         return self
 
     @classmethod
@@ -197,7 +226,8 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
         if changes.get("method", self.method) != self.method:
             # The old method's values mean nothing to the new one.
             fresh = {*TuningOptions.model_fields, *HessianOptions.model_fields}
-            fresh |= {*CalibrationOptions.model_fields, "start", *_METHOD_DEFAULTS[self.method]}
+            fresh |= {*DivisionOptions.model_fields, *CalibrationOptions.model_fields}
+            fresh |= {"start", *_METHOD_DEFAULTS[self.method]}
             kept = {key: value for key, value in kept.items() if key not in fresh}
         if changes and "name" not in changes:
             kept["name"] = f"{self.name.removesuffix(_CHANGED)}{_CHANGED}"
@@ -232,12 +262,18 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
     @property
     def needs_calibration(self) -> bool:
         """Whether anything depends on calibration data."""
-        return self.method != "rtn" or self.start == "search"
+        reading = self.static_activations or self.smooth is not None
+        return self.method != "rtn" or self.start == "search" or reading
 
     @property
     def tuned(self) -> bool:
         """Whether parameters are learned."""
-        return self.method in ("signround", "autoround")
+        return self.method in _LEARNED
+
+    @property
+    def divides(self) -> bool:
+        """Whether an element-wise division is learned."""
+        return self.method in _DIVIDING
 
     @property
     def hessian_guided(self) -> bool:
@@ -275,7 +311,13 @@ class Recipe(Scheme, TuningOptions, HessianOptions, CalibrationOptions):
 
 def _ignored_keys(method: str, start: str | None) -> set[str]:
     """Keys of options that mean nothing to a method with this start."""
-    ignored = set() if method in ("signround", "autoround") else set(_TUNING)
+    ignored = set() if method in _LEARNED else set(_TUNING)
+    if method not in _DIVIDING:
+        ignored |= set(DivisionOptions.model_fields)
+    else:
+        ignored |= {"minmax_limit"}
+    if method == "flexround":
+        ignored |= {"rank"}
     spqr, gptq = "spqr" in (method, start), "gptq" in (method, start)
     if not spqr:
         ignored |= {*_OUTLIER_RULES, "simplified_outliers"}
@@ -284,11 +326,12 @@ def _ignored_keys(method: str, start: str | None) -> set[str]:
     return ignored
 
 
-def _words(method: str, start: str | None) -> str:
-    if method in ("signround", "autoround"):
-        return f"method {method} from a start other than gptq or spqr"
-    if method == "rtn":
+def _words(method: str, ignored: set[str]) -> str:
+    """The method, and which of its properties makes it ignore a key."""
+    if method == "rtn" and ignored & _TUNING:
         return "method rtn, which tunes nothing,"
+    if method in _LEARNED and ignored & set(HessianOptions.model_fields):
+        return f"method {method} from a start other than gptq or spqr"
     return f"method {method}"
 
 

@@ -112,7 +112,7 @@ def test_options_overrule_the_recipe(llama: Path, tmp_path: Path, capsys, monkey
     [
         (["--bits", "1"], 2, "bits=1: input should be greater than or equal to 2"),
         (["--bits", "9"], 2, "bits=9"),
-        (["--set", "iterations=5"], 2, "unknown key iterations; known keys: amp, batch_size"),
+        (["--set", "iterations=5"], 2, "unknown key iterations; known keys: act_bits"),
         (["--set", "iters"], 2, "key=value is wanted"),
         (["--recipe", "gptq-w4"], 2, "no recipe 'gptq-w4'"),
         (["--calibration", "nowhere.jsonl", "--set", "seqlen=64"], 4, "no file nowhere.jsonl"),

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import roundel
+from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats import CONTAINERS, Layer
 from roundel.formats.reload import check_reload
@@ -122,7 +123,7 @@ def test_schemes_that_no_form_carries_are_refused() -> None:
         for bits in (2, 4)
     ]
     with pytest.raises(FormatError, match="leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check(layers, torch.bfloat16)
+        CONTAINERS["compressed-tensors"].check(layers, torch.bfloat16, Activations())
 
 
 @pytest.mark.parametrize("format", ["compressed-tensors", "dense"])

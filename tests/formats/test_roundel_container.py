@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import roundel
 from roundel.errors import FormatError, ModelError
-from roundel.formats.roundel_container import FILE, pack_weight, read_container, unpack_weight
+from roundel.formats.integers import pack_weight, read_integers, unpack_weight
+from roundel.formats.roundel_container import FILE
 from roundel.grid import QuantizedWeight, Scheme
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
@@ -85,7 +86,7 @@ def test_the_reloaded_model_gives_the_same_logits(written: tuple[roundel.Quantiz
 
 def test_the_file_holds_the_integers(written: tuple[roundel.Quantized, Path]) -> None:
     result, out = written
-    stored = read_container(out)
+    stored = read_integers(out / FILE)
     assert stored.weights.keys() == result.weights.keys()
     assert all(stored.weights[name].equals(weight) for name, weight in result.weights.items())
     bits = 0
@@ -145,10 +146,10 @@ def test_damaged_files_are_refused(llama: Path, tmp_path: Path) -> None:
 
 
 def test_other_integers_are_not_delivered(llama: Path, tmp_path: Path, monkeypatch) -> None:
-    from roundel.formats import roundel_container
+    from roundel.formats import integers
 
-    honest = roundel_container.pack
-    monkeypatch.setattr(roundel_container, "pack", lambda codes, bits: honest(codes, bits) ^ 1)
+    honest = integers.pack
+    monkeypatch.setattr(integers, "pack", lambda codes, bits: honest(codes, bits) ^ 1)
     recipe = roundel.Recipe(method="rtn", group_size=32, format="roundel")
     with pytest.raises(FormatError, match="read back with other integers"):
         roundel.quantize(llama, recipe, output=tmp_path / "out")

@@ -19,6 +19,8 @@ class MethodChoice(StrEnum):
     spqr = "spqr"
     signround = "signround"
     autoround = "autoround"
+    flexround = "flexround"
+    lrq = "lrq"
 
 
 class FormatChoice(StrEnum):
@@ -48,6 +50,12 @@ def quantize_command(
     target_bits: Annotated[
         float | None, typer.Option(help="Stored bits per weight: spqr keeps as many outliers as fit.")
     ] = None,
+    act_bits: Annotated[
+        int | None, typer.Option(help="Bits of the inputs of all quantized Linears; left out: not quantized.")
+    ] = None,
+    kv_bits: Annotated[
+        int | None, typer.Option(help="Bits of keys and values; left out: not quantized.")
+    ] = None,
     format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
     calibration: Annotated[
         str | None,
@@ -74,6 +82,8 @@ def quantize_command(
             "sym": sym,
             "outliers": outliers,
             "target_bits": target_bits,
+            "act_bits": act_bits,
+            "kv_bits": kv_bits,
             "format": format.value if format else None,
             "calibration": calibration,
         }.items()
@@ -108,6 +118,11 @@ def _summary(recipe: Recipe) -> str:
     group = "per channel" if recipe.group_size == -1 else f"groups of {recipe.group_size}"
     grid = "symmetric" if recipe.sym else "asymmetric"
     words = f"{recipe.method}, {recipe.bits} bit, {group}, {grid}, {recipe.start} start"
+    grids = recipe.activations
+    if grids.inputs:
+        words += f", inputs {grids.inputs.words}"
+    if grids.kv:
+        words += f", KV cache {grids.kv.bits} bit"
     if recipe.tuned:
         words += f", {recipe.iters} iterations"
     if recipe.needs_calibration:

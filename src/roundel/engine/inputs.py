@@ -62,6 +62,11 @@ class InputHessians(Watch):
         super().__init__([(v, h.add) for v, h in zip(leaders, self.hessians, strict=True)])
 
 
+def tensor_key(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The same for two tensors if they are one, as long as both are alive."""
+    return (tensor.data_ptr(), tensor._version, *tensor.shape)
+
+
 def sharing_inputs(run_block: Callable[[], object], linears: list[LinearView]) -> list[list[LinearView]]:
     """Linears grouped by the tensor that they read, in the order of their first call.
 
@@ -75,8 +80,7 @@ def sharing_inputs(run_block: Callable[[], object], linears: list[LinearView]) -
     def listener(view: LinearView) -> Listen:
         def listen(inputs: torch.Tensor) -> None:
             seen.append(inputs)
-            key = (inputs.data_ptr(), inputs._version, *inputs.shape)
-            groups.setdefault(key, []).append(view)
+            groups.setdefault(tensor_key(inputs), []).append(view)
 
         return listen
 

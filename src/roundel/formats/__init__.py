@@ -3,10 +3,21 @@
 from roundel.formats.compressed_tensors import CompressedTensors
 from roundel.formats.container import Container, Layer
 from roundel.formats.dense import Dense
-from roundel.formats.roundel_container import RoundelContainer, is_container, open_container
+from roundel.formats.integers import INTEGERS, read_integers
+from roundel.formats.roundel_container import FILE, RoundelContainer, is_container, open_container
 from roundel.formats.spqr import Spqr
 
 _ALL: tuple[Container, ...] = (CompressedTensors(), RoundelContainer(), Spqr(), Dense())
 CONTAINERS: dict[str, Container] = {c.name: c for c in _ALL}
 
-__all__ = ["CONTAINERS", "Container", "Layer", "is_container", "open_container"]
+INTEGER_FILES = (FILE, INTEGERS)
+
+__all__ = [
+    "CONTAINERS",
+    "INTEGER_FILES",
+    "Container",
+    "Layer",
+    "is_container",
+    "open_container",
+    "read_integers",
+]

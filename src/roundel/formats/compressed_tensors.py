@@ -1,11 +1,20 @@
-"""compressed-tensors `pack-quantized`: packed integers that transformers and vLLM load.
+"""compressed-tensors: integers that transformers and vLLM load, `pack-quantized` or `int-quantized`.
 
-Tensors of a Linear `P [out, in]` with groups of g, G = in / g (per channel: G = 1):
+`pack-quantized`, tensors of a Linear `P [out, in]` with groups of g, G = in / g (per channel: G = 1):
 
     P.weight_packed      int32 [out, ceil(in b / 32)]   codes, one little-endian bit stream per row
     P.weight_scale       [out, G]                       may be negative
     P.weight_shape       int64 [2]
     P.weight_zero_point  int32 [ceil(out b / 32), G]    asymmetric: zero points, packed along `out`
+
+`int-quantized`, where all weights have 8 bits and activations are quantized (what kernels for W8A8 read):
+
+    P.weight             int8 [out, in]                 code - 128
+    P.weight_scale       [out, G]
+    P.weight_zero_point  int8 [out, G]                  zero point - 128
+
+With static activations both have P.input_scale [1] and, asymmetric, P.input_zero_point int8 [1] (zero point minus
+2^(bits-1)). The KV cache, one dynamic scale per token and head, is `group` with groups of one head in this format.
 
 How a client multiplies decides which written form gives exactly the tuned weights:
 
@@ -24,12 +33,14 @@ equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.reload import check_reload
@@ -38,6 +49,7 @@ from roundel.model.linears import linears_in
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
+_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -48,11 +60,13 @@ class _Form:
         dequantize: write `dequantize: true`.
         block: asymmetric layers use the block strategy with unpacked zero points.
         scale_dtype: type in which scales are stored; None = the type they have.
+        packed: `pack-quantized`; else `int-quantized`.
     """
 
     dequantize: bool
     block: bool
     scale_dtype: torch.dtype | None
+    packed: bool = True
 
 
 class CompressedTensors:
@@ -60,7 +74,7 @@ class CompressedTensors:
 
     name = "compressed-tensors"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
@@ -74,12 +88,19 @@ class CompressedTensors:
             _refuse_beyond_the_grid(layer)
             _written_group(layer.name, layer.scheme, layer.shape[1])
         schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
-        _choose_form(schemes, model_dtype)
+        _choose_form(schemes, model_dtype, activations)
 
-    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+    def write(
+        self,
+        folder: Path,
+        model: Any,
+        weights: dict[str, QuantizedWeight],
+        activations: ActivationQuantizer | None = None,
+    ) -> None:
         """Write config.json and safetensors."""
         schemes = {name: _written_scheme(name, w.scheme, w.shape[1]) for name, w in weights.items()}
-        form = _choose_form(set(schemes.values()), model.dtype)
+        grids = activations.grids if activations else Activations()
+        form = _choose_form(set(schemes.values()), model.dtype, grids)
         tensors = {
             name: tensor
             for name, tensor in model.state_dict().items()
@@ -88,7 +109,9 @@ class CompressedTensors:
         for name, weight in weights.items():
             for part, tensor in _layer_tensors(weight, schemes[name], form).items():
                 tensors[f"{name}.{part}"] = tensor
-        model.config.quantization_config = _config(model, schemes, form)
+        if activations is not None:
+            tensors |= _static_inputs(activations)
+        model.config.quantization_config = _config(model, schemes, form, grids)
         try:
             model.save_pretrained(folder, state_dict=tensors)
         finally:
@@ -137,7 +160,13 @@ def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
     return scheme.model_copy(update={"group_size": _written_group(name, scheme, in_features)})
 
 
-def _choose_form(schemes: set[Scheme], model_dtype: torch.dtype) -> _Form:
+def _choose_form(schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations) -> _Form:
+    if activations.inputs is not None and all(s.bits == _BYTE for s in schemes):
+        return replace(_choose_precision(schemes, model_dtype), packed=False)
+    return _choose_precision(schemes, model_dtype)
+
+
+def _choose_precision(schemes: set[Scheme], model_dtype: torch.dtype) -> _Form:
     kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
     same = all(s.torch_dtype == model_dtype for s in schemes)
     symmetric = all(s.sym for s in schemes)
@@ -161,18 +190,33 @@ def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: _Form) -> dic
     bits = weight.scheme.bits
     assert isinstance(weight.scale, torch.Tensor)
     scale = _repeat_groups(weight.scale, weight, written)
-    tensors = {
-        "weight_packed": pack(weight.codes, bits),
-        "weight_scale": scale.to(form.scale_dtype or scale.dtype),
-        "weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
-    }
+    tensors = {"weight_scale": scale.to(form.scale_dtype or scale.dtype)}
+    if form.packed:
+        tensors["weight_packed"] = pack(weight.codes, bits)
+        tensors["weight_shape"] = torch.tensor(weight.shape, dtype=torch.int64)
+    else:
+        tensors["weight"] = _signed(weight.codes, weight.scheme)
     if isinstance(weight.zero, torch.Tensor):
         zero = _repeat_groups(weight.zero, weight, written)
-        if form.block:
-            signed = zero.to(torch.int16) - weight.scheme.midpoint
-            tensors["weight_zero_point"] = signed.to(torch.int8)
+        if form.block or not form.packed:
+            tensors["weight_zero_point"] = _signed(zero, weight.scheme)
         else:
             tensors["weight_zero_point"] = pack(zero.t(), bits).t().contiguous()
+    return tensors
+
+
+def _signed(codes: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    return (codes.to(torch.int16) - scheme.midpoint).to(torch.int8)
+
+
+def _static_inputs(activations: ActivationQuantizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, grid in activations.static.items():
+        tensors[f"{name}.input_scale"] = torch.tensor([grid.scale])
+        assert activations.grids.inputs is not None
+        if not activations.grids.inputs.sym:
+            midpoint = 2 ** (activations.grids.inputs.bits - 1)
+            tensors[f"{name}.input_zero_point"] = torch.tensor([grid.zero - midpoint], dtype=torch.int8)
     return tensors
 
 
@@ -184,7 +228,8 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
     return statistic[:, groups].contiguous()
 
 
-def _config(model: Any, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
+def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Activations) -> dict[str, Any]:
+    written = "pack-quantized" if form.packed else "int-quantized"
     head = model.get_output_embeddings()
     members: dict[Scheme, list[str]] = {}
     for name, scheme in schemes.items():
@@ -198,16 +243,16 @@ def _config(model: Any, schemes: dict[str, Scheme], form: _Form) -> dict[str, An
             targets = ["Linear", *(f"re:.*{name.rpartition('.')[2]}$" for name in heads)]
         groups[f"group_{number}"] = {
             "targets": targets,
-            "input_activations": None,
+            "input_activations": _inputs_config(activations.inputs),
             "output_activations": None,
-            "format": "pack-quantized",
+            "format": written,
             "weights": _weights_config(model, scheme, names, form),
         }
     config: dict[str, Any] = {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        "format": written,
         "quantization_status": "compressed",
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": _kv_config(model, activations.kv),
         "ignore": [view.name for view in linears_in(model, "") if view.name not in schemes],
         "config_groups": groups,
     }
@@ -231,3 +276,30 @@ def _weights_config(model: Any, scheme: Scheme, names: list[str], form: _Form) -
         block = widest if scheme.group_size == -1 else scheme.group_size
         weights |= {"strategy": "block", "group_size": None, "block_structure": [1, block]}
     return weights
+
+
+def _inputs_config(scheme: ActivationScheme | None) -> dict[str, Any] | None:
+    if scheme is None:
+        return None
+    return {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.sym,
+        "strategy": "tensor" if scheme.static else "token",
+        "dynamic": not scheme.static,
+    }
+
+
+def _kv_config(model: Any, scheme: ActivationScheme | None) -> dict[str, Any] | None:
+    if scheme is None:
+        return None
+    config = model.config.get_text_config(decoder=True)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.sym,
+        "strategy": "group",
+        "group_size": width,
+        "dynamic": True,
+    }

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
+from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import Activations
 from roundel.grid import QuantizedWeight, Scheme
 
 
@@ -27,12 +29,22 @@ class Container(Protocol):
 
     name: str
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry."""
         ...
 
-    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
-        """Write config and weights of `model` into an existing empty folder."""
+    def write(
+        self,
+        folder: Path,
+        model: Any,
+        weights: dict[str, QuantizedWeight],
+        activations: ActivationQuantizer | None = None,
+    ) -> None:
+        """Write config and weights of `model` into an existing empty folder.
+
+        What Roundel needs to quantize activations is written by the caller; a container adds what its own clients
+        read.
+        """
         ...
 
     def verify(

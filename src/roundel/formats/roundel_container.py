@@ -1,45 +1,29 @@
 """Roundel's own container: everything that a QuantizedWeight holds, in its real size.
 
-`roundel.safetensors` beside an ordinary config.json and tokenizer; the name is not one that transformers looks
-for, so that it says "no weights" instead of filling layers with random values. Tensors of a Linear P [out, in]:
-
-    P.codes                 int32 [w]         all codes, row after row, in one little-endian bit stream (packing.py)
-    P.scale                 [out, G]          plain; or on two levels:
-    P.scale.codes           int32 [w]         one stream as well
-    P.scale.scale, .zero    [T, G]            T = ceil(out / tile_rows)
-    P.zero                  int32 [w]         integers, one stream; [out, G] where real; or two levels as above
-    P.outliers.values       float16 [n]       weight minus dequantized code, row after row
-    P.outliers.positions    uint16 or uint8   column, or column modulo 256
-    P.outliers.counts       uint16 [out], or uint8 [out, ceil(in / 256)] with 8-bit positions
-    P.order                 uint16 [in]       column k of the codes belongs to input channel order[k]
-
-All other tensors of the model are there under their own names. The header's metadata entry `roundel` is JSON: version,
-the model's dtype, and for every P its shape, its scheme, and whether the module stores [in, out] (GPT-2).
+`roundel.safetensors` (integers.py says which tensors) beside an ordinary config.json and tokenizer; the name is not
+one that transformers looks for, so that it says "no weights" instead of filling layers with random values. All other
+tensors of the model are there under their own names.
 
 A group size that does not divide a row, rows that are no multiple of a tile, biases, Conv1D, any mix of schemes: all
 of it fits.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from roundel.errors import FormatError, ModelError
+from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import Activations
+from roundel.errors import ModelError
 from roundel.formats.container import Layer
+from roundel.formats.integers import Stored, check_integers, read_integers, write_integers
 from roundel.formats.reload import compare_models
-from roundel.grid import Outliers, QuantizedWeight, Scheme, Statistic, Tiles, pack, unpack
-from roundel.grid.outliers import SEGMENT
-from roundel.model.linears import LinearView
+from roundel.grid import QuantizedWeight
 from roundel.model.source import first_line
 
 FILE = "roundel.safetensors"
-_VERSION = 1
 
 
 class RoundelContainer:
@@ -47,46 +31,36 @@ class RoundelContainer:
 
     name = "roundel"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
         """It carries every setting."""
 
-    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+    def write(
+        self,
+        folder: Path,
+        model: Any,
+        weights: dict[str, QuantizedWeight],
+        activations: ActivationQuantizer | None = None,
+    ) -> None:
         """Write config.json, generation_config.json and roundel.safetensors."""
-        tensors: dict[str, torch.Tensor] = {}
-        layers = {}
-        for name, weight in weights.items():
-            for part, tensor in pack_weight(weight).items():
-                tensors[f"{name}.{part}"] = tensor
-            layers[name] = {
-                "shape": list(weight.shape),
-                "transposed": LinearView(name, model.get_submodule(name)).transposed,
-                "scheme": weight.scheme.model_dump(mode="json"),
-            }
+        others: dict[str, torch.Tensor] = {}
         seen: set[tuple[int, torch.Size]] = set()
         for name, tensor in model.state_dict().items():
             # Tied tensors are stored once, under their first name; the model ties them again.
             place = (tensor.data_ptr(), tensor.shape)
             if name.removesuffix(".weight") not in weights and (place not in seen or not tensor.numel()):
-                tensors[name] = tensor.detach().cpu().contiguous()
+                others[name] = tensor.detach().cpu().contiguous()
             seen.add(place)
-        dtype = str(model.dtype).removeprefix("torch.")
-        about = {"version": _VERSION, "dtype": dtype, "layers": layers}
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-        # One entry only: safetensors writes several in an order that differs from run to run.
-        save_file(tensors, folder / FILE, {"roundel": json.dumps(about)})
+        write_integers(folder / FILE, model, weights, others)
 
     def verify(
         self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
     ) -> None:
         """Read the folder back: the same integers bit for bit, and the same model."""
-        stored = read_container(folder)
-        for name, weight in weights.items():
-            if name not in stored.weights or not stored.weights[name].equals(weight):
-                raise FormatError(
-                    f"{name} is read back with other integers than were written; please report this"
-                )
+        stored = read_integers(folder / FILE)
+        check_integers(stored.weights, weights)
         compare_models(_build(stored, folder, trust_remote_code), model, weights)
 
 
@@ -95,53 +69,13 @@ def is_container(path: str | Path) -> bool:
     return (Path(path).expanduser() / FILE).is_file()
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The content of a container.
-
-    Attributes:
-        weights: the integers by layer name.
-        transposed: layers whose module stores `[in, out]`.
-        others: every other tensor by its name.
-        dtype: the model's.
-    """
-
-    weights: dict[str, QuantizedWeight]
-    transposed: set[str]
-    others: dict[str, torch.Tensor]
-    dtype: torch.dtype
-
-
-def read_container(folder: str | Path) -> Stored:
-    """Read integers and tensors of a folder.
-
-    Raises:
-        ModelError: damaged, or of a later version.
-    """
-    path = Path(folder).expanduser() / FILE
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["roundel"])
-            if about["version"] > _VERSION:
-                raise ModelError(f"{path} has version {about['version']}: a newer roundel is wanted")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        weights = {
-            name: unpack_weight(tensors, name, layer["shape"], Scheme(**layer["scheme"]))
-            for name, layer in about["layers"].items()
-        }
-    except (OSError, SafetensorError, KeyError, ValueError, FormatError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}; a whole folder is wanted") from error
-    transposed = {name for name, layer in about["layers"].items() if layer["transposed"]}
-    return Stored(weights, transposed, tensors, getattr(torch, about["dtype"]))
-
-
 def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
     """The model of a folder with dequantized weights, on the CPU, as `from_pretrained` would give it.
 
     Raises:
         ModelError: it cannot be read.
     """
-    return _build(read_container(folder), folder, trust_remote_code)
+    return _build(read_integers(Path(folder).expanduser() / FILE), folder, trust_remote_code)
 
 
 def _build(stored: Stored, folder: str | Path, trust_remote_code: bool) -> Any:
@@ -166,74 +100,3 @@ def _build(stored: Stored, folder: str | Path, trust_remote_code: bool) -> Any:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"tensors are missing in {folder} ({some}, ...): a whole folder is wanted")
     return model.eval().requires_grad_(False)
-
-
-def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
-    """The tensors of one weight, by the part of their name behind the layer's."""
-    parts = {"codes": _stream(weight.codes, weight.scheme.bits)}
-    parts |= _pack_statistic("scale", weight.scale, weight.scheme.bits)
-    if weight.zero is not None:
-        parts |= _pack_statistic("zero", weight.zero, weight.scheme.bits)
-    if weight.outliers is not None:
-        outliers, narrow = weight.outliers, weight.outliers.narrow()
-        small = torch.uint8 if narrow else torch.uint16
-        counts = outliers.segment_counts() if narrow else outliers.counts
-        parts["outliers.values"] = outliers.values
-        parts["outliers.positions"] = (outliers.columns % SEGMENT if narrow else outliers.columns).to(small)
-        parts["outliers.counts"] = counts.to(small)
-    if weight.order is not None:
-        parts["order"] = weight.order.to(torch.uint16 if weight.shape[1] <= 2**16 else torch.int32)
-    return {name: tensor.cpu().contiguous() for name, tensor in parts.items()}
-
-
-def unpack_weight(
-    tensors: dict[str, torch.Tensor], name: str, shape: list[int], scheme: Scheme
-) -> QuantizedWeight:
-    """Undo `pack_weight`, taking the tensors of layer `name` out of `tensors`."""
-    out, width = shape
-    groups = scheme.groups(width)
-    codes = unpack(tensors.pop(f"{name}.codes")[None], scheme.bits, out * width).view(out, width)
-    scale = _unpack_statistic(tensors, f"{name}.scale", (out, groups), scheme, scheme.scale_bits)
-    zero = None
-    if not scheme.sym:
-        zero = _unpack_statistic(tensors, f"{name}.zero", (out, groups), scheme, scheme.zero_bits)
-    outliers = _unpack_outliers(tensors, name, width) if f"{name}.outliers.values" in tensors else None
-    order = tensors.pop(f"{name}.order", None)
-    return QuantizedWeight(
-        codes, scale, zero, scheme, outliers, None if order is None else order.to(torch.int64)
-    )
-
-
-def _stream(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    return pack(codes.reshape(1, -1), bits)[0]
-
-
-def _pack_statistic(name: str, statistic: Statistic, bits: int) -> dict[str, torch.Tensor]:
-    if isinstance(statistic, Tiles):
-        codes = _stream(statistic.codes, statistic.bits)
-        return {f"{name}.codes": codes, f"{name}.scale": statistic.scale, f"{name}.zero": statistic.zero}
-    return {name: _stream(statistic, bits) if statistic.dtype is torch.uint8 else statistic}
-
-
-def _unpack_statistic(
-    tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, int], scheme: Scheme, bits: int | None
-) -> Statistic:
-    count = shape[0] * shape[1]
-    if bits is not None:
-        codes = unpack(tensors.pop(f"{name}.codes")[None], bits, count).view(shape)
-        return Tiles(codes, tensors.pop(f"{name}.scale"), tensors.pop(f"{name}.zero"), bits, scheme.tile_rows)
-    stored = tensors.pop(name)
-    if stored.dtype is torch.int32:
-        return unpack(stored[None], scheme.bits, count).view(shape)
-    return stored
-
-
-def _unpack_outliers(tensors: dict[str, torch.Tensor], name: str, width: int) -> Outliers:
-    values = tensors.pop(f"{name}.outliers.values")
-    columns = tensors.pop(f"{name}.outliers.positions").to(torch.int32)
-    counts = tensors.pop(f"{name}.outliers.counts").to(torch.int32)
-    if counts.ndim == 2:
-        first = torch.arange(counts.shape[1], dtype=torch.int32) * SEGMENT
-        columns = columns + first.repeat(counts.shape[0]).repeat_interleave(counts.flatten().long())
-        counts = counts.sum(1, dtype=torch.int32)
-    return Outliers(counts, columns.to(torch.int32), values, width)

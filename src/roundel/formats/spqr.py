@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import SpQRConfig
 
+from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.reload import compare
@@ -39,12 +41,16 @@ class Spqr:
 
     name = "spqr"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype) -> None:
+    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:
             FormatError: names the layer, what was found and what is wanted.
         """
+        if activations:
+            raise FormatError(
+                "transformers' spqr container carries no quantized activations: use --format roundel, or --format dense"
+            )
         for layer in layers:
             out, width = layer.shape
             scheme = layer.scheme
@@ -70,7 +76,13 @@ class Spqr:
                     "use --format roundel, or --format dense"
                 )
 
-    def write(self, folder: Path, model: Any, weights: dict[str, QuantizedWeight]) -> None:
+    def write(
+        self,
+        folder: Path,
+        model: Any,
+        weights: dict[str, QuantizedWeight],
+        activations: ActivationQuantizer | None = None,
+    ) -> None:
         """Write config.json and safetensors; other floating tensors become float16, as the client demands."""
         tensors = {
             name: tensor.half() if tensor.is_floating_point() else tensor

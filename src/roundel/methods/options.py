@@ -16,12 +16,13 @@ class TuningOptions(BaseModel):
     """Optimizer steps per block; 0 keeps the start."""
 
     lr: float | None = Field(default=None, gt=0, le=10)
-    """Step size of the rounding offsets, in units of one code. Left out: 1 / iters, and 2 / iters at 3 bits
-    or fewer with 1000 or more iterations, so that an offset can travel half a code (a whole one) in total."""
+    """Step size of the rounding offsets (signround, autoround, and `offsets`), in units of one code. Left out:
+    1 / iters, and 2 / iters at 3 bits or fewer with 1000 or more iterations, so that an offset can travel half a
+    code (a whole one) in total."""
 
     minmax_lr: float | None = Field(default=None, gt=0, le=10)
-    """Step size of the range factors, as a share of the range. Left out: 0.2 / iters from a searched start,
-    1 / iters from a min/max start."""
+    """Step size of the range factors (flexround, lrq: of the logarithm of the scale), as a share of the range. Left
+    out: 0.2 / iters from a searched start, 1 / iters from a min/max start; flexround, lrq: XXX."""
 
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How both step sizes fall from their start to 0."""
@@ -60,9 +61,14 @@ class TuningOptions(BaseModel):
     judge_every: int = Field(default=20, ge=1)
     """Steps between two judgements with `keep: best-fixed`."""
 
+    input_mixing: float = Field(default=0.0, ge=0, lt=1)
+    """While training, replace this share of a block's inputs, element by element and at random, by those of the
+    unquantized model (QDrop, arXiv 2203.05740). 0.5 in FlexRound's vision experiments."""
+
     amp: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type of the block's forward and backward pass. auto: bfloat16 where the device multiplies it
-    in hardware, else float32. Parameters, rounding and losses are fp32 always."""
+    in hardware, else float32. Parameters, rounding and losses are fp32 always; a block that is not finite in half
+    precision is done again in float32."""
 
     def resolved_lr(self, bits: int) -> float:
         """The offsets' step size for a layer of `bits` bits."""
@@ -76,6 +82,41 @@ class TuningOptions(BaseModel):
         if self.minmax_lr is not None:
             return self.minmax_lr
         return (0.2 if searched else 1.0) / max(self.iters, 1)
+
+
+class DivisionOptions(BaseModel):
+    """What FlexRound and LRQ learn. Recipes inherit these keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    offsets: bool = False
+    """Tune SignRound's additive offsets beside the division, which cannot move weights near zero."""
+
+    rank: int | float = Field(default=0.25, gt=0)
+    """lrq: rank of the division. A whole number, or a share of the smaller side of each weight; 0.25 is the paper's
+    1024 of 4096. At most full rank."""
+
+    division_lr: float | None = Field(default=None, gt=0, le=10)
+    """Step size of the logarithm of the divisors. Left out: XXX"""
+
+    def resolved_division_lr(self, bits: int, iters: int) -> float:
+        """The divisors' step size for a layer of `bits` bits."""
+        if self.division_lr is not None:
+            return self.division_lr
+        return 4.0 * 2.0 ** (1 - bits) / max(iters, 1)
+
+    def resolved_rank(self, shape: tuple[int, int]) -> int:
+        """The rank for a weight of this shape, between 1 and full."""
+        full = min(shape)
+        wanted = self.rank if isinstance(self.rank, int) else round(self.rank * full)
+        return max(1, min(wanted, full))
+
+    @field_validator("rank")
+    @classmethod
+    def _number_or_share(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            raise ValueError("must be a whole number, or a share between 0 and 1")
+        return value
 
 
 class HessianOptions(BaseModel):

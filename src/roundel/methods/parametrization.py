@@ -1,31 +1,79 @@
 """What a learned method supplies per Linear; the trainer supplies the rest."""
 
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from roundel.grid import QuantizedWeight
+from roundel.grid import Outliers, QuantizedWeight, Scheme, Start
+from roundel.grid.affine import nearest_codes
+from roundel.grid.groups import from_groups, to_groups
+from roundel.methods.fake_quantize import divided_scale, fake_quantize
 
 
 class Parametrization(nn.Module):
     """Parameters from which a fake-quantized weight and, at the end, integers are computed.
 
-    The law that ties them: `export().dequantize()` equals `forward()` bit for bit, at every step.
+    The laws that tie them: `export().dequantize()` equals `forward()` bit for bit, at every step; at step 0 both
+    are the start rounded to nearest.
+
+    Args:
+        weight: `[out, in]` fp32, finite; what step 0 rounds.
+        start: the grid at step 0.
+        scheme: which grid.
+        outliers: weights beside the grid, which stay.
+
+    A method sets `offset`, V as `[out, G, g]`, where it has one.
     """
 
+    offset: nn.Parameter | None
+
+    def __init__(
+        self, weight: torch.Tensor, start: Start, scheme: Scheme, outliers: Outliers | None = None
+    ) -> None:
+        super().__init__()
+        self.register_parameter("offset", None)
+        self.in_features = weight.shape[1]
+        self.groups = to_groups(weight, scheme)  # [out, G, g]
+        self.start, self.scheme, self.outliers = start, scheme, outliers
+
     @abstractmethod
-    def forward(self) -> torch.Tensor:
-        """The fake-quantized weight `[out, in]` fp32, differentiable in the parameters."""
+    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point of the present parameters, as stored, `[out, G, 1]` each."""
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, object]]:
         """The optimizer's parameter groups, each `{"params": [...], "lr": float}`."""
 
-    @abstractmethod
-    def export(self) -> QuantizedWeight:
-        """The integers of the present parameters."""
+    @property
+    def trained(self) -> int:
+        """How many numbers are learned."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def log_divisor(self) -> torch.Tensor | None:
+        """log D, by which weights are divided before rounding, `[out, G, g]`; None = not at all."""
+        return None
 
     def project(self) -> None:
         """After a step: bring the parameters back into their domain."""
         return
+
+    def forward(self) -> torch.Tensor:
+        """The fake-quantized weight `[out, in]` fp32, differentiable in the parameters."""
+        scale, zero = self.grid()
+        groups = fake_quantize(self.groups, scale, zero, self.scheme, self.offset, self.log_divisor())
+        weight = from_groups(groups, self.in_features)
+        if self.outliers is None:
+            return weight
+        return weight + self.outliers.add_to(torch.zeros_like(weight))
+
+    @torch.no_grad()
+    def export(self) -> QuantizedWeight:
+        """The integers of the present parameters."""
+        scale, zero = self.grid()
+        log_divisor = self.log_divisor()
+        step = scale if log_divisor is None else divided_scale(scale, log_divisor)
+        codes = nearest_codes(self.groups, step, zero, self.scheme, self.offset)
+        grid = Start(scale, zero, self.start.scale_tiles, self.start.zero_tiles)
+        return replace(grid.with_codes(codes, self.scheme, self.in_features), outliers=self.outliers)

@@ -42,6 +42,7 @@ class BlockData:
         inputs: `[N, S, H]`, on any device.
         targets: `[N, S, H]`, the unquantized block's outputs.
         device: where `run` computes.
+        originals: `[N, S, H]`, the unquantized model's inputs, where `input_mixing` wants them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class BlockData:
     inputs: torch.Tensor
     targets: torch.Tensor
     device: torch.device
+    originals: torch.Tensor | None = None
 
 
 @dataclass
@@ -103,8 +105,8 @@ def tune(
         loss = trainer.gradients(generator)
         if not math.isfinite(loss):
             raise NonFiniteError(
-                f"the loss of {data.name} became {loss} at iteration {step}; finite losses are wanted. "
-                "Lower lr and minmax_lr, or set amp=float32"
+                f"the loss of {data.name} became {loss} at iteration {step}; finite losses are wanted: "
+                "lower the step sizes, or set amp=float32"
             )
         if options.keep == "best-minibatch" and loss < best.loss:
             best.offer(step, loss, trainer.export())
@@ -161,6 +163,7 @@ class _Trainer:
         # mse: one divisor for all tokens; relative (None): every token's own.
         mean_square = float(data.targets[:, :-1].float().square().mean().clamp_min(1e-30))
         self.power = mean_square if options.loss == "mse" else None
+        self.mixing = options.input_mixing
         self.order: list[int] = []
 
     def export(self) -> dict[str, QuantizedWeight]:
@@ -177,7 +180,7 @@ class _Trainer:
         total = 0.0
         for first in range(0, len(self.held), self.batch_size):
             rows = list(self.held[first : first + self.batch_size])
-            total += float(self._loss(rows)) * len(rows)
+            total += float(self._loss(rows, self.data.inputs[rows])) * len(rows)
         return total / len(self.held)
 
     def gradients(self, generator: torch.Generator) -> float:
@@ -188,18 +191,26 @@ class _Trainer:
             self.linears[name].parameter.requires_grad_(True)
         total = 0.0
         for _ in range(self.accumulate):
-            loss = self._loss(self._next_batch(generator)) / self.accumulate
+            rows = self._next_batch(generator)
+            loss = self._loss(rows, self._mixed(rows, generator)) / self.accumulate
             total += float(loss.detach())
             (loss * _LOSS_SCALE).backward()
         grads = [self.linears[name].take_gradient() for name in weights]
         torch.autograd.backward(list(weights.values()), grads)
         return total
 
-    def _loss(self, rows: list[int]) -> torch.Tensor:
-        inputs = self.data.inputs[rows].to(self.data.device)
+    def _mixed(self, rows: list[int], generator: torch.Generator) -> torch.Tensor:
+        """The inputs of training, some of them the unquantized model's."""
+        inputs = self.data.inputs[rows]
+        if self.data.originals is None:
+            return inputs
+        original = torch.rand(inputs.shape, generator=generator) < self.mixing
+        return torch.where(original.to(inputs.device), self.data.originals[rows], inputs)
+
+    def _loss(self, rows: list[int], inputs: torch.Tensor) -> torch.Tensor:
         targets = self.data.targets[rows, :-1].to(self.data.device)
         # The last token's output predicts nothing that training saw; the reference leaves it out too.
-        error = self.data.run(inputs)[:, :-1].float() - targets.float()
+        error = self.data.run(inputs.to(self.data.device))[:, :-1].float() - targets.float()
         power = self.power or targets.float().square().mean(-1, keepdim=True).clamp_min(1e-30)
         return (error.square() / power).mean()
 

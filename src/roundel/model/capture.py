@@ -3,19 +3,23 @@
 Masks, rotary embeddings, ALiBi biases and whatever else a model class passes down are recorded by running the
 model, per block (they may differ from block to block) and per batch size (some carry the batch dimension).
 Calibration rows all have the same length and no padding, so the arguments of one batch serve every batch of
-that size; only the hidden states differ.
+that size; only the hidden states differ. So does the KV cache, where one is wanted: every run gets a fresh one.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 from roundel.errors import ModelError
 from roundel.model.blocks import BlockStack
+
+# Stands in captured arguments where the KV cache was.
+_CACHE = object()
 
 
 class _Stop(Exception):
@@ -39,15 +43,26 @@ class BlockRunner:
         model: the causal language model, in eval mode.
         stack: its blocks.
         tokens: `[N, S]` calibration token ids; the first rows are used for capturing.
+        make_cache: gives every run an empty KV cache; None = run without.
+        quiet: a context around passes of the whole model, in which nothing attached to it may act.
 
     Raises:
-        ModelError: the blocks are no chain (at capture).
+        ModelError: the blocks are no chain, or take no cache where one is wanted (at capture).
     """
 
-    def __init__(self, model: nn.Module, stack: BlockStack, tokens: torch.Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: BlockStack,
+        tokens: torch.Tensor,
+        make_cache: Callable[[], Cache | None] | None = None,
+        quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.model = model
         self.stack = stack
         self.tokens = tokens
+        self.make_cache = make_cache or (lambda: None)
+        self.quiet = quiet
         self._calls: dict[int, list[_Call]] = {}
 
     @property
@@ -79,8 +94,9 @@ class BlockRunner:
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Block `index` on `hidden [B, S, H]`; arguments follow its device and floating type."""
         call = self._call(index, hidden.shape[0])
-        args = _move(call.args, hidden)
-        kwargs = _move(call.kwargs, hidden)
+        cache = self.make_cache()
+        args = _move(call.args, hidden, cache)
+        kwargs = _move(call.kwargs, hidden, cache)
         if call.by_keyword:
             output = self.stack.blocks[index](*args, hidden_states=hidden, **kwargs)
         else:
@@ -147,19 +163,47 @@ class BlockRunner:
                 f"{len(inputs)} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; "
                 "exactly one each is wanted; this architecture is not supported"
             )
-        return [_make_call(args, kwargs, out) for (args, kwargs), out in zip(inputs, outputs, strict=True)]
+        calls = [_make_call(args, kwargs, out) for (args, kwargs), out in zip(inputs, outputs, strict=True)]
+        if self.make_cache() is not None:
+            self._check_caches(calls, rows)
+        return calls
 
-    def _forward(self, rows: torch.Tensor) -> None:
-        try:
-            self.model(input_ids=rows.to(self.device), use_cache=False)
-        except _Stop:
-            return
+    def _check_caches(self, calls: list[_Call], rows: torch.Tensor) -> None:
+        """Every block must be handed the cache, and put its keys and values into it."""
+        cache = self._forward(rows[:1])
+        for index, call in enumerate(calls):
+            handed = _contains_cache((call.args, call.kwargs))
+            if not handed or cache is None or not cache.get_seq_length(index):
+                raise ModelError(
+                    f"{self.stack.block_name(index)} puts no keys and values into a KV cache, so there is nothing to "
+                    "quantize: leave kv_bits out; this architecture is not supported with it"
+                )
+
+    def _forward(self, rows: torch.Tensor) -> Cache | None:
+        """A pass of the whole model; the cache that it filled."""
+        cache = self.make_cache()
+        given = {} if cache is None else {"past_key_values": cache}
+        with suppress(_Stop), self.quiet():
+            self.model(input_ids=rows.to(self.device), use_cache=False, **given)
+        return cache
 
 
 def _make_call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> _Call:
     by_keyword = "hidden_states" in kwargs
     rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-    return _Call(args if by_keyword else args[1:], rest, by_keyword, isinstance(output, tuple))
+    first = args if by_keyword else args[1:]
+    return _Call(_without_cache(first), _without_cache(rest), by_keyword, isinstance(output, tuple))
+
+
+def _without_cache(value: Any) -> Any:
+    """Captured arguments with a mark where a cache was: the cache itself holds the keys of the whole model."""
+    return _replace(value, lambda item: _CACHE if isinstance(item, Cache) else item)
+
+
+def _contains_cache(value: Any) -> bool:
+    found = []
+    _replace(value, lambda item: found.append(item) if item is _CACHE else item)
+    return bool(found)
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -170,16 +214,24 @@ def _first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _move(value: Any, like: torch.Tensor) -> Any:
-    """Tensors in nested containers to the device of `like`; floating ones to its type as well."""
-    if isinstance(value, torch.Tensor):
-        dtype = like.dtype if value.is_floating_point() else value.dtype
-        return value.to(like.device, dtype)
+def _move(value: Any, like: torch.Tensor, cache: Cache | None) -> Any:
+    """Tensors to the device of `like`, floating ones to its type as well; `cache` where one belongs."""
+
+    def move(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return item.to(like.device, like.dtype if item.is_floating_point() else item.dtype)
+        return cache if item is _CACHE else item
+
+    return _replace(value, move)
+
+
+def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
+    """`change` on everything inside nested containers."""
     if isinstance(value, dict):
-        return {key: _move(item, like) for key, item in value.items()}
+        return {key: _replace(item, change) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)([_move(item, like) for item in value])
-    return value
+        return type(value)([_replace(item, change) for item in value])
+    return change(value)
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def build_manifest(
         "bits_per_weight": outcome.bits_per_weight(),
         "paper_bits": outcome.paper_bits(),
         "outlier_share": outcome.outlier_share(),
+        "trained_share": outcome.trained_share(),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "blocks": [asdict(block) for block in outcome.blocks],

@@ -16,6 +16,8 @@ class LayerRecord:
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
         note: what happened to a quantized layer that was not asked for.
+        inputs: the grid of its inputs; empty where they are not quantized.
+        smoothing: whether SmoothQuant reached it, and where its scale went.
         bits_per_weight: everything stored of the weight, over the number of weights.
         paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
@@ -28,6 +30,8 @@ class LayerRecord:
     block: int | None
     reason: str = ""
     note: str = ""
+    inputs: str = ""
+    smoothing: str = ""
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None
@@ -46,6 +50,8 @@ class BlockRecord:
             end, with `block_loss`.
         kept: `start`, or the iteration whose parameters were kept.
         curve: the training loss of every step.
+        trained: how many numbers were learned.
+        note: what had to be done otherwise than asked.
     """
 
     name: str
@@ -54,6 +60,8 @@ class BlockRecord:
     kept: str = ""
     seconds: float = 0.0
     curve: list[float] = field(default_factory=list)
+    trained: int = 0
+    note: str = ""
 
 
 @dataclass
@@ -75,6 +83,10 @@ class Outcome:
     def outlier_share(self) -> float:
         """Share of all quantized weights that are kept beside the grid."""
         return sum(w.outlier_share * w.codes.numel() for w in self.weights.values()) / self._count()
+
+    def trained_share(self) -> float:
+        """Numbers learned, over the number of quantized weights."""
+        return sum(block.trained for block in self.blocks) / self._count()
 
     def _count(self) -> int:
         return sum(w.codes.numel() for w in self.weights.values())

@@ -1,0 +1,138 @@
+"""Attached to a model: hooks that round the inputs of its Linears and what enters its KV cache.
+
+What they need is little, a scheme and the static grids, and lies beside the weights as JSON; so a folder of any
+format runs with the very rounding that its weights were tuned under.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache
+
+from roundel.activations.kv_cache import new_cache, quantizing
+from roundel.activations.scheme import (
+    Activations,
+    ActivationScheme,
+    StaticGrid,
+    quantize_static,
+    quantize_vectors,
+)
+from roundel.errors import ModelError
+
+FILE = "roundel_activations.json"
+
+
+class ActivationQuantizer:
+    """Rounds activations of a model while it is enabled.
+
+    Args:
+        model: the causal language model.
+        layers: full names of the Linears whose inputs are rounded.
+        grids: of those inputs, and of keys and values.
+
+    Attributes:
+        enabled: off: the model computes as if nothing were attached.
+        static: the fixed grids by layer name, where inputs are static; to be filled before the layer runs enabled.
+    """
+
+    def __init__(self, model: Any, layers: list[str], grids: Activations) -> None:
+        self.config = model.config
+        self.layers, self.grids = layers, grids
+        self.inputs, self.kv = grids.inputs, grids.kv
+        self.static: dict[str, StaticGrid] = {}
+        self.enabled = False
+        self._hooks = ExitStack()
+        if self.inputs is not None:
+            for name in layers:
+                module = model.get_submodule(name)
+                self._hooks.callback(module.register_forward_pre_hook(self._hook(name)).remove)
+        if self.kv is not None:
+            self._hooks.callback(model.register_forward_pre_hook(self._give_cache, with_kwargs=True).remove)
+
+    def detach(self) -> None:
+        """Take all hooks off the model."""
+        self._hooks.close()
+
+    @contextmanager
+    def switched(self, on: bool) -> Iterator[None]:
+        """Enabled or disabled inside."""
+        before, self.enabled = self.enabled, on
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    def round_input(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The input of a layer on its grid, in the type of `x`."""
+        assert self.inputs is not None
+        if self.inputs.static:
+            return quantize_static(x, self.static[name], self.inputs)
+        return quantize_vectors(x, self.inputs)
+
+    def cache(self) -> Cache | None:
+        """A fresh KV cache for one pass; None where the cache stays as it is."""
+        if self.kv is None:
+            return None
+        past = new_cache(self.config)
+        return quantizing(past, self.kv) if self.enabled else past
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+        def round_first(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (self.round_input(name, args[0]), *args[1:]) if self.enabled else None
+
+        return round_first
+
+    def _give_cache(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before a pass of the whole model: its cache, or a fresh one, rounds."""
+        if not self.enabled or self.kv is None:
+            return None
+        past = kwargs.get("past_key_values")
+        kwargs["past_key_values"] = self.cache() if past is None else quantizing(past, self.kv)
+        return args, kwargs
+
+    def save(self, folder: Path) -> None:
+        """Write everything beside the weights."""
+        content = {
+            "version": 1,
+            "inputs": asdict(self.inputs) if self.inputs else None,
+            "kv": asdict(self.kv) if self.kv else None,
+            "layers": self.layers,
+            "static": {name: asdict(grid) for name, grid in self.static.items()},
+        }
+        (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def attach_saved(model: Any, folder: Path) -> ActivationQuantizer | None:
+    """Attach and enable what lies beside the weights of a folder; None where nothing does.
+
+    Raises:
+        ModelError: the file is damaged, or does not fit the model.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        inputs, kv = (
+            ActivationScheme(**content[key]) if content[key] is not None else None for key in ("inputs", "kv")
+        )
+        static = {name: StaticGrid(**grid) for name, grid in content["static"].items()}
+        if inputs is not None and inputs.static and set(static) != set(content["layers"]):
+            raise KeyError("static grids for other layers than those that are quantized")
+        quantizer = ActivationQuantizer(model, content["layers"], Activations(inputs, kv))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} cannot be used ({type(error).__name__}: {error}): the file that was written with the weights is "
+            "wanted"
+        ) from error
+    quantizer.static = static
+    quantizer.enabled = True
+    return quantizer

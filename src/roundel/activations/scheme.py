@@ -1,0 +1,121 @@
+"""The grid of activations, and rounding to it.
+
+    x^ = s (clamp(round(x / s) + z, 0, n) - z),   n = 2^bits - 1
+
+    asymmetric   s = (hi - lo) / n, z = round(-lo / s), with lo = min(x, 0) and hi = max(x, 0)
+    symmetric    s = 2 max|x| / n, z = 2^(bits-1)
+
+These are the rules of compressed-tensors. lo and hi are those of each vector along the last axis (a token; a token
+and head of the KV cache), or fixed numbers (static). Computed in float32, returned in the type of x. In training
+rounding passes gradients straight through; beyond a fixed range there are none. The range of a vector counts as a
+constant.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ActivationScheme:
+    """Which grid.
+
+    Attributes:
+        bits: 2 to 8.
+        sym: symmetric, without zero point.
+        static: one fixed range per tensor; else one for each vector that comes by.
+    """
+
+    bits: int
+    sym: bool
+    static: bool
+
+    @property
+    def levels(self) -> int:
+        """n, the largest code."""
+        return 2**self.bits - 1
+
+    @property
+    def words(self) -> str:
+        """For tables."""
+        return f"{self.bits} bit {'sym' if self.sym else 'asym'}, {'static' if self.static else 'per token'}"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What is quantized beside the weights.
+
+    Attributes:
+        inputs: the grid of the inputs of all quantized Linears, or None.
+        kv: the grid of keys and values, or None.
+    """
+
+    inputs: ActivationScheme | None = None
+    kv: ActivationScheme | None = None
+
+    def __bool__(self) -> bool:
+        return self.inputs is not None or self.kv is not None
+
+
+@dataclass(frozen=True)
+class StaticGrid:
+    """The fixed grid of one tensor."""
+
+    scale: float
+    zero: int
+
+
+def grid_of_range(
+    lo: torch.Tensor, hi: torch.Tensor, scheme: ActivationScheme
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point, both fp32, that span `lo <= 0` to `hi >= 0`."""
+    if scheme.sym:
+        scale = torch.maximum(-lo, hi) / (scheme.levels / 2)
+        zero = torch.full_like(scale, 2 ** (scheme.bits - 1))
+    else:
+        scale = (hi - lo) / scheme.levels
+        zero = (-lo / scale).round_()
+    # Nothing but zeros: any scale keeps them.
+    empty = scale == 0
+    return scale.masked_fill(empty, 1.0), zero.masked_fill(empty, 2 ** (scheme.bits - 1))
+
+
+def quantize_vectors(x: torch.Tensor, scheme: ActivationScheme) -> torch.Tensor:
+    """Round each vector along the last axis on its own grid, `[..., D]`."""
+    rounded: torch.Tensor = _RoundVectors.apply(x, scheme)
+    return rounded
+
+
+def quantize_static(x: torch.Tensor, grid: StaticGrid, scheme: ActivationScheme) -> torch.Tensor:
+    """Round a tensor of any shape on one fixed grid."""
+    rounded: torch.Tensor = _RoundStatic.apply(x, grid, scheme)
+    return rounded
+
+
+class _RoundVectors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, scheme: ActivationScheme) -> torch.Tensor:  # type: ignore[no-untyped-def,override]
+        values = x.float()
+        lo, hi = values.aminmax(dim=-1, keepdim=True)
+        scale, zero = grid_of_range(lo.clamp_(max=0), hi.clamp_(min=0), scheme)
+        codes = (values / scale).round_().add_(zero).clamp_(0, scheme.levels)
+        return codes.sub_(zero).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def,override]
+        return grad, None
+
+
+class _RoundStatic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, grid: StaticGrid, scheme: ActivationScheme) -> torch.Tensor:  # type: ignore[no-untyped-def,override]
+        unclamped = (x.float() / grid.scale).round_().add_(grid.zero)
+        codes = unclamped.clamp(0, scheme.levels)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(codes == unclamped)
+        return codes.sub_(grid.zero).mul_(grid.scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def,override]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None

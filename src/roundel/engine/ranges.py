@@ -1,0 +1,38 @@
+"""Static activation ranges of a block's Linears, from what reaches them."""
+
+from collections.abc import Callable
+
+from roundel.activations.options import ActivationOptions
+from roundel.activations.ranges import RangeObserver
+from roundel.activations.scheme import StaticGrid
+from roundel.engine.inputs import Watch
+from roundel.errors import ModelError
+from roundel.model.linears import LinearView
+
+
+def static_grids(
+    views: list[LinearView], run_everything: Callable[[], object], options: ActivationOptions
+) -> dict[str, StaticGrid]:
+    """Watch one pass over all calibration data, two where the rule needs a histogram.
+
+    Raises:
+        ModelError: a Linear saw no token, so that nothing is known of its inputs.
+    """
+    observers = {view.name: RangeObserver() for view in views}
+    seen: set[str] = set()
+    with Watch([(v, observers[v.name].extremes) for v in views] + [(v, _note(seen, v.name)) for v in views]):
+        run_everything()
+    unseen = [view.name for view in views if view.name not in seen]
+    if unseen:
+        raise ModelError(
+            f"{unseen[0]} saw no calibration token, so its inputs have no static range: give more calibration data, "
+            "or set act_scale=token"
+        )
+    if options.act_range != "minmax":
+        with Watch([(view, observers[view.name].count) for view in views]):
+            run_everything()
+    return {name: observer.grid(options) for name, observer in observers.items()}
+
+
+def _note(seen: set[str], name: str) -> Callable[[object], None]:
+    return lambda inputs: seen.add(name)

@@ -1,0 +1,112 @@
+"""FlexRound and LRQ: learned element-wise division, full (arXiv 2306.00317, eq. 2) or of low rank (2407.11534, eq. 2).
+
+    W^ = s1 (clamp(round(W / (s1 D) + V) + z, 0, n) - z)
+
+    FlexRound   log D = log S2 + log s3             S2 [out, in], s3 [out, 1]
+    LRQ         log D = L U + r + c                 L [out, k], U [k, in], r [out, 1], c [1, in]
+
+s1, the scale, is learned in the divisor and in the result; D in the divisor only, so that it decides which code a
+weight gets. z is an integer, fixed at the start. Everything positive is learned as its logarithm, which makes steps
+relative: one step size fits layers, models and widths. All logarithms start at 0, so step 0 is RTN on the start
+grid; L starts at 0 and U at random, as in the paper.
+
+Division moves a weight in proportion to its size: log D = d moves the code of W = u s by u d. A weight near zero
+hardly moves at all. V, the additive offset of SignRound, is the cure (`offsets`); nobody published the pair.
+
+Where the scale is not ours to learn (statistics on two levels, real zero points) s1 keeps its start.
+"""
+
+import torch
+from torch import nn
+
+from roundel.grid import Outliers, Scheme, Start
+from roundel.grid.groups import to_groups
+from roundel.methods.fake_quantize import round_scale_straight_through
+from roundel.methods.parametrization import Parametrization
+
+
+class FullDivisor(nn.Module):
+    """log D of FlexRound: an entry per weight and one per row."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(torch.zeros_like(weight))  # log S2
+        self.rows = nn.Parameter(weight.new_zeros(len(weight), 1))  # log s3
+
+    def forward(self) -> torch.Tensor:
+        """`[out, in]`."""
+        return self.entries + self.rows
+
+
+class LowRankDivisor(nn.Module):
+    """log D of LRQ: a product of rank k, a column and a row.
+
+    U is uniform with variance 1 / k (Kaiming's rule, k being its fan-out), so that a step of L by some amount per
+    entry moves log D by that amount per entry, whatever the rank. With the paper's code, where the fan is the number
+    of inputs, a rank of half as much halves the step.
+    """
+
+    def __init__(self, weight: torch.Tensor, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        out, width = weight.shape
+        bound = (3 / rank) ** 0.5
+        right = torch.rand(rank, width, generator=generator).mul_(2 * bound).sub_(bound)
+        self.left = nn.Parameter(weight.new_zeros(out, rank))  # L
+        self.right = nn.Parameter(right.to(weight.device))  # U
+        self.rows = nn.Parameter(weight.new_zeros(out, 1))  # r
+        self.columns = nn.Parameter(weight.new_zeros(1, width))  # c
+
+    def forward(self) -> torch.Tensor:
+        """`[out, in]`."""
+        return torch.addmm(self.rows + self.columns, self.left, self.right)
+
+
+class LearnedDivision(Parametrization):
+    """The parametrization of one Linear.
+
+    Args:
+        weight, start, scheme, outliers: as for every parametrization.
+        divisor: log D as a module.
+        lr: step size of log D.
+        scale_lr: step size of log s1; None leaves the scale as it is.
+        offset_lr: step size of V, in codes; None = no offsets.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        start: Start,
+        scheme: Scheme,
+        *,
+        divisor: nn.Module,
+        lr: float,
+        scale_lr: float | None,
+        offset_lr: float | None,
+        outliers: Outliers | None = None,
+    ) -> None:
+        super().__init__(weight, start, scheme, outliers)
+        self.divisor = divisor
+        self.lr, self.scale_lr, self.offset_lr = lr, scale_lr, offset_lr
+        self.log_scale = nn.Parameter(torch.zeros_like(start.scale), requires_grad=scale_lr is not None)
+        if offset_lr is not None:
+            self.offset = nn.Parameter(torch.zeros_like(self.groups))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """log D at `lr`, log s1 at `scale_lr`, V at `offset_lr`."""
+        groups: list[dict[str, object]] = [{"params": list(self.divisor.parameters()), "lr": self.lr}]
+        if self.scale_lr is not None:
+            groups.append({"params": [self.log_scale], "lr": self.scale_lr})
+        if self.offset is not None:
+            groups.append({"params": [self.offset], "lr": self.offset_lr})
+        return groups
+
+    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """s1 and the zero point of the start."""
+        zero = self.start.stored_zero(self.scheme)
+        if self.scale_lr is None:
+            return self.start.scale, zero
+        return round_scale_straight_through(self.start.scale * self.log_scale.exp(), self.scheme), zero
+
+    def log_divisor(self) -> torch.Tensor:
+        """log D, `[out, G, g]`."""
+        return to_groups(self.divisor(), self.scheme)
