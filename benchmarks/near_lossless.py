@@ -7,20 +7,13 @@ its folder, and measured on the same windows of 512 and of 2048 tokens. Prints a
 writes the figures as they come.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 import roundel
-from roundel.evaluation.measure import measure
-from roundel.evaluation.windows import evaluation_windows
+from variants import Judge, parser, quantize, read_rows, run_all
 
 TWO_LEVEL = {"group_size": 16, "round_zero": False, "format": "roundel"}
 PUBLISHED = {**TWO_LEVEL, "scale_bits": 3, "zero_bits": 3, "tile_rows": 16}
@@ -45,74 +38,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 WINDOWS = ((512, 16), (2048, 4))
 
 
-class Remembering(torch.nn.Module):
-    """A model that computes the logits of every window once."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.kept: dict[bytes, torch.Tensor] = {}
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        """The model's logits of `[1, S]` token ids."""
-        key = input_ids.numpy().tobytes()
-        if key not in self.kept:
-            self.kept[key] = self.model(input_ids=input_ids, use_cache=use_cache).logits
-        return SimpleNamespace(logits=self.kept[key])
-
-
 def main() -> None:
     """Run the comparison."""
-    arguments = parse()
-    original, tokenizer = roundel.load(arguments.model)
-    reference = Remembering(original)
-    texts = {size: evaluation_windows(arguments.text, tokenizer, size, limit) for size, limit in WINDOWS}
-    rows: list[dict[str, Any]] = []
-    for label in arguments.variants:
-        row = {"variant": label, **run(arguments, VARIANTS[label], reference, texts)}
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if arguments.json:
-            Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print_table(rows)
+    arguments = parser(__doc__, VARIANTS).parse_args()
+    if arguments.from_json:
+        print_table(read_rows(arguments.from_json, VARIANTS))
+        return
+    judge = Judge(arguments, WINDOWS)
+    print_table(run_all(arguments, VARIANTS, lambda settings: run(arguments, settings, judge)))
 
 
-def run(
-    arguments: Namespace, settings: dict[str, Any], reference: Remembering, texts: dict[int, Any]
-) -> dict[str, Any]:
+def run(arguments: Namespace, settings: dict[str, Any], judge: Judge) -> dict[str, Any]:
     """One variant: quantize, reopen, measure."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        quantize(arguments, settings, out)
-        manifest = json.loads((out / "roundel.json").read_text(encoding="utf-8"))
-        model, _ = roundel.load(out)
-        keys = ("bits_per_weight", "paper_bits", "bits_per_parameter", "outlier_share", "seconds")
-        row: dict[str, Any] = {key: manifest[key] for key in (*keys, "peak_memory_bytes")}
-        for size, text in texts.items():
-            quality = measure(model, text.windows, reference)
-            row |= {
-                f"perplexity_{size}": quality.perplexity,
-                f"reference_perplexity_{size}": quality.reference_perplexity,
-                f"kl_{size}": quality.kl,
-                f"top1_{size}": quality.top1_agreement,
-            }
-    return row
-
-
-def quantize(arguments: Namespace, settings: dict[str, Any], out: Path) -> None:
-    """The command line, in a process of its own."""
-    settings = dict(settings)
-    command = [sys.executable, "-m", "roundel", "quantize", arguments.model, "-o", str(out)]
-    recipe = settings.pop("recipe", None)
-    if recipe:
-        command += ["--recipe", recipe]
-    if settings.get("method") != "rtn":
-        settings |= {"nsamples": arguments.nsamples, "seqlen": arguments.seqlen, "seed": arguments.seed}
-        settings["shuffle"] = not arguments.in_order
-        command += ["--calibration", arguments.calibration]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        row = quantize(arguments, settings, Path(folder) / "out")
+        model, _ = roundel.load(Path(folder) / "out")
+        return row | judge.figures(model)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -130,21 +71,6 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['kl_2048']:.4f} | {row['top1_512']:.1%} | {row['perplexity_512']:.2f} | "
             f"{row['perplexity_2048']:.2f} | {row['seconds']:.0f} | {row['peak_memory_bytes'] / 1e9:.1f} |"
         )
-
-
-def parse() -> Namespace:
-    """The command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("model")
-    parser.add_argument("--calibration", default="self")
-    parser.add_argument("--in-order", action="store_true", help="calibration documents as they come")
-    parser.add_argument("--text", default="pydoc")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--nsamples", type=int, default=128)
-    parser.add_argument("--seqlen", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--json")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_a_group_that_fits_no_kernel_is_refused_with_those_that_do() -> None:
     with pytest.raises(
         FormatError, match=r"group_size 100 .* 576 of model\.layers\.0\.mlp\.down_proj.* 32, 48, 64"
     ):
-        CONTAINERS["compressed-tensors"].check([layer], torch.float32)
+        CONTAINERS["compressed-tensors"].check([layer], torch.float32, Activations())
 
 
 def test_schemes_that_no_form_carries_are_refused() -> None:

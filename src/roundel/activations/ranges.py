@@ -72,7 +72,7 @@ class RangeObserver:
         errors = []
         for part in ends.split(64):
             scale, zero = grid_of_range(part[:, :1], part[:, 1:], scheme)
-            codes = (centres / scale).round_().add_(zero).clamp_(0, scheme.levels)
+            codes = (centres / scale).add_(zero).round_().clamp_(-scheme.midpoint, scheme.midpoint - 1)
             errors.append((codes.sub_(zero).mul_(scale) - centres).square_() @ weights)
         best = ends[int(torch.cat(errors).argmin())]
         return float(best[0]), float(best[1])

@@ -1,14 +1,14 @@
 """The grid of activations, and rounding to it.
 
-    x^ = s (clamp(round(x / s) + z, 0, n) - z),   n = 2^bits - 1
+    x^ = s (clamp(round(x / s + z), -m, m - 1) - z),   m = 2^(bits-1), n = 2^bits - 1
 
-    asymmetric   s = (hi - lo) / n, z = round(-lo / s), with lo = min(x, 0) and hi = max(x, 0)
-    symmetric    s = 2 max|x| / n, z = 2^(bits-1)
+    asymmetric   s = (hi - lo) / n, z = round(-m - lo / s), with lo = min(x, 0) and hi = max(x, 0)
+    symmetric    s = 2 max|x| / n, z = 0
 
-These are the rules of compressed-tensors. lo and hi are those of each vector along the last axis (a token; a token
-and head of the KV cache), or fixed numbers (static). Computed in float32, returned in the type of x. In training
-rounding passes gradients straight through; beyond a fixed range there are none. The range of a vector counts as a
-constant.
+These are the rules of compressed-tensors, halves included, so that its clients compute the very same. lo and hi are
+those of each vector along the last axis (a token; a token and head of the KV cache), or fixed numbers (static).
+Computed in float32, returned in the type of x. In training rounding passes gradients straight through; beyond a fixed
+range there are none. The range of a vector counts as a constant.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,13 @@ class ActivationScheme:
     static: bool
 
     @property
+    def midpoint(self) -> int:
+        """m; codes are signed and lie in [-m, m - 1]."""
+        return 2 ** (self.bits - 1)
+
+    @property
     def levels(self) -> int:
-        """n, the largest code."""
+        """n, the number of steps between the first and the last code."""
         return 2**self.bits - 1
 
     @property
@@ -59,7 +64,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class StaticGrid:
-    """The fixed grid of one tensor."""
+    """The fixed grid of one tensor; `zero` is a signed code."""
 
     scale: float
     zero: int
@@ -71,13 +76,13 @@ def grid_of_range(
     """Scale and zero point, both fp32, that span `lo <= 0` to `hi >= 0`."""
     if scheme.sym:
         scale = torch.maximum(-lo, hi) / (scheme.levels / 2)
-        zero = torch.full_like(scale, 2 ** (scheme.bits - 1))
+        zero = torch.zeros_like(scale)
     else:
         scale = (hi - lo) / scheme.levels
-        zero = (-lo / scale).round_()
+        zero = (-scheme.midpoint - lo / scale).round_()
     # Nothing but zeros: any scale keeps them.
     empty = scale == 0
-    return scale.masked_fill(empty, 1.0), zero.masked_fill(empty, 2 ** (scheme.bits - 1))
+    return scale.masked_fill(empty, 1.0), zero.masked_fill(empty, 0.0)
 
 
 def quantize_vectors(x: torch.Tensor, scheme: ActivationScheme) -> torch.Tensor:
@@ -98,7 +103,7 @@ class _RoundVectors(torch.autograd.Function):
         values = x.float()
         lo, hi = values.aminmax(dim=-1, keepdim=True)
         scale, zero = grid_of_range(lo.clamp_(max=0), hi.clamp_(min=0), scheme)
-        codes = (values / scale).round_().add_(zero).clamp_(0, scheme.levels)
+        codes = (values / scale).add_(zero).round_().clamp_(-scheme.midpoint, scheme.midpoint - 1)
         return codes.sub_(zero).mul_(scale).to(x.dtype)
 
     @staticmethod
@@ -109,8 +114,8 @@ class _RoundVectors(torch.autograd.Function):
 class _RoundStatic(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, grid: StaticGrid, scheme: ActivationScheme) -> torch.Tensor:  # type: ignore[no-untyped-def,override]
-        unclamped = (x.float() / grid.scale).round_().add_(grid.zero)
-        codes = unclamped.clamp(0, scheme.levels)
+        unclamped = (x.float() / grid.scale).add_(grid.zero).round_()
+        codes = unclamped.clamp(-scheme.midpoint, scheme.midpoint - 1)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(codes == unclamped)
         return codes.sub_(grid.zero).mul_(grid.scale).to(x.dtype)

@@ -22,6 +22,10 @@ def make_parametrization(target: Target, recipe: Recipe, generator: torch.Genera
     if recipe.divides:
         division_lr = recipe.resolved_division_lr(scheme.bits, recipe.iters)
         scale_lr = recipe.minmax_lr or division_lr
+        if recipe.offsets:
+            # Two ways to move the same code: each goes half of its own.
+            offset_lr = recipe.lr or offset_lr / 2
+            division_lr = recipe.division_lr or division_lr / 2
         divisor: FullDivisor | LowRankDivisor = FullDivisor(target.base)
         if recipe.method == "lrq":
             divisor = LowRankDivisor(target.base, recipe.resolved_rank(target.rounded.shape), generator)

@@ -13,8 +13,8 @@
     P.weight_scale       [out, G]
     P.weight_zero_point  int8 [out, G]                  zero point - 128
 
-With static activations both have P.input_scale [1] and, asymmetric, P.input_zero_point int8 [1] (zero point minus
-2^(bits-1)). The KV cache, one dynamic scale per token and head, is `group` with groups of one head in this format.
+With static activations both have P.input_scale [1] and, asymmetric, P.input_zero_point int8 [1]. The KV cache, one
+dynamic scale per token and head, is `group` with groups of one head in this format.
 
 How a client multiplies decides which written form gives exactly the tuned weights:
 
@@ -25,15 +25,16 @@ How a client multiplies decides which written form gives exactly the tuned weigh
   multiplies in the type in which the scales are STORED, so they are stored in fp32 unless they have the
   model's type. But with that key transformers reads every layer by the first group's scheme, so it is only
   written where there is one scheme.
-* asymmetric files of several schemes use the `block` strategy with blocks of 1 x g and unpacked int8 zero
-  points: transformers reads them exactly, vLLM does not read them.
+* asymmetric files of several schemes, or with quantized activations (which `dequantize: true` would turn off), use
+  the `block` strategy with blocks of 1 x g and unpacked int8 zero points: transformers reads them exactly, vLLM does
+  not read them.
 
 A group size that does not divide `in` has no written form that all readers take; groups are then split into
 equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,24 +162,23 @@ def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
 
 
 def _choose_form(schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations) -> _Form:
-    if activations.inputs is not None and all(s.bits == _BYTE for s in schemes):
-        return replace(_choose_precision(schemes, model_dtype), packed=False)
-    return _choose_precision(schemes, model_dtype)
-
-
-def _choose_precision(schemes: set[Scheme], model_dtype: torch.dtype) -> _Form:
     kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
     same = all(s.torch_dtype == model_dtype for s in schemes)
     symmetric = all(s.sym for s in schemes)
+    if activations and kept:
+        # A file with `dequantize: true` runs with unquantized activations.
+        packed = activations.inputs is None or any(s.bits != _BYTE for s in schemes)
+        return _Form(dequantize=False, block=packed and not symmetric, scale_dtype=None, packed=packed)
     if kept and symmetric:
         return _Form(dequantize=False, block=False, scale_dtype=None)
-    if len(schemes) == 1:
+    if len(schemes) == 1 and not activations:
         return _Form(dequantize=True, block=False, scale_dtype=None if same else torch.float32)
     if kept:
         return _Form(dequantize=False, block=True, scale_dtype=None)
+    what = "quantized activations" if activations else "several schemes"
     raise FormatError(
-        f"compressed-tensors cannot carry several schemes with scales that a {model_dtype} model does not hold: "
-        "leave scale_dtype out, use one scheme for all layers, or --format dense"
+        f"compressed-tensors cannot carry {what} with scales that a {model_dtype} model does not hold: "
+        "leave scale_dtype out, use --format roundel, or --format dense"
     )
 
 
@@ -213,10 +213,8 @@ def _static_inputs(activations: ActivationQuantizer) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, grid in activations.static.items():
         tensors[f"{name}.input_scale"] = torch.tensor([grid.scale])
-        assert activations.grids.inputs is not None
-        if not activations.grids.inputs.sym:
-            midpoint = 2 ** (activations.grids.inputs.bits - 1)
-            tensors[f"{name}.input_zero_point"] = torch.tensor([grid.zero - midpoint], dtype=torch.int8)
+        if activations.inputs is not None and not activations.inputs.sym:
+            tensors[f"{name}.input_zero_point"] = torch.tensor([grid.zero], dtype=torch.int8)
     return tensors
 
 
@@ -231,11 +229,12 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
 def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Activations) -> dict[str, Any]:
     written = "pack-quantized" if form.packed else "int-quantized"
     head = model.get_output_embeddings()
-    members: dict[Scheme, list[str]] = {}
+    members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():
-        members.setdefault(scheme, []).append(name)
+        block = scheme.width(model.get_submodule(name).weight.shape[1]) if form.block else None
+        members.setdefault((scheme, None if scheme.sym else block), []).append(name)
     groups = {}
-    for number, (scheme, names) in enumerate(members.items()):
+    for number, ((scheme, block), names) in enumerate(members.items()):
         targets = names
         if len(members) == 1:
             # vLLM's output head is no Linear; it has to be named.
@@ -246,7 +245,7 @@ def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Ac
             "input_activations": _inputs_config(activations.inputs),
             "output_activations": None,
             "format": written,
-            "weights": _weights_config(model, scheme, names, form),
+            "weights": _weights_config(scheme, block),
         }
     config: dict[str, Any] = {
         "quant_method": "compressed-tensors",
@@ -261,7 +260,8 @@ def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Ac
     return config
 
 
-def _weights_config(model: Any, scheme: Scheme, names: list[str], form: _Form) -> dict[str, Any]:
+def _weights_config(scheme: Scheme, block: int | None) -> dict[str, Any]:
+    """`block`: the width of the blocks in the block strategy."""
     weights = {
         "num_bits": scheme.bits,
         "type": "int",
@@ -271,9 +271,7 @@ def _weights_config(model: Any, scheme: Scheme, names: list[str], form: _Form) -
         "dynamic": False,
         "actorder": None,
     }
-    if form.block and not scheme.sym:
-        widest = max(model.get_submodule(name).weight.shape[1] for name in names)
-        block = widest if scheme.group_size == -1 else scheme.group_size
+    if block is not None:
         weights |= {"strategy": "block", "group_size": None, "block_structure": [1, block]}
     return weights
 

@@ -1,10 +1,15 @@
 """The knobs of methods, with the defaults that every recipe starts from."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from roundel.methods.order import OrderName
+
+# Of the divisors' logarithms, in units of 1 / (2^bits sqrt(iters)). Adam's steps are independent of the gradient's
+# size, and with minibatches they add up like a random walk, hence the root.
+_DIVISION_STEP = 0.8
 
 
 class TuningOptions(BaseModel):
@@ -22,7 +27,7 @@ class TuningOptions(BaseModel):
 
     minmax_lr: float | None = Field(default=None, gt=0, le=10)
     """Step size of the range factors (flexround, lrq: of the logarithm of the scale), as a share of the range. Left
-    out: 0.2 / iters from a searched start, 1 / iters from a min/max start; flexround, lrq: XXX."""
+    out: 0.2 / iters from a searched start, 1 / iters from a min/max start; flexround, lrq: as `division_lr`."""
 
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How both step sizes fall from their start to 0."""
@@ -90,20 +95,22 @@ class DivisionOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     offsets: bool = False
-    """Tune SignRound's additive offsets beside the division, which cannot move weights near zero."""
+    """Tune SignRound's additive offsets beside the division, which cannot move weights near zero. Where `lr` and
+    `division_lr` are left out, both are half of what they are alone."""
 
     rank: int | float = Field(default=0.25, gt=0)
     """lrq: rank of the division. A whole number, or a share of the smaller side of each weight; 0.25 is the paper's
     1024 of 4096. At most full rank."""
 
     division_lr: float | None = Field(default=None, gt=0, le=10)
-    """Step size of the logarithm of the divisors. Left out: XXX"""
+    """Step size of the logarithm of the divisors. Left out: 0.8 / (2^bits sqrt(iters)), which fits all models and
+    widths that were tried (docs/results.md): the farthest codes move by the same number of codes at every width."""
 
     def resolved_division_lr(self, bits: int, iters: int) -> float:
         """The divisors' step size for a layer of `bits` bits."""
         if self.division_lr is not None:
             return self.division_lr
-        return 4.0 * 2.0 ** (1 - bits) / max(iters, 1)
+        return _DIVISION_STEP / (2**bits * math.sqrt(max(iters, 1)))
 
     def resolved_rank(self, shape: tuple[int, int]) -> int:
         """The rank for a weight of this shape, between 1 and full."""
