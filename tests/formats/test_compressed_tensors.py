@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import roundel
-from roundel.activations.scheme import Activations
+from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats import CONTAINERS, Layer
 from roundel.formats.reload import check_reload
@@ -150,3 +150,44 @@ def test_the_reload_check_finds_every_difference(format: str, llama: Path, tmp_p
                 check_reload(tmp_path / "out", result.model, result.weights, trust_remote_code=False)
     save_file(good, file, metadata={"format": "pt"})
     check_reload(tmp_path / "out", result.model, result.weights, trust_remote_code=False)
+
+
+ACTIVATIONS = [
+    {"act_bits": 8},
+    {"act_bits": 8, "act_sym": True, "kv_bits": 8},
+    {"act_bits": 8, "act_scale": "static", "kv_bits": 8, "kv_sym": True},
+    {"kv_bits": 4},
+]
+
+
+@pytest.mark.parametrize("activations", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [{"bits": 4, "group_size": -1}, {"bits": 3, "group_size": 32}, {"bits": 8, "group_size": -1, "sym": True},
+     {"bits": 8, "group_size": -1}, {"bits": 4, "group_size": -1, "sym": True}],
+    ids=str,
+)  # fmt: skip
+def test_transformers_computes_with_quantized_activations_what_was_tuned(
+    grid: dict, activations: dict, llama: Path, tmp_path: Path
+) -> None:
+    """Weights, inputs of Linears and KV cache by transformers and compressed-tensors alone: the same logits."""
+    data = {"nsamples": 4, "seqlen": 32} if "act_scale" in activations else {}
+    recipe = roundel.Recipe.create(method="rtn", **grid, **activations, **data)
+    result = roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc" if data else None)
+    ids = torch.randint(1000, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = result.model(ids).logits
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
+        ours = roundel.load(tmp_path / "out")[0](ids).logits
+    assert torch.equal(theirs, wanted)
+    assert torch.equal(ours, wanted)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    eight = grid["bits"] == 8 and "act_bits" in activations
+    assert config["format"] == ("int-quantized" if eight else "pack-quantized")
+
+
+def test_scales_that_the_model_does_not_hold_are_refused_with_activations() -> None:
+    layer = Layer("a", "Linear", (64, 64), Scheme(scale_dtype="float32"))
+    activations = Activations(inputs=ActivationScheme(8, sym=False, static=False))
+    with pytest.raises(FormatError, match="quantized activations with scales.*leave scale_dtype out"):
+        CONTAINERS["compressed-tensors"].check([layer], torch.bfloat16, activations)

@@ -30,12 +30,17 @@ def inspect_command(
 
 def _layers(contents: FolderContents) -> Table:
     table = Table(title="Layers", title_justify="left")
-    for column in ("layer", "shape", "bits", "group", "grid", "outliers", "bits/weight", "error", "size", ""):
-        table.add_column(column, justify="left" if column in ("layer", "grid", "") else "right")
+    columns = ["layer", "shape", "bits", "group", "grid", "outliers", "bits/weight", "error", "size", ""]
+    if any(layer.inputs for layer in contents.layers):
+        columns.insert(-1, "inputs")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("layer", "grid", "inputs", "") else "right")
     for layer in contents.layers:
         stored = size(contents.stored_bytes.get(layer.name, 0))
         shape = "x".join(map(str, layer.shape))
-        table.add_row(layer.name, shape, *_grid_cells(layer), stored, layer.reason or layer.note)
+        inputs = [layer.inputs] if "inputs" in columns else []
+        words = "; ".join(part for part in (layer.reason, layer.note, layer.smoothing) if part)
+        table.add_row(layer.name, shape, *_grid_cells(layer), stored, *inputs, words)
     return table
 
 

@@ -155,7 +155,9 @@ def _print_result(result: Quantized) -> None:
         kept = sum(b["kept"] == "start" for b in losses)
         out.print(
             f"Mean relative block loss {before:.3g} before tuning, {after:.3g} after; "
-            f"{kept} of {len(losses)} blocks kept their start",
+            f"{kept} of {len(losses)} blocks kept their start; {manifest['trained_share']:.0%} as many numbers "
+            "learned as there are weights",
             highlight=False,
+            soft_wrap=True,
         )
     out.print(f"Written to {result.output}", highlight=False, soft_wrap=True)
