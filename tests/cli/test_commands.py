@@ -79,6 +79,36 @@ def test_spqr_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, ca
     assert (code, "perplexity" in text) == (0, True)
 
 
+def test_quantized_activations_from_model_to_text(
+    llama: Path, held_out: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    code, text, log = run(
+        capsys, monkeypatch, "quantize", llama, "-o", out, "--recipe", "lrq-w8a8", "--calibration", "pydoc",
+        "--kv-bits", 6, *FAST, "--set", "iters=3",
+    )  # fmt: skip
+    assert code == 0
+    assert (
+        "lrq, 8 bit, groups of 32, asymmetric, search start, inputs 8 bit asym, static, KV cache 6 bit" in log
+    )
+    assert "as many numbers learned as there are weights" in " ".join(text.split())
+    code, text, _ = run(capsys, monkeypatch, "inspect", out)
+    assert code == 0
+    words = " ".join(text.split())
+    assert "smoothed into post_attention_layernorm" in words
+    assert "not smoothed: no norm before it" in words
+    assert "8 bit asym, static" in words
+    code, text, _ = run(capsys, monkeypatch, "generate", out, "The statement", "--max-new-tokens", 5)
+    assert code == 0
+    report = tmp_path / "report.json"
+    measure = ("--reference", llama, "--text", held_out, "--window", 64, "--limit", 4, "--json", report)
+    run(capsys, monkeypatch, "eval", out, *measure)
+    quantized = json.loads(report.read_text())["kl"]
+    (out / "roundel_activations.json").unlink()
+    run(capsys, monkeypatch, "eval", out, *measure)
+    assert quantized > 2 * json.loads(report.read_text())["kl"]  # weights alone
+
+
 def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     from roundel.report.contents import read_contents
 

@@ -1,6 +1,7 @@
 """FlexRound, LRQ and activations in the loop, end to end on trained models."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,38 +39,54 @@ def short(**settings: object) -> roundel.Recipe:
     return roundel.Recipe.create(**{**SHORT, **settings})
 
 
-@pytest.mark.parametrize("learned", METHODS, ids=name_of)
-@pytest.mark.parametrize(
-    "setting", [{"bits": 3}, {"bits": 3, "group_size": 32, "sym": True}, W4A8], ids=name_of
-)
-def test_learned_division_beats_searched_rounding(
-    learned: dict, setting: dict, any_model: Path, tmp_path: Path, folder_kl
+def check_against_searched_rounding(
+    learned: dict, setting: dict, model: Path, out: Path, folder_kl: Callable[..., float]
 ) -> None:
     searched = {key: SHORT[key] for key in ("nsamples", "seqlen", "group_size", "amp")}
-    searched = roundel.Recipe.create(**{**searched, **setting, "method": "rtn", "start": "search"})
-    rtn = roundel.quantize(any_model, searched, calibration="pydoc")
-    tuned = roundel.quantize(
-        any_model, short(**learned, **setting), calibration="pydoc", output=tmp_path / "out"
-    )
-    rounded, found = folder_kl(rtn, any_model), folder_kl(tmp_path / "out", any_model)
-    assert found == pytest.approx(folder_kl(tuned, any_model), rel=1e-5)
-    assert found < 0.9 * rounded
+    recipe = roundel.Recipe.create(**{**searched, **setting, "method": "rtn", "start": "search"})
+    rtn = roundel.quantize(model, recipe, calibration="pydoc")
+    tuned = roundel.quantize(model, short(**learned, **setting), calibration="pydoc", output=out)
+    found = folder_kl(out, model)
+    assert found == pytest.approx(folder_kl(tuned, model), rel=1e-5)
+    assert found < 0.9 * folder_kl(rtn, model)
     for block in tuned.manifest["blocks"]:
         assert block["loss_end"] < block["loss_start"]
     share = tuned.manifest["trained_share"]
     assert share > 2 if learned == METHODS[2] else share < 1.6
 
 
-def test_one_step_size_fits_bits_models_and_lengths(any_model: Path) -> None:
-    """The rule's own step size is near the best of a wide range, wherever it is used."""
-    for bits, iters in ((3, 30), (4, 120)):
-        rule = short(method="flexround", bits=bits, iters=iters).resolved_division_lr(bits, iters)
-        ends = {}
-        for factor in (0.1, 1.0, 10.0):
-            recipe = short(method="flexround", bits=bits, iters=iters, division_lr=rule * factor)
-            manifest = roundel.quantize(any_model, recipe, calibration="pydoc").manifest
-            ends[factor] = sum(block["loss_end"] for block in manifest["blocks"])
-        assert ends[1.0] < 1.05 * min(ends.values())
+@pytest.mark.parametrize("learned", METHODS, ids=name_of)
+def test_learned_division_beats_searched_rounding(
+    learned: dict, any_model: Path, tmp_path: Path, folder_kl
+) -> None:
+    check_against_searched_rounding(learned, {"bits": 3}, any_model, tmp_path / "out", folder_kl)
+
+
+@pytest.mark.parametrize("learned", METHODS, ids=name_of)
+@pytest.mark.parametrize("setting", [{"bits": 3, "group_size": 32, "sym": True}, W4A8], ids=name_of)
+def test_so_it_does_in_groups_and_with_activations(
+    learned: dict, setting: dict, llama: Path, tmp_path: Path, folder_kl
+) -> None:
+    check_against_searched_rounding(learned, setting, llama, tmp_path / "out", folder_kl)
+
+
+def check_step_size(model: Path, bits: int, iters: int) -> None:
+    """The rule's own step size is near the best of a wide range."""
+    rule = short(method="flexround", bits=bits).resolved_division_lr(bits, iters)
+    ends = {}
+    for factor in (0.1, 1.0, 10.0):
+        recipe = short(method="flexround", bits=bits, iters=iters, division_lr=rule * factor)
+        manifest = roundel.quantize(model, recipe, calibration="pydoc").manifest
+        ends[factor] = sum(block["loss_end"] for block in manifest["blocks"])
+    assert ends[1.0] < 1.05 * min(ends.values())
+
+
+def test_one_step_size_fits_all_models(any_model: Path) -> None:
+    check_step_size(any_model, bits=3, iters=30)
+
+
+def test_one_step_size_fits_other_widths_and_lengths(llama: Path) -> None:
+    check_step_size(llama, bits=4, iters=120)
 
 
 @pytest.mark.parametrize("method", ["autoround", "flexround", "lrq"])

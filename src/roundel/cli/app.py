@@ -3,9 +3,11 @@
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 import transformers
 import typer
+from tqdm import tqdm
 
 from roundel.cli.display import err
 from roundel.cli.evaluate import evaluate_command
@@ -44,6 +46,7 @@ def main() -> None:
     """Run the command line; leave with a RoundelError's own exit code, 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, _interrupt)
     transformers.utils.logging.disable_progress_bar()
+    _silence_bars()
     try:
         app()
     except RoundelError as error:
@@ -52,6 +55,16 @@ def main() -> None:
     except _Interrupted:
         _complain("interrupted; nothing was written")
         sys.exit(_INTERRUPTED)
+
+
+def _silence_bars() -> None:
+    """No bars of other libraries: compressed-tensors turns its own on whatever the environment says."""
+    init = tqdm.__init__
+
+    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = without_bar
 
 
 def _complain(message: str) -> None:
