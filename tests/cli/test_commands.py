@@ -104,9 +104,11 @@ def test_quantized_activations_from_model_to_text(
     measure = ("--reference", llama, "--text", held_out, "--window", 64, "--limit", 4, "--json", report)
     run(capsys, monkeypatch, "eval", out, *measure)
     quantized = json.loads(report.read_text())["kl"]
+    # Without our file compressed-tensors' own hooks do the same work.
     (out / "roundel_activations.json").unlink()
     run(capsys, monkeypatch, "eval", out, *measure)
-    assert quantized > 2 * json.loads(report.read_text())["kl"]  # weights alone
+    assert json.loads(report.read_text())["kl"] == quantized
+    assert quantized > 0
 
 
 def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 from roundel.progress import Progress
 
 # Tables in logs and pipes get the width that their columns need.
-out = Console(width=None if sys.stdout.isatty() else 160)
+out = Console(width=None if sys.stdout.isatty() else 240)
 err = Console(stderr=True)
 
 # On something that is no terminal, one line per tenth of a stage instead of a moving bar.

@@ -34,7 +34,8 @@ def _layers(contents: FolderContents) -> Table:
     if any(layer.inputs for layer in contents.layers):
         columns.insert(-1, "inputs")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("layer", "grid", "inputs", "") else "right")
+        left = column in ("layer", "grid", "inputs", "")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column == "layer")
     for layer in contents.layers:
         stored = size(contents.stored_bytes.get(layer.name, 0))
         shape = "x".join(map(str, layer.shape))
