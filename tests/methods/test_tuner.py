@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -72,19 +74,46 @@ def test_the_block_is_left_with_the_weights_of_the_result() -> None:
         assert torch.equal(block.get_submodule(name.removeprefix("toy.")).weight, weight.dequantize())
 
 
-def test_reported_loss_is_the_relative_error_on_the_held_out_samples() -> None:
-    tuned, block, data = run(iters=10)
+@pytest.mark.parametrize(("loss", "share"), [("relative", 1.0), ("mse", 0.0), ("balanced", 0.5)])
+def test_reported_losses_are_those_of_the_formulas_on_the_held_out_samples(loss: str, share: float) -> None:
+    tuned, block, data = run(iters=10, loss=loss)
     wanted = data.targets[-4:, :-1]
     error = block(data.inputs[-4:])[:, :-1] - wanted
-    per_token = error.square().sum(-1) / wanted.square().sum(-1)
-    assert tuned.loss_end == pytest.approx(float(per_token.mean()), rel=1e-5)
+    relative = float((error.square().sum(-1) / wanted.square().sum(-1)).mean())
+    of_the_paper = float(error.square().mean() / data.targets[:, :-1].square().mean())
+    assert tuned.loss_end == pytest.approx(share * relative + (1 - share) * of_the_paper, rel=1e-5)
 
 
-def test_mean_squared_error_is_the_papers() -> None:
-    tuned, block, data = run(iters=10, loss="mse")
-    error = (block(data.inputs[-4:]) - data.targets[-4:])[:, :-1]
-    wanted = error.square().mean() / data.targets[:, :-1].square().mean()
-    assert tuned.loss_end == pytest.approx(float(wanted), rel=1e-5)
+def test_balanced_loss_keeps_massive_tokens_without_giving_up_the_others() -> None:
+    """One token in ten is a hundred times larger and comes through weights of its own, as attention sinks do."""
+    errors: dict[str, tuple[float, float]] = {}
+    for loss in ("relative", "balanced", "mse"):
+        options = TuningOptions(batch_size=4, holdout=4, iters=100, loss=loss)
+        block, data, views, rounded, parametrizations = setting(options)
+        inputs = data.inputs.clone()
+        inputs[:, 0] = 100 * inputs[:1, 0]
+        data = BlockData("toy", block, inputs, inputs + block.down(torch.relu(block.up(inputs))), data.device)
+        tune(data, views, rounded, parametrizations, options, torch.Generator().manual_seed(2))
+        error = (block(inputs) - data.targets).square().sum(-1) / data.targets.square().sum(-1)
+        errors[loss] = float(error[-4:, 0].mean()), float(error[-4:, 1:-1].mean())
+    massive, others = ({loss: pair[k] for loss, pair in errors.items()} for k in (0, 1))
+    assert massive["balanced"] < 0.6 * massive["relative"]
+    assert others["balanced"] < 0.9 * others["mse"]
+
+
+def test_mixed_inputs_come_from_both_streams_in_the_share_that_was_asked() -> None:
+    options = TuningOptions(batch_size=4, holdout=4, input_mixing=0.25)
+    _, data, views, _, parametrizations = setting(options)
+    original = data.inputs + 100
+    mixed = replace(data, originals=original)
+    trainer = _Trainer(mixed, views, parametrizations, options)
+    rows = [3, 1, 2, 0]
+    found = trainer._mixed(rows, torch.Generator().manual_seed(0))
+    from_original = found == original[rows]
+    assert torch.equal(found[~from_original], data.inputs[rows][~from_original])
+    assert float(from_original.float().mean()) == pytest.approx(0.25, abs=0.03)
+    plain = _Trainer(data, views, parametrizations, options)
+    assert torch.equal(plain._mixed(rows, torch.Generator()), data.inputs[rows])
 
 
 def test_a_result_worse_than_the_start_is_thrown_away() -> None:
@@ -122,10 +151,10 @@ def test_same_seed_same_integers() -> None:
 @pytest.mark.parametrize("optimizer", ["signsgd", "adamw"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_optimizers_and_schedules_tune(optimizer: str, schedule: str) -> None:
-    tuned, _, _ = run(iters=60, optimizer=optimizer, lr_schedule=schedule)
-    # Signed steps that never shrink leave the offsets jumping between neighbours.
-    bound = 0.95 if (optimizer, schedule) == ("signsgd", "constant") else 0.8
-    assert tuned.loss_end < bound * tuned.loss_start
+    # Steps that never shrink must be small from the start, or they jump between neighbours.
+    steps = {"lr": 0.005, "minmax_lr": 0.002} if schedule == "constant" else {}
+    tuned, _, _ = run(iters=60, optimizer=optimizer, lr_schedule=schedule, **steps)
+    assert tuned.loss_end < 0.8 * tuned.loss_start
 
 
 def test_accumulated_batches_have_the_gradient_of_one_large_batch() -> None:

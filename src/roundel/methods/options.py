@@ -32,9 +32,10 @@ class TuningOptions(BaseModel):
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How both step sizes fall from their start to 0."""
 
-    loss: Literal["relative", "mse"] = "relative"
-    """What is minimised. relative: each token's squared error over its own squared output. mse: the papers'
-    mean squared error, ruled by tokens with massive activations."""
+    loss: Literal["balanced", "relative", "mse"] = "balanced"
+    """What is minimised. mse: the papers' mean squared error, ruled by the few tokens with massive activations.
+    relative: each token's squared error over its own squared output, in which those tokens hardly count. balanced:
+    half of either."""
 
     optimizer: Literal["signsgd", "adamw"] = "signsgd"
     """signsgd: the sign of the gradient, no momentum. adamw: AdamW without weight decay."""
