@@ -136,6 +136,9 @@ class _Walk:
                 original = self._block_with_data(index, views, streams, record)
         if streams is not None:
             quantized = streams.quantized
+            if self.amp is None:
+                # Nothing will be done again: the block's inputs may go before its outputs come.
+                streams.original = original
             if quantized is not None:
                 # Outside `computing` the written weights have the model's own type, as a client will load them.
                 with computing(self.stack.blocks[index], self.device):
