@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from roundel.activations.attach import ActivationQuantizer, attach_saved
+from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
 from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype, choose_device
@@ -93,6 +93,8 @@ def quantize(
     where = choose_device(device)
     source = _open(model, tokenizer, trust_remote_code, allow_pickle)
 
+    if attached(source.model) is not None:
+        raise ModelError(f"{source.name} is quantized already: the original, unquantized model is wanted")
     stack = find_blocks(source.model)
     coverage = decide(source.model, stack, recipe)
     container = CONTAINERS[recipe.format]
@@ -206,7 +208,8 @@ def evaluate(
         progress: is told of every window.
 
     Returns:
-        The figures of `Quality` with model, reference, text and the convention used, as plain data.
+        The figures of `Quality` with model, what of its activations is quantized, reference, text and the convention
+        used, as plain data.
 
     Raises:
         RoundelError: a model or the text cannot be read, or the logits are not finite.
@@ -234,8 +237,10 @@ def evaluate(
         quality = measure(
             opened.model, held_out.windows, original.model if original else None, progress.advance
         )
+    quantizer = attached(opened.model)
     return {
         "model": opened.name,
+        "activations": quantizer.words if quantizer else "",
         "reference": original.name if original else None,
         "text": text,
         "convention": held_out.convention,

@@ -1,10 +1,12 @@
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from roundel.activations.attach import FILE, ActivationQuantizer, attach_saved
+import roundel
+from roundel.activations.attach import FILE, ActivationQuantizer, attach_saved, attached
 from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid, quantize_vectors
 from roundel.errors import ModelError
 
@@ -50,6 +52,23 @@ def test_a_folder_brings_it_back(grids: Activations, llama: Path, load_model, tm
     assert attached.enabled
     assert attached.static == quantizer.static
     assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_a_model_knows_what_is_attached(llama: Path, load_model) -> None:
+    model, tokenizer = load_model(llama)
+    assert attached(model) is None
+    quantizer = ActivationQuantizer(model, LAYERS, BOTH)
+    assert attached(model) is quantizer
+    assert quantizer.words == ""
+    quantizer.enabled = True
+    assert quantizer.words == (
+        "inputs of 2 Linears 8 bit asym, per token; KV cache 8 bit sym, per token and head"
+    )
+    assert torch.equal(copy.deepcopy(model)(IDS).logits, model(IDS).logits)
+    with pytest.raises(ModelError, match="in memory is quantized already"):
+        roundel.quantize(model, "rtn-w4g128", tokenizer=tokenizer)
+    quantizer.detach()
+    assert attached(model) is None
 
 
 def test_nothing_saved_nothing_attached(llama: Path, load_model, tmp_path: Path) -> None:

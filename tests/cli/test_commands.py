@@ -102,7 +102,10 @@ def test_quantized_activations_from_model_to_text(
     assert code == 0
     report = tmp_path / "report.json"
     measure = ("--reference", llama, "--text", held_out, "--window", 64, "--limit", 4, "--json", report)
-    run(capsys, monkeypatch, "eval", out, *measure)
+    _, text, _ = run(capsys, monkeypatch, "eval", out, *measure)
+    said = "inputs of 14 Linears 8 bit asym, static; KV cache 6 bit asym, per token and head"
+    assert f"Quantized in this model: {said}" in " ".join(text.split())
+    assert json.loads(report.read_text())["activations"] == said
     quantized = json.loads(report.read_text())["kl"]
     # Without our file compressed-tensors' own hooks do the same work.
     (out / "roundel_activations.json").unlink()

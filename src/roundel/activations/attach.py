@@ -26,6 +26,8 @@ from roundel.activations.scheme import (
 from roundel.errors import ModelError
 
 FILE = "roundel_activations.json"
+# Under this name a model knows its quantizer.
+_ATTRIBUTE = "roundel_activations"
 
 
 class ActivationQuantizer:
@@ -55,9 +57,24 @@ class ActivationQuantizer:
         if self.kv is not None:
             self._hooks.callback(model.register_forward_pre_hook(self._give_cache, with_kwargs=True).remove)
 
+        setattr(model, _ATTRIBUTE, self)
+        self._hooks.callback(delattr, model, _ATTRIBUTE)
+
     def detach(self) -> None:
         """Take all hooks off the model."""
         self._hooks.close()
+
+    @property
+    def words(self) -> str:
+        """What is rounded, for people; empty while nothing is."""
+        parts = []
+        if self.inputs is not None:
+            parts.append(f"inputs of {len(self.layers)} Linears {self.inputs.words}")
+        if self.kv is not None:
+            parts.append(
+                f"KV cache {self.kv.bits} bit {'sym' if self.kv.sym else 'asym'}, per token and head"
+            )
+        return "; ".join(parts) if self.enabled else ""
 
     @contextmanager
     def switched(self, on: bool) -> Iterator[None]:
@@ -108,6 +125,12 @@ class ActivationQuantizer:
             "static": {name: asdict(grid) for name, grid in self.static.items()},
         }
         (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def attached(model: Any) -> ActivationQuantizer | None:
+    """The quantizer that was attached to a model, if any."""
+    found: ActivationQuantizer | None = getattr(model, _ATTRIBUTE, None)
+    return found
 
 
 def attach_saved(model: Any, folder: Path) -> ActivationQuantizer | None:

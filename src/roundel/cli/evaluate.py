@@ -46,6 +46,8 @@ def evaluate_command(
         table.add_row("KL to the original, nats per token", f"{figures['kl']:.5f}")
         table.add_row("top-1 agreement", f"{figures['top1_agreement']:.2%}")
     out.print(table)
+    if figures["activations"]:
+        out.print(f"Quantized in this model: {figures['activations']}", highlight=False, soft_wrap=True)
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
