@@ -56,7 +56,6 @@ class ActivationQuantizer:
                 self._hooks.callback(module.register_forward_pre_hook(self._hook(name)).remove)
         if self.kv is not None:
             self._hooks.callback(model.register_forward_pre_hook(self._give_cache, with_kwargs=True).remove)
-
         setattr(model, _ATTRIBUTE, self)
         self._hooks.callback(delattr, model, _ATTRIBUTE)
 
@@ -71,9 +70,7 @@ class ActivationQuantizer:
         if self.inputs is not None:
             parts.append(f"inputs of {len(self.layers)} Linears {self.inputs.words}")
         if self.kv is not None:
-            parts.append(
-                f"KV cache {self.kv.bits} bit {'sym' if self.kv.sym else 'asym'}, per token and head"
-            )
+            parts.append(f"KV cache {self.kv.words} and head")
         return "; ".join(parts) if self.enabled else ""
 
     @contextmanager

@@ -42,8 +42,8 @@ class LowRankDivisor(nn.Module):
     """log D of LRQ: a product of rank k, a column and a row.
 
     U is uniform with variance 1 / k (Kaiming's rule, k being its fan-out), so that a step of L by some amount per
-    entry moves log D by that amount per entry, whatever the rank. With the paper's code, where the fan is the number
-    of inputs, a rank of half as much halves the step.
+    entry moves log D by that amount per entry, whatever the rank. Where the fan is the number of inputs, as in the
+    paper's code, a smaller rank makes smaller steps.
     """
 
     def __init__(self, weight: torch.Tensor, rank: int, generator: torch.Generator) -> None:
