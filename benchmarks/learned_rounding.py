@@ -1,8 +1,9 @@
-"""Learned rounding compared: RTN, GPTQ, AutoRound, FlexRound, LRQ and hybrids at W4A16, W3A16, W4A8.
+"""Learned rounding compared: RTN, GPTQ, AutoRound, FlexRound, LRQ and hybrids at W4A16, W3A16, W4A8, W8A8.
 
     python benchmarks/learned_rounding.py MODEL --calibration c4.jsonl --in-order --text wiki.test.raw
 
-Per output channel, asymmetric; the learned methods at equal iterations and batch, so at an equal number of tokens.
+Per output channel, asymmetric (W8A8: static inputs per tensor); the learned methods at equal iterations and batch, so
+at an equal number of tokens.
 Every variant is made by the command line in a process of its own, reopened from its folder, and measured on the same
 windows: as it is, and once more with an 8-bit KV cache on top (unless it was tuned with one).
 """
@@ -24,6 +25,8 @@ GRIDS: dict[str, dict[str, Any]] = {
     "W3A16": {"bits": 3},
     "W4A8": {"bits": 4, "act_bits": 8},
     "W4A8KV8": {"bits": 4, "act_bits": 8, "kv_bits": 8},
+    "W8A8KV8": {"bits": 8, "act_bits": 8, "act_scale": "static", "kv_bits": 8},
+    "W8A8KV8 smoothed": {"bits": 8, "act_bits": 8, "act_scale": "static", "kv_bits": 8, "smooth": 0.5},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "RTN": {"method": "rtn"},

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 import roundel
+from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.self_text import sample_from_model
 from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 
@@ -48,9 +50,7 @@ class Judge:
     def __init__(self, arguments: Namespace, windows: tuple[tuple[int, int], ...]) -> None:
         original, tokenizer = roundel.load(arguments.model)
         self.reference = Remembering(original)
-        self.texts: dict[int, EvaluationText] = {
-            size: evaluation_windows(arguments.text, tokenizer, size, limit) for size, limit in windows
-        }
+        self.texts = {size: _windows(arguments, original, tokenizer, size, limit) for size, limit in windows}
 
     def figures(self, model: Any) -> Row:
         """KL, agreement and perplexities, the key ending with the window's size."""
@@ -66,6 +66,15 @@ class Judge:
         return row
 
 
+def _windows(arguments: Namespace, model: Any, tokenizer: Any, size: int, limit: int) -> EvaluationText:
+    if arguments.text != "self":
+        return evaluation_windows(arguments.text, tokenizer, size, limit)
+    # Another seed than the calibration's: no row is the same.
+    rows = CalibrationOptions(nsamples=limit, seqlen=size, seed=arguments.seed + 1)
+    words = f"{limit} windows of {size} tokens that the original writes, seed {rows.seed}"
+    return EvaluationText(sample_from_model(model, tokenizer, rows), words)
+
+
 def quantize(arguments: Namespace, settings: Settings, out: Path) -> Row:
     """The command line, in a process of its own; what the run's manifest says."""
     settings = dict(settings)
@@ -73,7 +82,7 @@ def quantize(arguments: Namespace, settings: Settings, out: Path) -> Row:
     recipe = settings.pop("recipe", None)
     if recipe:
         command += ["--recipe", recipe]
-    if recipe or settings.get("method") != "rtn" or settings.get("start") == "search":
+    if recipe or roundel.Recipe.create(**settings).needs_calibration:
         settings |= {"nsamples": arguments.nsamples, "seqlen": arguments.seqlen, "seed": arguments.seed}
         settings["shuffle"] = not arguments.in_order
         command += ["--calibration", arguments.calibration]
@@ -110,7 +119,7 @@ def parser(doc: str | None, variants: Mapping[str, Settings]) -> ArgumentParser:
     found.add_argument("model")
     found.add_argument("--calibration", default="self")
     found.add_argument("--in-order", action="store_true", help="calibration documents as they come")
-    found.add_argument("--text", default="pydoc")
+    found.add_argument("--text", default="pydoc", help="a file, or `self`: what the original writes")
     found.add_argument("--variants", nargs="+", choices=variants)
     found.add_argument("--nsamples", type=int, default=128)
     found.add_argument("--seqlen", type=int, default=256)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roundel.api import Quantized, evaluate, generate, load, quantize, read_integers
+    from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.grid import QuantizedWeight, Scheme
     from roundel.progress import Progress
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "RoundelError",
     "Scheme",
+    "StreamOptions",
     "evaluate",
     "generate",
     "load",
@@ -37,6 +39,7 @@ _HOMES = {
     "Recipe": "recipe",
     "RoundelError": "errors",
     "Scheme": "grid",
+    "StreamOptions": "engine.streams",
 }
 
 

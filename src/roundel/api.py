@@ -1,7 +1,8 @@
 """What a Python user imports: quantize, load, evaluate."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,40 @@ from roundel.activations.attach import ActivationQuantizer, attach_saved, attach
 from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype, choose_device
+from roundel.engine.journal import Journal
+from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.walk import Job, quantize_model
 from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import measure
 from roundel.evaluation.windows import evaluation_windows
-from roundel.formats import CONTAINERS, INTEGER_FILES, Layer, is_container, open_container
+from roundel.formats import (
+    CONTAINERS,
+    INTEGER_FILES,
+    Container,
+    Content,
+    Layer,
+    Piece,
+    is_container,
+    open_container,
+    shard_files,
+)
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import atomic_folder, check_target
+from roundel.formats.shards import SHARD_BYTES
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import find_blocks
 from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
+from roundel.model.storage import InMemory
 from roundel.progress import Progress
 from roundel.recipe import Recipe
 from roundel.report.contents import measure_folder
-from roundel.report.manifest import build_manifest, write_manifest
+from roundel.report.manifest import build_manifest, versions, write_manifest
 
 ModelOrPath = str | Path | torch.nn.Module
+
+# Keys of a recipe that decide no integer.
+_NO_MATTER = ("name", "description", "format")
 
 
 @dataclass(frozen=True)
@@ -36,15 +54,17 @@ class Quantized:
 
     Attributes:
         model: the model with dequantized weights in its Linears; activations are quantized as the recipe says.
+            None where the blocks were streamed (`load` opens the output).
         tokenizer: the model's, or None.
-        weights: the integers of every quantized Linear, by full name.
+        weights: the integers of every quantized Linear, by full name. None where the blocks were streamed
+            (`read_integers` reads those of some formats).
         manifest: everything about the run as plain data.
         output: the written folder, or None.
     """
 
     model: Any
     tokenizer: Any | None
-    weights: dict[str, QuantizedWeight]
+    weights: Any
     manifest: dict[str, Any]
     output: Path | None
 
@@ -58,6 +78,9 @@ def quantize(
     tokenizer: Any | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    restart: bool = False,
+    stream: bool = False,
+    streams: StreamOptions = StreamOptions(),
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -73,6 +96,10 @@ def quantize(
         tokenizer: for a model in memory; written along, and needed for calibration text.
         device: where blocks compute: auto, cpu, cuda, xpu, mps.
         overwrite: replace a non-empty output folder.
+        restart: forget an interrupted run with the same output folder; else such a run is gone on with.
+        stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
+            are finished, so that the model is never in memory as a whole; nor is the result.
+        streams: where the activations between blocks are.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints (with weights_only).
         progress: is told of the work; None is silent.
@@ -87,48 +114,119 @@ def quantize(
             f"the recipe {recipe.name} reads no calibration data and would ignore it; set start=search, or "
             "leave the calibration out"
         )
-    target = Path(output).expanduser() if output is not None else None
-    if target is not None:
-        check_target(target, overwrite)
     where = choose_device(device)
-    source = _open(model, tokenizer, trust_remote_code, allow_pickle)
+    given = _Given(model, tokenizer, calibration, trust_remote_code, allow_pickle)
+    if output is None:
+        if streams != StreamOptions():
+            raise RecipeError("activations go to the disk beside the output: give an output folder")
+        return _quantize(given, recipe, where, progress, StreamHome(where))
+    target = Path(output).expanduser()
+    check_target(target, overwrite)
+    with Journal(target) as journal:
+        home = streams.home(where if not recipe.low_gpu_mem_usage else torch.device("cpu"), journal.folder)
+        run = _quantize(given, recipe, where, progress, home, _Writing(journal, overwrite, restart, stream))
+        journal.remove()
+    return run
 
-    if attached(source.model) is not None:
+
+@dataclass(frozen=True)
+class _Given:
+    """What a caller gave."""
+
+    model: ModelOrPath
+    tokenizer: Any | None
+    calibration: CalibrationSource | None
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def open(self, stream_with: Path | None = None) -> SourceModel:
+        return _open(
+            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
+        )
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """How a run writes."""
+
+    journal: Journal
+    overwrite: bool
+    restart: bool
+    stream: bool
+
+
+def _quantize(
+    given: _Given,
+    recipe: Recipe,
+    where: torch.device,
+    progress: Progress,
+    home: StreamHome,
+    writing: _Writing | None = None,
+) -> Quantized:
+    began = time.perf_counter()
+    streamed = writing is not None and writing.stream
+    source = given.open(writing.journal.folder / "converted" if writing and writing.stream else None)
+    model = source.model
+    if attached(model) is not None:
         raise ModelError(f"{source.name} is quantized already: the original, unquantized model is wanted")
-    stack = find_blocks(source.model)
-    coverage = decide(source.model, stack, recipe)
+    stack = find_blocks(model)
+    coverage = decide(model, stack, recipe)
     container = CONTAINERS[recipe.format]
-    if target is not None:
-        container.check(_layers(coverage, recipe, source.model), source.model.dtype, recipe.activations)
+    if writing is not None:
+        layers = _layers(coverage, recipe, model)
+        container.check(layers, model.dtype, recipe.activations, model.config)
     data: Calibration | None = None
     if recipe.needs_calibration:
-        data = gather_calibration(calibration, source.model, source.tokenizer, recipe, progress)
+        author = source if isinstance(source.storage, InMemory) else None
+        data = gather_calibration(
+            given.calibration,
+            model,
+            source.tokenizer,
+            recipe,
+            progress,
+            lambda: (author or given.open()).model,
+        )
     original = {
-        "fingerprint": fingerprint(source.model),
-        "bytes": sum(p.numel() * p.element_size() for p in source.model.parameters()),
-        "bits_per_weight": torch.finfo(source.model.dtype).bits,
-        "parameters": sum(p.numel() for p in source.model.parameters()),
+        "fingerprint": fingerprint(model, source.storage),
+        "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "bits_per_weight": torch.finfo(model.dtype).bits,
+        "parameters": sum(p.numel() for p in model.parameters()),
     }
+    amp = str(autocast_dtype(where, recipe.amp) or torch.float32).removeprefix("torch.")
+    if writing is not None:
+        identity = {
+            "recipe": {k: v for k, v in recipe.model_dump(mode="json").items() if k not in _NO_MATTER},
+            "model": original["fingerprint"],
+            "calibration": data.fingerprint if data else None,
+            "device": where.type,
+            "amp": amp,
+            "threads": torch.get_num_threads(),
+            "streams": str(home.dtype).removeprefix("torch.") if home.on_disk else "memory",
+            "versions": versions(),
+        }
+        writing.journal.begin(identity, writing.restart)
     if coverage.head is not None:
-        _untie(source.model, coverage.head)
+        _untie(model, coverage.head)
 
     activations = None
     if recipe.activations:
-        activations = ActivationQuantizer(source.model, list(coverage.schemes), recipe.activations)
-    began = time.perf_counter()
+        activations = ActivationQuantizer(model, list(coverage.schemes), recipe.activations)
+    job = Job(
+        model=model,
+        stack=stack,
+        coverage=coverage,
+        recipe=recipe,
+        tokens=data.tokens if data else None,
+        device=where,
+        progress=progress,
+        home=home,
+        storage=source.storage,
+        journal=writing.journal if writing else None,
+        keep=not streamed,
+        activations=activations,
+    )
     try:
-        outcome = quantize_model(
-            Job(
-                model=source.model,
-                stack=stack,
-                coverage=coverage,
-                recipe=recipe,
-                tokens=data.tokens if data else None,
-                device=where,
-                progress=progress,
-                activations=activations,
-            )
-        )
+        outcome = quantize_model(job)
     except BaseException:
         if activations is not None:
             activations.detach()
@@ -140,21 +238,56 @@ def quantize(
         original=original,
         calibration=_describe(data),
         device=str(where),
-        amp=str(autocast_dtype(where, recipe.amp) or torch.float32).removeprefix("torch."),
+        amp=amp,
         threads=torch.get_num_threads(),
         seconds=time.perf_counter() - began,
     )
-    if target is not None:
-        with atomic_folder(target, overwrite) as folder, progress.stage("Writing and checking", 1):
-            container.write(folder, source.model, outcome.weights, activations)
-            if activations is not None:
-                activations.save(folder)
-            if source.tokenizer is not None:
-                source.tokenizer.save_pretrained(folder)
-            container.verify(folder, source.model, outcome.weights, trust_remote_code)
-            manifest |= measure_folder(folder, manifest["original"]["parameters"])
-            write_manifest(folder, manifest)
-    return Quantized(source.model, source.tokenizer, outcome.weights, manifest, target)
+    if writing is not None:
+        _write(writing, container, source, job, manifest, given.trust_remote_code)
+    target = writing.journal.target if writing else None
+    if streamed:
+        return Quantized(None, source.tokenizer, None, manifest, target)
+    return Quantized(model, source.tokenizer, outcome.weights, manifest, target)
+
+
+def _write(
+    writing: _Writing,
+    container: Container,
+    source: SourceModel,
+    job: Job,
+    manifest: dict[str, Any],
+    trust_remote_code: bool,
+) -> None:
+    """Write the output folder from the journal, check it, and let it appear."""
+    journal, size = writing.journal, manifest["original"]["bytes"]
+    content = Content(
+        model=source.model,
+        schemes=job.coverage.schemes,
+        read_pieces=lambda: chain(journal.pieces(), [_outside(job)]),
+        activations=job.activations,
+        whole=job.keep or size <= SHARD_BYTES,
+    )
+    with (
+        job.progress.stage("Writing and checking", 1),
+        atomic_folder(journal.target, writing.overwrite, journal.folder) as folder,
+    ):
+        container.write(folder, content)
+        if job.activations is not None:
+            job.activations.save(folder)
+        if source.tokenizer is not None:
+            source.tokenizer.save_pretrained(folder)
+        container.verify(folder, content, trust_remote_code)
+        manifest |= measure_folder(folder, manifest["original"]["parameters"])
+        write_manifest(folder, manifest)
+
+
+def _outside(job: Job) -> Piece:
+    """What is in no block, and not the quantized head."""
+    head = job.coverage.head
+    journaled = (f"{job.stack.name}.", f"{head.name}." if head else f"{job.stack.name}.")
+    state = job.model.state_dict().items()
+    others = {name: t.detach().cpu().contiguous() for name, t in state if not name.startswith(journaled)}
+    return Piece(others=others)
 
 
 def load(
@@ -175,10 +308,10 @@ def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
     Raises:
         ModelError: the folder holds none, or they are damaged.
     """
-    for name in INTEGER_FILES:
-        path = Path(folder).expanduser() / name
-        if path.is_file():
-            return read_integer_file(path).weights
+    for stem in INTEGER_FILES:
+        files = shard_files(Path(folder).expanduser(), stem)
+        if files:
+            return {name: w for file in files for name, w in read_integer_file(file).weights.items()}
     raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
 
 
@@ -278,6 +411,7 @@ def _open(
     allow_pickle: bool,
     *,
     quantized: bool = False,
+    stream_with: Path | None = None,
 ) -> SourceModel:
     if isinstance(model, torch.nn.Module):
         model.eval().requires_grad_(False)
@@ -289,11 +423,15 @@ def _open(
         opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
     else:
         opened = open_source(
-            str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, quantized=quantized
+            str(model),
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            quantized=quantized,
+            stream_with=stream_with,
         )
     if quantized:
         _attach_activations(opened.model, Path(model).expanduser())
-    return SourceModel(opened.name, opened.model, tokenizer or opened.tokenizer)
+    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

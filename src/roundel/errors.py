@@ -45,3 +45,12 @@ class NonFiniteError(RoundelError):
     """A weight, an activation or a loss is NaN or infinite."""
 
     exit_code = 7
+
+
+class Stopped(RoundelError):
+    """The work was asked to end (Ctrl-C) and ended at the next step."""
+
+    exit_code = 130
+
+    def __init__(self, message: str = "stopped") -> None:
+        super().__init__(message)

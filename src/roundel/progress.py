@@ -7,9 +7,26 @@ draws bars. The base class is silent, which is what a Python user gets unless th
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from roundel.errors import Stopped
+
 
 class Progress:
-    """A silent listener; subclass it to show something."""
+    """A silent listener; subclass it to show something.
+
+    Attributes:
+        stop_asked: somebody wants the work to end; set from anywhere, also from a signal handler.
+    """
+
+    stop_asked = False
+
+    def check_stop(self) -> None:
+        """Called by long work wherever it may end without damage.
+
+        Raises:
+            Stopped: the work was asked to end.
+        """
+        if self.stop_asked:
+            raise Stopped
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator["Progress"]:

@@ -234,6 +234,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             kept.pop("description", None)
         return Recipe.create(**{**kept, **changes})
 
+    def with_little_device_memory(self) -> "Recipe":
+        """The same, with activations in main memory and, where it is tuned, gradients of one sample at a time."""
+        changes: dict[str, Any] = {"low_gpu_mem_usage": True, "batch_size": 1}
+        if self.tuned:
+            changes["gradient_accumulate_steps"] = self.batch_size * self.gradient_accumulate_steps
+        return self.with_settings(**changes)
+
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)

@@ -9,7 +9,7 @@ import torch
 
 import roundel
 from roundel.activations.attach import ActivationQuantizer
-from roundel.engine.walk import _Walk
+from roundel.engine.block import BlockQuantizer, Finished
 from roundel.errors import FormatError, ModelError
 
 SHORT = {
@@ -99,13 +99,14 @@ def test_evaluation_computes_what_the_loop_computed_bit_for_bit(
 ) -> None:
     """The last quantized stream of the run, against the reopened folder on the same tokens."""
     streams = {}
-    walked = _Walk._block
+    quantize = BlockQuantizer.quantize
 
-    def spy(walk: _Walk, index: int, note: str) -> None:
-        walked(walk, index, note)
-        streams["last"], streams["tokens"] = walk.streams.quantized, walk.runner.tokens
+    def spy(worker: BlockQuantizer, *arguments: object) -> Finished:
+        done = quantize(worker, *arguments)
+        streams["last"], streams["tokens"] = done.streams.quantized[:], worker.runner.tokens
+        return done
 
-    monkeypatch.setattr(_Walk, "_block", spy)
+    monkeypatch.setattr(BlockQuantizer, "quantize", spy)
     recipe = short(method=method, bits=4, iters=5, **grids)
     roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "out")
     model, _ = roundel.load(tmp_path / "out")

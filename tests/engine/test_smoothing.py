@@ -25,7 +25,7 @@ def test_the_model_stays_the_same_function(any_model: Path, load_model, exponent
     logits = model(tokens).logits
     stack = find_blocks(model)
     runner = BlockRunner(model, stack, tokens)
-    hidden = runner.first_inputs(6)
+    hidden = next(runner.first_inputs(6))
     for index in range(len(stack)):
         views = stack.linears(index)
         before = {view.name: view.weight.clone() for view in views}

@@ -8,11 +8,19 @@ from transformers import AutoModelForCausalLM
 import roundel
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
-from roundel.formats import CONTAINERS, Layer
-from roundel.formats.reload import check_reload
+from roundel.formats import CONTAINERS, Content, Layer, Piece
 from roundel.grid import Scheme
+from zoo import zoo_model
 
 IDS = torch.randint(1, 1000, (2, 40), generator=torch.Generator().manual_seed(0))
+
+
+def content_of(result: roundel.Quantized, whole: bool) -> Content:
+    """What was written, from the result in memory."""
+    state = result.model.state_dict()
+    others = {n: t for n, t in state.items() if n.removesuffix(".weight") not in result.weights}
+    schemes = {name: weight.scheme for name, weight in result.weights.items()}
+    return Content(result.model, schemes, lambda: iter([Piece(result.weights, others)]), whole=whole)
 
 
 @torch.no_grad()
@@ -114,7 +122,7 @@ def test_a_group_that_fits_no_kernel_is_refused_with_those_that_do() -> None:
     with pytest.raises(
         FormatError, match=r"group_size 100 .* 576 of model\.layers\.0\.mlp\.down_proj.* 32, 48, 64"
     ):
-        CONTAINERS["compressed-tensors"].check([layer], torch.float32, Activations())
+        CONTAINERS["compressed-tensors"].check([layer], torch.float32, Activations(), None)
 
 
 def test_schemes_that_no_form_carries_are_refused() -> None:
@@ -123,15 +131,19 @@ def test_schemes_that_no_form_carries_are_refused() -> None:
         for bits in (2, 4)
     ]
     with pytest.raises(FormatError, match="leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check(layers, torch.bfloat16, Activations())
+        CONTAINERS["compressed-tensors"].check(layers, torch.bfloat16, Activations(), None)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["opened whole", "tensor by tensor"])
 @pytest.mark.parametrize("format", ["compressed-tensors", "dense"])
-def test_the_reload_check_finds_every_difference(format: str, llama: Path, tmp_path: Path) -> None:
+def test_the_reload_check_finds_every_difference(
+    format: str, whole: bool, llama: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     recipe = roundel.Recipe(method="rtn", bits=4, group_size=32, format=format)
     result = roundel.quantize(llama, recipe, output=tmp_path / "out")
+    content = content_of(result, whole)
     file = tmp_path / "out" / "model.safetensors"
     good = load_file(file)
     for key in ("model.layers.1.mlp.up_proj.", "model.norm.weight"):
@@ -147,9 +159,9 @@ def test_the_reload_check_finds_every_difference(format: str, llama: Path, tmp_p
             save_file(tensors, file, metadata={"format": "pt"})
             layer = name.rpartition(".")[0].replace(".", r"\.")
             with pytest.raises(FormatError, match=f"{layer}|cannot be reopened"):
-                check_reload(tmp_path / "out", result.model, result.weights, trust_remote_code=False)
+                CONTAINERS[format].verify(tmp_path / "out", content, trust_remote_code=False)
     save_file(good, file, metadata={"format": "pt"})
-    check_reload(tmp_path / "out", result.model, result.weights, trust_remote_code=False)
+    CONTAINERS[format].verify(tmp_path / "out", content, trust_remote_code=False)
 
 
 ACTIVATIONS = [
@@ -190,4 +202,11 @@ def test_scales_that_the_model_does_not_hold_are_refused_with_activations() -> N
     layer = Layer("a", "Linear", (64, 64), Scheme(scale_dtype="float32"))
     activations = Activations(inputs=ActivationScheme(8, sym=False, static=False))
     with pytest.raises(FormatError, match="quantized activations with scales.*leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check([layer], torch.bfloat16, activations)
+        CONTAINERS["compressed-tensors"].check([layer], torch.bfloat16, activations, None)
+
+
+def test_a_kv_cache_that_the_client_could_not_read_is_refused_before_the_work(tmp_path: Path) -> None:
+    recipe = roundel.Recipe(method="rtn", group_size=32, kv_bits=8)
+    with pytest.raises(FormatError, match="OPTConfig has no num_key_value_heads.*--format roundel"):
+        roundel.quantize(zoo_model("opt"), recipe, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 import roundel
 from roundel.errors import FormatError, ModelError
 from roundel.formats.integers import pack_weight, read_integers, unpack_weight
-from roundel.formats.roundel_container import FILE
 from roundel.grid import QuantizedWeight, Scheme
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
 
+FILE = "roundel.safetensors"
 TWO_LEVEL = {"round_zero": False, "scale_bits": 3, "zero_bits": 3}
 DATA = {"nsamples": 16, "seqlen": 64}
 
@@ -153,7 +153,7 @@ def test_other_integers_are_not_delivered(llama: Path, tmp_path: Path, monkeypat
     recipe = roundel.Recipe(method="rtn", group_size=32, format="roundel")
     with pytest.raises(FormatError, match="read back with other integers"):
         roundel.quantize(llama, recipe, output=tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_dense_carries_it_too(llama: Path, tmp_path: Path) -> None:

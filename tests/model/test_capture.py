@@ -19,7 +19,7 @@ def test_blocks_run_one_by_one_give_the_models_own_hidden_states(any_model: Path
     stack = find_blocks(model)
     runner = BlockRunner(model, stack, tokens())
     wanted = model(input_ids=tokens(), output_hidden_states=True).hidden_states
-    hidden = runner.first_inputs(batch_size=2)
+    hidden = torch.cat(list(runner.first_inputs(batch_size=2)))
     assert torch.allclose(hidden, wanted[0], atol=1e-5)
     for index in range(len(stack)):
         # Five rows in batches of two: the last batch is smaller, and ALiBi carries the batch size.
@@ -38,7 +38,7 @@ def test_arguments_follow_the_type_of_the_hidden_states(any_model: Path, load_mo
     model, _ = load_model(any_model)
     stack = find_blocks(model)
     runner = BlockRunner(model, stack, tokens())
-    hidden = runner.first_inputs(5)
+    hidden = next(runner.first_inputs(5))
     single = runner.run(0, hidden)
     stack.blocks[0].double()
     double = runner.run(0, hidden.double())
@@ -57,7 +57,7 @@ def test_blocks_that_are_no_chain_are_refused(llama: Path, load_model) -> None:
         position_embeddings=rotary(model, input_ids),
     )
     with pytest.raises(ModelError, match=r"model\.layers\.1 is not fed with the output"):
-        runner.run(0, runner.first_inputs(5))
+        runner.run(0, next(runner.first_inputs(5)))
 
 
 def rotary(model: nn.Module, ids: torch.Tensor):

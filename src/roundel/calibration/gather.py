@@ -1,6 +1,6 @@
 """From what the user gave to calibration tokens, with words and a fingerprint for the manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -38,15 +38,17 @@ def gather_calibration(
     tokenizer: Any | None,
     options: CalibrationOptions,
     progress: Progress,
+    author: Callable[[], Any] | None = None,
 ) -> Calibration:
     """Calibration tokens for a model.
 
     Args:
         source: what the caller gave (file, name, documents, tensor of ids); None: what the options say.
-        model: the original model; it writes the text itself for `self`.
+        model: the original model; its tensors may be absent.
         tokenizer: the model's, or None.
         options: nsamples, seqlen, seed, chat_template, calibration.
         progress: told of sampling.
+        author: opens the original model with all its tensors, to write the text itself for `self`; None: `model` is.
 
     Raises:
         CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
@@ -69,7 +71,13 @@ def gather_calibration(
     elif isinstance(source, str):
         if source == "self":
             with progress.stage("Sampling calibration text", options.nsamples):
-                tokens = sample_from_model(model, tokenizer, options, progress.advance)
+                whole = author() if author else model
+
+                def rows_done(rows: int) -> None:
+                    progress.advance(rows)
+                    progress.check_stop()
+
+                tokens = sample_from_model(whole, tokenizer, options, rows_done)
             words = "text sampled from the model itself"
         else:
             tokens, words = pack_documents(read_documents(source), tokenizer, options), source

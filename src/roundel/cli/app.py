@@ -2,22 +2,19 @@
 
 import signal
 import sys
-from types import FrameType
 from typing import Any
 
 import transformers
 import typer
 from tqdm import tqdm
 
-from roundel.cli.display import err
+from roundel.cli.display import Interrupted, err, on_interrupt
 from roundel.cli.evaluate import evaluate_command
 from roundel.cli.generate import generate_command
 from roundel.cli.inspect import inspect_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
-from roundel.errors import RoundelError
-
-_INTERRUPTED = 130
+from roundel.errors import RoundelError, Stopped
 
 app = typer.Typer(
     name="roundel",
@@ -34,17 +31,9 @@ app.command("inspect")(inspect_command)
 app.command("recipes")(recipes_command)
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt: typer would turn that into its own word and exit code."""
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise _Interrupted
-
-
 def main() -> None:
     """Run the command line; leave with a RoundelError's own exit code, 130 after Ctrl-C."""
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, on_interrupt)
     transformers.utils.logging.disable_progress_bar()
     _silence_bars()
     try:
@@ -52,9 +41,9 @@ def main() -> None:
     except RoundelError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except _Interrupted:
-        _complain("interrupted; nothing was written")
-        sys.exit(_INTERRUPTED)
+    except Interrupted:
+        _complain("interrupted at once; what was finished before is kept")
+        sys.exit(Stopped.exit_code)
 
 
 def _silence_bars() -> None:

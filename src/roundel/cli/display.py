@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -18,10 +19,32 @@ err = Console(stderr=True)
 _PLAIN_LINES = 10
 
 
-class TerminalProgress(Progress):
-    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`)."""
+# The work under way, if any: what Ctrl-C asks to stop.
+_working: list[Progress] = []
 
-    def __init__(self) -> None:
+
+class Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt: typer would turn that into its own word and exit code."""
+
+
+def on_interrupt(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT: long work ends after its present step; at the second time, or without such work, all."""
+    if not _working or _working[-1].stop_asked:
+        raise Interrupted
+    _working[-1].stop_asked = True
+    err.print("Stopping after this step; Ctrl-C again stops at once", style="yellow", highlight=False)
+
+
+class TerminalProgress(Progress):
+    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`).
+
+    Args:
+        stoppable: the work looks at `stop_asked`: Ctrl-C asks first.
+    """
+
+    def __init__(self, *, stoppable: bool = False) -> None:
+        if stoppable:
+            _working.append(self)
         self._bars: Bars | None = None
         self._tasks: list[TaskID] = []
         self._plain: list[_PlainStage] = []

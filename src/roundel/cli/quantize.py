@@ -8,6 +8,7 @@ import typer
 
 from roundel.api import Quantized, quantize
 from roundel.cli.display import TerminalProgress, out, size
+from roundel.engine.streams import StreamOptions
 from roundel.recipe import Recipe, load_settings, parse_assignments
 
 
@@ -21,6 +22,14 @@ class MethodChoice(StrEnum):
     autoround = "autoround"
     flexround = "flexround"
     lrq = "lrq"
+
+
+class StreamChoice(StrEnum):
+    """--stream-to-disk."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class FormatChoice(StrEnum):
@@ -69,6 +78,19 @@ def quantize_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace a non-empty output folder.")] = False,
+    restart: Annotated[
+        bool, typer.Option(help="Begin again where an interrupted run could be gone on with.")
+    ] = False,
+    stream_to_disk: Annotated[
+        StreamChoice | None,
+        typer.Option(help="Keep the activations between blocks in files beside the output, as this type."),
+    ] = None,
+    low_memory: Annotated[
+        bool,
+        typer.Option(
+            help="Little device memory: activations in main memory, one sample at a time, accumulated."
+        ),
+    ] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
@@ -91,14 +113,19 @@ def quantize_command(
     }
     changes |= parse_assignments(settings or [])
     chosen = _choose(recipe, changes)
-    progress = TerminalProgress()
+    progress = TerminalProgress(stoppable=True)
     progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
+    if low_memory:
+        chosen = chosen.with_little_device_memory()
     result = quantize(
         model,
         chosen,
         output=output,
         device=device,
         overwrite=overwrite,
+        restart=restart,
+        stream=True,
+        streams=StreamOptions(on_disk=True, dtype=stream_to_disk) if stream_to_disk else StreamOptions(),
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress,
@@ -142,9 +169,10 @@ def _print_result(result: Quantized) -> None:
     manifest = result.manifest
     written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
     losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
+    count = sum(layer["bits"] is not None for layer in manifest["layers"])
     whole = f", {manifest['bits_per_parameter']:.3f} bits per parameter of the whole" if written else ""
     out.print(
-        f"{len(result.weights)} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
+        f"{count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
         f"({manifest['paper_bits']:.3f} as papers count){whole}, {size(written)} on disk, {manifest['seconds']:.0f} s, "
         f"peak memory {size(manifest['peak_memory_bytes'])}",
         highlight=False,

@@ -84,6 +84,7 @@ def _norms_before(
 
     def reader(name: str) -> Callable[[torch.Tensor], None]:
         def note(inputs: torch.Tensor) -> None:
+            kept.append(inputs)
             read[name] = tensor_key(inputs)
 
         return note

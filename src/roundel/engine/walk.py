@@ -1,39 +1,37 @@
 """The walk over the blocks: the whole of Roundel's work on one screen.
 
-For each decoder block: run it unquantized to get the targets, choose the grids, round, tune, write the
-dequantized weights back, pass the activations on.
+For each decoder block: load it, quantize it, write down what it has become, let it go, pass the activations on. Each
+block that is written down is finished for good: the next walk with the same journal begins behind it.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
 from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import StaticGrid
+from roundel.engine.block import BlockQuantizer, stream_name
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
-from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
-from roundel.engine.parametrize import make_parametrization
-from roundel.engine.ranges import static_grids
-from roundel.engine.smoothing import smooth_block
-from roundel.engine.streams import Streams, relative_error, run_all
-from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
-from roundel.errors import NonFiniteError
+from roundel.engine.devices import keep_freed_memory
+from roundel.engine.journal import Journal
+from roundel.engine.keeper import TuningKeeper
+from roundel.engine.streams import StreamHome, Streams
+from roundel.errors import Stopped
+from roundel.formats.content import Piece
 from roundel.grid import QuantizedWeight
-from roundel.methods.tuner import BlockData, tune
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
+from roundel.model.storage import InMemory, Storage
 from roundel.progress import Progress
 from roundel.recipe import Recipe
-from roundel.report.records import BlockRecord, Outcome
+from roundel.report.records import BlockRecord, LayerRecord, Outcome
 
-# Distinct, reproducible seeds for the minibatches of every block.
-_SEED_STRIDE = 1_000_003
+# Inside a block, work of at most so many seconds is lost to an interruption.
+SNAPSHOT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,12 @@ class Job:
         tokens: `[N, S]` calibration ids; None for a recipe that needs none.
         device: where blocks compute.
         progress: told of every block and step.
+        home: where activations between blocks are.
+        storage: where the weights of blocks are.
+        journal: remembers finished blocks; None: nothing outlives the process.
+        keep: leave the quantized blocks, and their integers, in memory.
         activations: attached to the model, where activations are quantized; left enabled.
+        snapshot_seconds: how often the state inside a block is written down.
     """
 
     model: Any
@@ -58,7 +61,12 @@ class Job:
     tokens: torch.Tensor | None
     device: torch.device
     progress: Progress
+    home: StreamHome
+    storage: Storage = field(default_factory=InMemory)
+    journal: Journal | None = None
+    keep: bool = True
     activations: ActivationQuantizer | None = None
+    snapshot_seconds: float = SNAPSHOT_SECONDS
 
 
 def quantize_model(job: Job) -> Outcome:
@@ -66,16 +74,25 @@ def quantize_model(job: Job) -> Outcome:
 
     Raises:
         NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
+        Stopped: the work was asked to end.
     """
     if job.device.type == "cpu":
         keep_freed_memory()
     walk = _Walk(job)
-    with job.progress.stage("Quantizing blocks", len(job.stack)):
-        for index in range(len(job.stack)):
-            walk.block(index)
-            job.progress.advance()
-    if job.coverage.head is not None:
-        walk.head(job.coverage.head)
+    count = len(job.stack)
+    with job.progress.stage("Quantizing blocks", count):
+        finished = walk.resume()
+        job.progress.advance(min(finished, count))
+        try:
+            for index in range(finished, count):
+                job.progress.check_stop()
+                walk.block(index)
+                job.progress.advance()
+            if job.coverage.head is not None and finished <= count:
+                job.progress.check_stop()
+                walk.head(job.coverage.head)
+        except Stopped as stopped:
+            raise Stopped(walk.farewell) from stopped
     if job.activations is not None:
         job.activations.enabled = True
     return walk.outcome
@@ -83,234 +100,167 @@ def quantize_model(job: Job) -> Outcome:
 
 class _Walk:
     def __init__(self, job: Job) -> None:
-        self.stack, self.coverage, self.recipe = job.stack, job.coverage, job.recipe
-        self.device, self.progress, self.activations = job.device, job.progress, job.activations
-        self.amp = autocast_dtype(job.device, job.recipe.amp)
-        self.outcome = Outcome({}, [], job.coverage.layers)
-        self.records = {layer.name: layer for layer in job.coverage.layers}
+        self.job, self.stack, self.journal = job, job.stack, job.journal
+        self.outcome = Outcome([], job.coverage.layers)
         self.streams: Streams | None = None
-        if job.tokens is not None:
-            self.runner = self._make_runner(job.model, job.tokens)
-            home = torch.device("cpu") if self.recipe.low_gpu_mem_usage else self.device
-            first = self.runner.first_inputs(self.recipe.batch_size).float().to(home)
-            # Later, these passes would be counted by whoever watches a block's inputs.
-            for size in {1, *(len(rows) for rows in job.tokens.split(self.recipe.batch_size))}:
-                self.runner.prepare(size)
-            original, quantized = self.recipe.needs_original_stream, self.recipe.needs_quantized_stream
-            self.streams = Streams(first if original else None, first if quantized else None)
+        self.runner = None if job.tokens is None else self._make_runner(job.tokens)
+        self.worker = BlockQuantizer(
+            job.stack,
+            job.coverage,
+            job.recipe,
+            job.device,
+            job.progress,
+            job.home,
+            self.runner,
+            job.activations,
+            self._keeper,
+        )
 
-    def _make_runner(self, model: Any, tokens: torch.Tensor) -> BlockRunner:
-        if self.activations is None:
+    def _make_runner(self, tokens: torch.Tensor) -> BlockRunner:
+        model, activations = self.job.model, self.job.activations
+        if activations is None:
             return BlockRunner(model, self.stack, tokens)
-        off = partial(self.activations.switched, on=False)
-        make_cache = self.activations.cache if self.activations.kv else None
-        return BlockRunner(model, self.stack, tokens, make_cache, off)
+        off = partial(activations.switched, on=False)
+        return BlockRunner(model, self.stack, tokens, activations.cache if activations.kv else None, off)
+
+    def _keeper(self, attempt: str) -> TuningKeeper | None:
+        if self.journal is None:
+            return None
+        path = self.journal.folder / f"tuning-{attempt}.safetensors"
+        return TuningKeeper(path, self.job.model, self.job.progress, self.job.snapshot_seconds)
+
+    def resume(self) -> int:
+        """Take over what the journal holds; returns how many pieces are finished."""
+        finished = 0 if self.journal is None else self.journal.finished
+        for number in range(finished):
+            self._take_over(number)
+        if finished:
+            self.job.progress.say(f"Going on behind {self._done(finished)}")
+        if self.runner is not None and finished < self.parts:
+            self._prepare(self.runner, first=finished == 0)
+            if finished:
+                self.streams = self._find_streams(finished)
+        return finished
+
+    def _prepare(self, runner: BlockRunner, first: bool) -> None:
+        """Record the arguments of all blocks, and what enters the first one."""
+        job, size = self.job, self.job.recipe.batch_size
+        assert job.tokens is not None
+        block, name = self.stack.blocks[0], self.stack.block_name(0)
+        job.storage.load(block, name)
+        # Later, these passes would be counted by whoever watches a block's inputs.
+        for count in {1, *(len(rows) for rows in job.tokens.split(size))}:
+            runner.prepare(count)
+        if not first:
+            job.storage.release(block, name)
+            return
+        stream, row = None, 0
+        for hidden in runner.first_inputs(size):
+            stream = stream or job.home.make("first", (len(job.tokens), hidden.shape[1], hidden.shape[2]))
+            stream[row : row + len(hidden)] = hidden
+            row += len(hidden)
+        original, quantized = job.recipe.needs_original_stream, job.recipe.needs_quantized_stream
+        self.streams = Streams(stream if original else None, stream if quantized else None)
+
+    def _find_streams(self, index: int) -> Streams:
+        assert self.journal is not None
+        shape = self.journal.note(index - 1)["stream_shape"]
+        recipe, home = self.job.recipe, self.job.home
+
+        def find(name: str) -> Any:
+            return home.find(stream_name(name, index), (shape[0], shape[1], shape[2]))
+
+        return Streams(
+            find("original") if recipe.needs_original_stream else None,
+            find("quantized") if recipe.needs_quantized_stream else None,
+        )
+
+    @property
+    def parts(self) -> int:
+        """Blocks, and the head where it is quantized."""
+        return len(self.stack) + (self.job.coverage.head is not None)
 
     def block(self, index: int) -> None:
-        """Quantize a block; in float32 where the half precision does not hold it."""
-        block = self.stack.blocks[index]
-        for view in self._views(index):
-            _check_weight(view)
-        if self.amp is None or self.streams is None:
-            self._block(index, "")
-            return
-        saved = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-        try:
-            self._block(index, "")
-        except NonFiniteError as error:
-            half = str(self.amp).removeprefix("torch.")
-            self.progress.say(f"{error}: the block is done again in float32")
-            block.load_state_dict(saved)
-            with self._in_float32():
-                self._block(index, f"done in float32: not finite in {half}")
-
-    def _block(self, index: int, note: str) -> None:
         began = time.perf_counter()
-        record = BlockRecord(self.stack.block_name(index), note=note)
-        views, streams = self._views(index), self.streams
-        with computing(self.stack.blocks[index], self.device):
-            if streams is None:
-                targets = self._to_nearest(views, None)
-                self._finish(targets, {t.view.name: t.rounded for t in targets})
-            else:
-                original = self._block_with_data(index, views, streams, record)
-        if streams is not None:
-            quantized = streams.quantized
-            if self.amp is None:
-                # Nothing will be done again: the block's inputs may go before its outputs come.
-                streams.original = original
-            if quantized is not None:
-                # Outside `computing` the written weights have the model's own type, as a client will load them.
-                with computing(self.stack.blocks[index], self.device):
-                    quantized = self._run_all(index, quantized, quantized=True)
-            self.streams = Streams(original, quantized)
-            if self.recipe.block_loss:
-                record.loss_end = relative_error(self.streams)
-        record.seconds = time.perf_counter() - began
-        self.outcome.blocks.append(record)
+        job, block, name = self.job, self.stack.blocks[index], self.stack.block_name(index)
+        job.storage.load(block, name)
+        done = self.worker.quantize(index, self.streams)
+        self.streams = done.streams
+        done.record.seconds = time.perf_counter() - began
+        self.outcome.blocks.append(done.record)
+        self._finish(index, name, block, done.weights, done.record)
+        if not job.keep:
+            job.storage.release(block, name)
 
     def head(self, view: LinearView) -> None:
-        """The output head: as the blocks' Linears with its own inputs where there are data, but never tuned."""
-        _check_weight(view)
-        with computing(view.module, self.device):
-            if self.recipe.static_activations:
-                self._set_static([view], lambda: self._feed_head(view))
-            if self.recipe.hessian_guided:
-                with InputHessians([[view]]) as hessians, self._active():
-                    self._feed_head(view)
-                targets = round_by_hessian(hessians, self.coverage.schemes, self.recipe)
-            else:
-                with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
-                    if self.streams is not None and self.recipe.start == "search":
-                        self._feed_head(view)
-                targets = self._to_nearest([view], statistics)
-            self._finish(targets, {t.view.name: t.rounded for t in targets})
+        weights = self.worker.head(view, self.streams)
+        self._finish(len(self.stack), view.name, view.module, weights, None)
 
-    def _feed_head(self, view: LinearView) -> None:
-        """Let whoever watches the head see its inputs; the head itself does not run."""
-        assert self.streams is not None
-        for hidden in self.streams.inputs.split(self.recipe.batch_size):
-            self.runner.inputs_of(view.module, hidden.to(self.runner.device))
+    def _finish(
+        self,
+        number: int,
+        name: str,
+        module: torch.nn.Module,
+        weights: dict[str, QuantizedWeight],
+        record: BlockRecord | None,
+    ) -> None:
+        """Write down what a part of the model has become."""
+        if self.job.keep:
+            self.outcome.weights |= weights
+        if self.journal is None:
+            return
+        last = number + 1 == self.parts
+        streams = {} if self.streams is None or last else self.streams.present
+        for kind, stream in streams.items():
+            self.job.home.keep(stream_name(kind, number + 1), stream)
+        others = {
+            f"{name}.{key}": tensor.detach().cpu().contiguous()
+            for key, tensor in module.state_dict().items()
+            if f"{name}.{key}".removesuffix(".weight") not in weights
+        }
+        activations = self.job.activations
+        note = {
+            "block": None if record is None else asdict(record),
+            "layers": [asdict(self.worker.records[layer]) for layer in weights],
+            "static": {
+                layer: asdict(activations.static[layer])
+                for layer in weights
+                if activations is not None and layer in activations.static
+            },
+            "stream_shape": next((stream.shape for stream in streams.values()), None),
+        }
+        self.journal.commit(number, self.job.model, Piece(weights, others), note)
+        for gone in ("first", stream_name("original", number), stream_name("quantized", number)):
+            self.job.home.discard(gone)
+        self.journal.discard_snapshots()
 
-    def _block_with_data(
-        self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord
-    ) -> torch.Tensor | None:
-        """Quantize a block; its outputs on the original stream, where there is one."""
-        if self.recipe.smooth is not None:
-            self._smooth(index, views, streams)
-        outputs = None
-        # The search is weighted with the unquantized model's inputs: they come free with the targets, and
-        # their second moments hardly differ from the quantized stream's.
-        with InputStatistics(views if self.recipe.start == "search" else []) as statistics:
-            if streams.original is not None:
-                outputs = self._run_all(index, streams.original)
-        if self.recipe.static_activations:
-            self._set_static(views, lambda: self._run_all(index, streams.inputs))
-        if self.recipe.hessian_guided:
-            targets = self._by_hessian(index, views, streams.inputs)
-        else:
-            targets = self._to_nearest(views, statistics)
-        weights = {t.view.name: t.rounded for t in targets}
-        if self.recipe.tuned and targets:
-            assert outputs is not None
-            weights = self._tune(index, targets, streams, outputs, record)
-        self._finish(targets, weights)
-        return outputs
+    def _take_over(self, number: int) -> None:
+        """Report, and where it is kept use, a piece that an earlier process finished."""
+        assert self.journal is not None
+        note = self.journal.note(number)
+        if note["block"] is not None:
+            self.outcome.blocks.append(BlockRecord(**note["block"]))
+        for layer in note["layers"]:
+            for key, value in asdict(LayerRecord(**layer)).items():
+                if key != "shape":
+                    setattr(self.worker.records[layer["name"]], key, value)
+        if self.job.activations is not None:
+            self.job.activations.static |= {n: StaticGrid(**grid) for n, grid in note["static"].items()}
+        if not self.job.keep:
+            return
+        piece = self.journal.piece(number)
+        self.outcome.weights |= piece.weights
+        for name, weight in piece.weights.items():
+            LinearView(name, self.job.model.get_submodule(name)).write(weight.dequantize())
+        own = self.job.model.state_dict()
+        for name, tensor in piece.others.items():
+            own[name].copy_(tensor)
 
-    def _smooth(self, index: int, views: list[LinearView], streams: Streams) -> None:
-        assert self.recipe.smooth is not None
-        inputs = streams.inputs if streams.original is None else streams.original
-        sample = inputs[:1].to(self.device)
-        said = smooth_block(
-            self.stack.blocks[index],
-            views,
-            lambda: self.runner.run(index, sample),  # exact: no autocast
-            lambda: self._run_all(index, inputs),
-            self.recipe.smooth,
-        )
-        for name, words in said.items():
-            self.records[name].smoothing = words
+    @property
+    def farewell(self) -> str:
+        if self.journal is None:
+            return "stopped; nothing was written"
+        return f"stopped behind {self._done(self.journal.finished)}; the same command goes on from here"
 
-    def _set_static(self, views: list[LinearView], run_everything: Callable[[], object]) -> None:
-        assert self.activations is not None
-        self.activations.static |= static_grids(views, run_everything, self.recipe)
-
-    def _by_hessian(self, index: int, views: list[LinearView], inputs: torch.Tensor) -> list[Target]:
-        """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
-        first = inputs[:1].to(self.device)
-        sharing = sharing_inputs(lambda: self._run(index, first), views)
-        targets = []
-        for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
-            with InputHessians(stage) as hessians:
-                self._run_all(index, inputs, quantized=True)
-            targets += round_by_hessian(hessians, self.coverage.schemes, self.recipe)
-        return targets
-
-    def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> list[Target]:
-        schemes, kind = self.coverage.schemes, self.recipe.grid_fit
-        return [
-            round_to_nearest(
-                view, schemes[view.name], kind, statistics.mean_of(view.name) if statistics else None
-            )
-            for view in views
-        ]
-
-    def _tune(
-        self, index: int, targets: list[Target], streams: Streams, outputs: torch.Tensor, record: BlockRecord
-    ) -> dict[str, QuantizedWeight]:
-        recipe = self.recipe
-        generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + index)
-        parametrizations = {t.view.name: make_parametrization(t, recipe, generator) for t in targets}
-        data = BlockData(
-            record.name,
-            lambda hidden: self._run(index, hidden),
-            streams.inputs,
-            outputs,
-            self.device,
-            streams.original if recipe.input_mixing else None,
-        )
-        with self.progress.stage(record.name, recipe.iters), self._active():
-            tuned = tune(
-                data,
-                {t.view.name: t.view for t in targets},
-                {t.view.name: t.rounded for t in targets},
-                parametrizations,
-                recipe,
-                generator,
-                on_step=lambda loss: self.progress.advance(note=f"loss {loss:.2e}"),
-            )
-        record.loss_start, record.loss_end = tuned.loss_start, tuned.loss_end
-        record.kept, record.curve = tuned.kept, tuned.curve
-        record.trained = sum(p.trained for p in parametrizations.values())
-        return tuned.weights
-
-    def _finish(self, targets: list[Target], weights: dict[str, QuantizedWeight]) -> None:
-        for target in targets:
-            name, quantized = target.view.name, weights[target.view.name]
-            dequantized = quantized.dequantize()
-            target.view.write(dequantized)
-            self.outcome.weights[name] = quantized.to(torch.device("cpu"))
-            record, scheme = self.records[name], quantized.scheme
-            record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
-            record.bits_per_weight = quantized.bits_per_weight()
-            record.paper_bits = quantized.paper_bits()
-            record.outliers, record.note = quantized.outlier_share, target.note
-            inputs = self.recipe.activations.inputs
-            record.inputs = inputs.words if inputs else ""
-            if target.note:
-                self.progress.say(f"{name}: {target.note}")
-            power = target.weight.square().mean().clamp_min(1e-30)
-            record.error = float((dequantized - target.weight).square().mean() / power)
-
-    def _views(self, index: int) -> list[LinearView]:
-        return [v for v in self.stack.linears(index) if v.name in self.coverage.schemes]
-
-    def _active(self) -> AbstractContextManager[None]:
-        """Activations are quantized inside."""
-        return self.activations.switched(on=True) if self.activations else nullcontext()
-
-    @contextmanager
-    def _in_float32(self) -> Iterator[None]:
-        amp, self.amp = self.amp, None
-        try:
-            yield
-        finally:
-            self.amp = amp
-
-    def _run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        enabled = self.amp is not None
-        with torch.autocast(self.device.type, dtype=self.amp, enabled=enabled):
-            return self.runner.run(index, hidden)
-
-    def _run_all(self, index: int, inputs: torch.Tensor, *, quantized: bool = False) -> torch.Tensor:
-        """A block on a whole stream; `quantized`: with the activations that it will have in service."""
-        name = self.stack.block_name(index)
-        with self._active() if quantized else nullcontext():
-            return run_all(
-                lambda hidden: self._run(index, hidden), inputs, self.recipe.batch_size, self.device, name
-            )
-
-
-def _check_weight(view: LinearView) -> None:
-    if not torch.isfinite(view.weight).all():
-        raise NonFiniteError(f"the weight of {view.name} holds NaN or infinity: the source model is damaged")
+    def _done(self, finished: int) -> str:
+        return f"{min(finished, len(self.stack))} finished blocks of {len(self.stack)}"

@@ -34,17 +34,23 @@ equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationScheme
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
+from roundel.formats.content import Content, Piece
 from roundel.formats.reload import check_reload
+from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import QuantizedWeight, Scheme, pack
 from roundel.model.linears import linears_in
 
@@ -75,7 +81,9 @@ class CompressedTensors:
 
     name = "compressed-tensors"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
+    def check(
+        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
+    ) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
@@ -88,42 +96,67 @@ class CompressedTensors:
                 )
             _refuse_beyond_the_grid(layer)
             _written_group(layer.name, layer.scheme, layer.shape[1])
+        if activations.kv and not hasattr(config, "num_key_value_heads"):
+            raise FormatError(
+                f"{type(config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
+                "quantized KV cache: leave kv_bits out, use --format roundel, or --format dense"
+            )
         schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
         _choose_form(schemes, model_dtype, activations)
 
-    def write(
-        self,
-        folder: Path,
-        model: Any,
-        weights: dict[str, QuantizedWeight],
-        activations: ActivationQuantizer | None = None,
-    ) -> None:
+    def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
-        schemes = {name: _written_scheme(name, w.scheme, w.shape[1]) for name, w in weights.items()}
-        grids = activations.grids if activations else Activations()
-        form = _choose_form(set(schemes.values()), model.dtype, grids)
-        tensors = {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if name.removesuffix(".weight") not in weights
-        }
-        for name, weight in weights.items():
-            for part, tensor in _layer_tensors(weight, schemes[name], form).items():
-                tensors[f"{name}.{part}"] = tensor
-        if activations is not None:
-            tensors |= _static_inputs(activations)
-        model.config.quantization_config = _config(model, schemes, form, grids)
+        model = content.model
+        schemes = _written_schemes(content)
+        form = _choose_form(set(schemes.values()), model.dtype, content.grids)
+        parts: Iterable[Tensors] = (_piece_tensors(piece, schemes, form) for piece in content.read_pieces())
+        if content.activations is not None:
+            parts = chain(parts, [_static_inputs(content.activations)])
+        model.config.quantization_config = _config(model, schemes, form, content.grids)
         try:
-            model.save_pretrained(folder, state_dict=tensors)
+            write_model(folder, model, parts)
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
 
-    def verify(
-        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-    ) -> None:
+    def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Reopen the folder through transformers."""
-        check_reload(folder, model, weights, trust_remote_code)
+        check_reload(folder, content, trust_remote_code, _decode)
+
+
+def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
+    """As transformers loads it: unpacked by compressed-tensors, in the type in which the client multiplies."""
+    dtype = content.model.dtype
+    schemes = _written_schemes(content)
+    form = _choose_form(set(schemes.values()), dtype, content.grids)
+    tensors = stored.below(name)
+    if not form.dequantize:
+        tensors["weight_scale"] = tensors["weight_scale"].to(dtype)
+    width = content.view(name).shape[1]
+    block = schemes[name].width(width) if form.block and not schemes[name].sym else None
+    scheme = QuantizationScheme(targets=[name], weights=_weights_config(schemes[name], block))
+    compressor: Any = BaseCompressor.get_value_from_registry(_format_name(form))
+    weight: torch.Tensor = compressor.decompress(tensors, scheme)["weight"]
+    return weight.to(dtype)
+
+
+def _written_schemes(content: Content) -> dict[str, Scheme]:
+    return {
+        name: _written_scheme(name, scheme, content.view(name).shape[1])
+        for name, scheme in content.schemes.items()
+    }
+
+
+def _piece_tensors(piece: Piece, schemes: dict[str, Scheme], form: _Form) -> Tensors:
+    tensors = dict(piece.others)
+    for name, weight in piece.weights.items():
+        for part, tensor in _layer_tensors(weight, schemes[name], form).items():
+            tensors[f"{name}.{part}"] = tensor
+    return tensors
+
+
+def _format_name(form: _Form) -> str:
+    return "pack-quantized" if form.packed else "int-quantized"
 
 
 def _refuse_beyond_the_grid(layer: Layer) -> None:
@@ -227,7 +260,7 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
 
 
 def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Activations) -> dict[str, Any]:
-    written = "pack-quantized" if form.packed else "int-quantized"
+    written = _format_name(form)
     head = model.get_output_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():

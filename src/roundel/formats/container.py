@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import torch
 
-from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
-from roundel.grid import QuantizedWeight, Scheme
+from roundel.formats.content import Content
+from roundel.grid import Scheme
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,27 @@ class Container(Protocol):
 
     name: str
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
-        """Raise FormatError, naming a layer and a way out, for what the container cannot carry."""
+    def check(
+        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
+    ) -> None:
+        """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
+
+        Args:
+            layers: that are to be quantized.
+            model_dtype: of all other tensors.
+            activations: how they are quantized.
+            config: the model's.
+        """
         ...
 
-    def write(
-        self,
-        folder: Path,
-        model: Any,
-        weights: dict[str, QuantizedWeight],
-        activations: ActivationQuantizer | None = None,
-    ) -> None:
-        """Write config and weights of `model` into an existing empty folder.
+    def write(self, folder: Path, content: Content) -> None:
+        """Write config and weights into an existing empty folder.
 
         What Roundel needs to quantize activations is written by the caller; a container adds what its own clients
         read.
         """
         ...
 
-    def verify(
-        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-    ) -> None:
-        """Raise FormatError where the written folder differs from the model in memory, bit for bit."""
+    def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
+        """Raise FormatError where the written folder differs from what was tuned, bit for bit."""
         ...

@@ -1,7 +1,7 @@
 """Dense: ordinary weights of the model's own type, for anything that runs the original.
 
 The rounding is in the values; nothing becomes smaller. For comparing methods, and for clients that read no
-packed format. The integers lie beside them in a file of their own (`roundel.read_integers`), which clients leave
+packed format. The integers lie beside them in files of their own (`roundel.read_integers`), which clients leave
 alone: scales cannot be told from rounded weights afterwards.
 """
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
 from roundel.formats.container import Layer
-from roundel.formats.integers import INTEGERS, check_integers, read_integers, write_integers
+from roundel.formats.content import Content, Piece
+from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
 from roundel.formats.reload import check_reload
-from roundel.grid import QuantizedWeight
+from roundel.formats.shards import ShardReader, Tensors, write_model
 
 
 class Dense:
@@ -23,23 +23,32 @@ class Dense:
 
     name = "dense"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
+    def check(
+        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
+    ) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
 
-    def write(
-        self,
-        folder: Path,
-        model: Any,
-        weights: dict[str, QuantizedWeight],
-        activations: ActivationQuantizer | None = None,
-    ) -> None:
-        """Save the model, whose Linears hold the dequantized weights already, and the integers."""
-        model.save_pretrained(folder)
-        write_integers(folder / INTEGERS, model, weights)
+    def write(self, folder: Path, content: Content) -> None:
+        """Save the dequantized weights in the model's type, and the integers."""
+        write_model(folder, content.model, (_tensors(piece, content) for piece in content.read_pieces()))
+        only_integers = (Piece(piece.weights) for piece in content.read_pieces())
+        write_integer_files(folder, INTEGERS, content.model, only_integers)
 
-    def verify(
-        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-    ) -> None:
+    def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Reopen the folder through transformers, and read the integers back."""
-        check_integers(read_integers(folder / INTEGERS).weights, weights)
-        check_reload(folder, model, weights, trust_remote_code)
+        check_integers(folder, INTEGERS, content)
+        check_reload(folder, content, trust_remote_code, _decode)
+
+
+def _tensors(piece: Piece, content: Content) -> Tensors:
+    dense = {}
+    for name, weight in piece.weights.items():
+        view = content.view(name)
+        tensor = weight.dequantize(view.parameter.dtype)
+        dense[f"{name}.weight"] = tensor.t().contiguous() if view.transposed else tensor
+    return {**piece.others, **dense}
+
+
+def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
+    weight = stored[f"{name}.weight"]
+    return weight.t() if content.view(name).transposed else weight

@@ -1,20 +1,17 @@
 """Output folders appear complete or not at all.
 
-The folder is built under a hidden name beside the target and renamed at the end; whatever ends the run before
-that (an error, Ctrl-C, a full disk) removes it. Only a kill leaves it behind, under a name that says so.
+The folder is built in a work folder beside the target and renamed at the end; whatever ends the run before that (an
+error, Ctrl-C, a full disk) removes it, and after a kill the next run does.
 """
 
-import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from roundel.errors import OutputError
+from roundel.files import flush, reported
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -27,55 +24,49 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} is a file: the name of a folder is wanted")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError(f"{target} exists and is not empty: choose another folder, or pass --overwrite")
-    with _reported(target):
+    with reported(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target))).rmdir()
 
 
 @contextmanager
-def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the body ends without an exception.
+def atomic_folder(target: Path, overwrite: bool, work: Path) -> Iterator[Path]:
+    """A folder inside `work` that becomes `target` when the body ends without an exception.
+
+    `work` exists, on the file system of the target, and nobody else uses it.
 
     Raises:
         OutputError: disk full, no permission, target occupied.
     """
     check_target(target, overwrite)
-    with _reported(target):
-        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
+    building, aside = work / "building", work / "replaced"
+    with reported(target):
+        for left in (building, aside):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        building.mkdir(mode=0o755)
         try:
             yield building
-            building.chmod(0o755)
-            _move_into_place(building, target)
+            for file in building.rglob("*"):
+                flush(file)
+            _move_into_place(building, target, aside)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
 
-def _move_into_place(building: Path, target: Path) -> None:
+def _move_into_place(building: Path, target: Path, aside: Path) -> None:
     if not target.exists():
         building.rename(target)
-        return
-    # The old folder is moved aside first, and moved back should the new one not take its place.
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
-    target.rename(aside / "old")
-    try:
-        building.rename(target)
-    except OSError:
-        (aside / "old").rename(target)
-        raise
-    finally:
+    else:
+        # The old folder is moved aside first, and moved back should the new one not take its place.
+        target.rename(aside)
+        try:
+            building.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
+    flush(target.parent)
 
 
 def _prefix(target: Path) -> str:
     return f".{target.name}.unfinished-"
-
-
-@contextmanager
-def _reported(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors wraps the system's error and keeps its words only.
-        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
-            raise OutputError(f"no space left on the disk of {target}: nothing was written") from error
-        raise OutputError(f"{target} cannot be written: {error}") from error

@@ -17,6 +17,7 @@ whether the module stores [in, out] (GPT-2). Any other tensor has a name of its 
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from roundel.errors import FormatError, ModelError
+from roundel.formats.content import Content, Piece
+from roundel.formats.shards import in_shards, shard_files, shard_name, size_of
 from roundel.grid import Outliers, QuantizedWeight, Scheme, Statistic, Tiles, pack, unpack
 from roundel.grid.outliers import SEGMENT
 from roundel.model.linears import LinearView
 from roundel.model.source import first_line
 
 # Beside dense weights; not a name that clients take for weights.
-INTEGERS = "roundel_integers.safetensors"
+INTEGERS = "roundel_integers"
 _VERSION = 1
 
 
@@ -41,8 +44,9 @@ def write_integers(
     model: Any,
     weights: dict[str, QuantizedWeight],
     others: dict[str, torch.Tensor] | None = None,
+    note: Any = None,
 ) -> None:
-    """Write the integers of a model's Linears, and other tensors beside them."""
+    """Write the integers of a model's Linears, other tensors beside them, and a note as plain data."""
     tensors = dict(others or {})
     layers = {}
     for name, weight in weights.items():
@@ -55,17 +59,45 @@ def write_integers(
         }
     dtype = str(model.dtype).removeprefix("torch.")
     about = {"version": _VERSION, "dtype": dtype, "layers": layers}
+    if note is not None:
+        about["note"] = note
     # One entry only: safetensors writes several in an order that differs from run to run.
     save_file(tensors, path, {"roundel": json.dumps(about)})
 
 
-def check_integers(found: dict[str, QuantizedWeight], wanted: dict[str, QuantizedWeight]) -> None:
-    """Raise FormatError unless the integers are the same, bit for bit."""
-    for name, weight in wanted.items():
-        if name not in found or not found[name].equals(weight):
-            raise FormatError(
-                f"{name} is read back with other integers than were written; please report this"
-            )
+def write_integer_files(folder: Path, stem: str, model: Any, pieces: Iterable[Piece]) -> None:
+    """Write pieces into one file, or several numbered ones of bounded size."""
+    built: list[Path] = []
+    for shard in in_shards(pieces, _size):
+        built.append(folder / f".{stem}-{len(built)}")
+        weights = {name: weight for piece in shard for name, weight in piece.weights.items()}
+        others = {name: tensor for piece in shard for name, tensor in piece.others.items()}
+        write_integers(built[-1], model, weights, others)
+    for number, path in enumerate(built, 1):
+        path.rename(folder / shard_name(stem, number, len(built)))
+
+
+def check_integers(folder: Path, stem: str, content: Content) -> None:
+    """Read the files back, one at a time.
+
+    Raises:
+        FormatError: integers that are missing or differ from what was to be written.
+    """
+    files = iter(shard_files(folder, stem))
+    found: dict[str, QuantizedWeight] = {}
+    for piece in content.read_pieces():
+        for name, weight in piece.weights.items():
+            if name not in found:  # it begins the next file
+                path = next(files, None)
+                found = read_integers(path).weights if path else {}
+            if name not in found or not found.pop(name).equals(weight):
+                raise FormatError(
+                    f"{name} is read back with other integers than were written; please report this"
+                )
+
+
+def _size(piece: Piece) -> int:
+    return sum(weight.stored_bits() for weight in piece.weights.values()) // 8 + size_of(piece.others)
 
 
 @dataclass(frozen=True)
@@ -77,12 +109,14 @@ class Stored:
         transposed: layers whose module stores `[in, out]`.
         others: every other tensor by its name.
         dtype: the model's.
+        note: what was written with them.
     """
 
     weights: dict[str, QuantizedWeight]
     transposed: set[str]
     others: dict[str, torch.Tensor]
     dtype: torch.dtype
+    note: Any = None
 
 
 def read_integers(path: Path) -> Stored:
@@ -104,7 +138,20 @@ def read_integers(path: Path) -> Stored:
     except (OSError, SafetensorError, KeyError, ValueError, FormatError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}; a whole folder is wanted") from error
     transposed = {name for name, layer in about["layers"].items() if layer["transposed"]}
-    return Stored(weights, transposed, tensors, getattr(torch, about["dtype"]))
+    return Stored(weights, transposed, tensors, getattr(torch, about["dtype"]), about.get("note"))
+
+
+def read_note(path: Path) -> Any:
+    """The note of a file, without its tensors.
+
+    Raises:
+        ModelError: damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["roundel"]).get("note")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:

@@ -1,9 +1,12 @@
 """The reload check: what a client will load is what was tuned, bit for bit.
 
 The written folder is opened through transformers the way a user opens it. Every quantized Linear is compared
-with its integers' dequantized weight, every other tensor with the model in memory.
+with its integers' dequantized weight, every other tensor with the one that was to be written. Where the dense model
+would not fit into memory, transformers opens the folder without its tensors (names and shapes must match its modules),
+and the tensors are decoded one Linear at a time by the code of the format's own library.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +14,45 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from roundel.errors import FormatError
-from roundel.grid import QuantizedWeight
+from roundel.formats.content import Content
+from roundel.formats.shards import ShardReader
 from roundel.model.linears import LinearView
 
+Decode = Callable[[ShardReader, str, Content], torch.Tensor]
 
-def check_reload(
-    folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-) -> None:
+
+def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode: Decode) -> None:
     """Reopen `folder` and compare it with what was tuned.
 
     Args:
         folder: the written folder.
-        model: the quantized model in memory.
-        weights: the integers of each quantized Linear.
+        content: what was written.
         trust_remote_code: as the source was opened.
+        decode: the dense weight `[out, in]` of a Linear from the stored tensors, in the type in which a client
+            computes.
 
     Raises:
         FormatError: names the first tensor that is missing, left over, or different.
     """
+    reloaded = _open(folder, trust_remote_code, None if content.whole else "meta")
+    if content.whole:
+        quantizer = getattr(reloaded, "hf_quantizer", None)
+        if quantizer is not None and not quantizer.quantization_config.dequantize:
+            # transformers would unpack the weights at the first forward pass.
+            quantizer.compressor.decompress_model(reloaded)
+        compare_model(reloaded, content)
+    else:
+        compare_stored(ShardReader(folder), content, decode)
+
+
+def _open(folder: Path, trust_remote_code: bool, device: str | None) -> Any:
     try:
         reloaded, info = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
+            str(folder),
+            dtype="auto",
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            device_map=device,
         )
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise FormatError(
@@ -41,27 +62,38 @@ def check_reload(
         if info[kind]:
             some = ", ".join(map(str, sorted(info[kind])[:3]))
             raise FormatError(f"transformers reloads {folder.name} with {kind.replace('_', ' ')}: {some}")
-    quantizer = getattr(reloaded, "hf_quantizer", None)
-    if quantizer is not None and not quantizer.quantization_config.dequantize:
-        # transformers would unpack the weights at the first forward pass.
-        quantizer.compressor.decompress_model(reloaded)
-    compare_models(reloaded, model, weights)
+    return reloaded
 
 
-def compare_models(reloaded: Any, model: Any, weights: dict[str, QuantizedWeight]) -> None:
-    """Compare a reopened model with the one in memory.
+def compare_model(reloaded: Any, content: Content) -> None:
+    """Compare a reopened model with what was tuned.
 
     Raises:
         FormatError: names the first tensor that differs.
     """
-    for name, weight in weights.items():
-        found = LinearView(name, reloaded.get_submodule(name)).weight
-        compare(f"{name}.weight", found, weight.dequantize(found.dtype))
-    ours = model.state_dict()
-    quantized = {f"{name}.weight" for name in weights}
-    for name, tensor in reloaded.state_dict().items():
-        if name in ours and name not in quantized:
-            compare(name, tensor, ours[name].cpu())
+    found = reloaded.state_dict()
+    for piece in content.read_pieces():
+        for name, weight in piece.weights.items():
+            view = LinearView(name, reloaded.get_submodule(name))
+            compare(f"{name}.weight", view.weight, weight.dequantize(view.weight.dtype))
+        for name, tensor in piece.others.items():
+            if name in found:
+                compare(name, found[name], tensor)
+
+
+def compare_stored(stored: ShardReader, content: Content, decode: Decode) -> None:
+    """Compare stored tensors with what was tuned, one at a time.
+
+    Raises:
+        FormatError: names the first tensor that differs.
+    """
+    for piece in content.read_pieces():
+        for name, weight in piece.weights.items():
+            found = decode(stored, name, content)
+            compare(f"{name}.weight", found, weight.dequantize(found.dtype))
+        for name, tensor in piece.others.items():
+            if name in stored:  # tied tensors are stored once; transformers found none missing
+                compare(name, stored[name], tensor)
 
 
 def compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
-from roundel.errors import ModelError
+from roundel.errors import FormatError, ModelError
 from roundel.formats.container import Layer
-from roundel.formats.integers import Stored, check_integers, read_integers, write_integers
-from roundel.formats.reload import compare_models
-from roundel.grid import QuantizedWeight
+from roundel.formats.content import Content, Piece
+from roundel.formats.integers import check_integers, read_integers, write_integer_files
+from roundel.formats.reload import compare, compare_model
+from roundel.formats.shards import ShardReader, shard_files
 from roundel.model.source import first_line
 
-FILE = "roundel.safetensors"
+FILE = "roundel"
 
 
 class RoundelContainer:
@@ -31,42 +31,48 @@ class RoundelContainer:
 
     name = "roundel"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
+    def check(
+        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
+    ) -> None:
         """It carries every setting."""
 
-    def write(
-        self,
-        folder: Path,
-        model: Any,
-        weights: dict[str, QuantizedWeight],
-        activations: ActivationQuantizer | None = None,
-    ) -> None:
+    def write(self, folder: Path, content: Content) -> None:
         """Write config.json, generation_config.json and roundel.safetensors."""
-        others: dict[str, torch.Tensor] = {}
-        seen: set[tuple[int, torch.Size]] = set()
-        for name, tensor in model.state_dict().items():
-            # Tied tensors are stored once, under their first name; the model ties them again.
-            place = (tensor.data_ptr(), tensor.shape)
-            if name.removesuffix(".weight") not in weights and (place not in seen or not tensor.numel()):
-                others[name] = tensor.detach().cpu().contiguous()
-            seen.add(place)
+        model = content.model
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-        write_integers(folder / FILE, model, weights, others)
+        write_integer_files(folder, FILE, model, map(_untied, content.read_pieces()))
 
-    def verify(
-        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-    ) -> None:
+    def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Read the folder back: the same integers bit for bit, and the same model."""
-        stored = read_integers(folder / FILE)
-        check_integers(stored.weights, weights)
-        compare_models(_build(stored, folder, trust_remote_code), model, weights)
+        check_integers(folder, FILE, content)
+        if content.whole:
+            compare_model(open_container(folder, trust_remote_code), content)
+            return
+        stored = ShardReader(folder, FILE)
+        for piece in map(_untied, content.read_pieces()):
+            for name, tensor in piece.others.items():
+                if name not in stored:
+                    raise FormatError(f"{name} is not in the written files; please report this")
+                compare(name, stored[name], tensor)
+
+
+def _untied(piece: Piece) -> Piece:
+    """Tied tensors are stored once, under their first name; the model ties them again."""
+    others: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in piece.others.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in seen or not tensor.numel():
+            others[name] = tensor
+        seen.add(place)
+    return Piece(piece.weights, others)
 
 
 def is_container(path: str | Path) -> bool:
     """Whether a folder holds a model in this container."""
-    return (Path(path).expanduser() / FILE).is_file()
+    return bool(shard_files(Path(path).expanduser(), FILE))
 
 
 def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
@@ -75,15 +81,13 @@ def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: it cannot be read.
     """
-    return _build(read_integers(Path(folder).expanduser() / FILE), folder, trust_remote_code)
-
-
-def _build(stored: Stored, folder: str | Path, trust_remote_code: bool) -> Any:
-    """The model of a folder whose tensors are read already."""
-    state = dict(stored.others)
-    for name, weight in stored.weights.items():
-        dense = weight.dequantize(stored.dtype)
-        state[f"{name}.weight"] = dense.t().contiguous() if name in stored.transposed else dense
+    state: dict[str, torch.Tensor] = {}
+    for file in shard_files(Path(folder).expanduser(), FILE):
+        stored = read_integers(file)
+        state |= stored.others
+        for name, weight in stored.weights.items():
+            dense = weight.dequantize(stored.dtype)
+            state[f"{name}.weight"] = dense.t().contiguous() if name in stored.transposed else dense
     path = str(Path(folder).expanduser())
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)

@@ -15,18 +15,19 @@ that it adds at run time is its own.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import SpQRConfig
 
-from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
-from roundel.formats.reload import compare
+from roundel.formats.content import Content, Piece
+from roundel.formats.reload import compare_stored
+from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import Outliers, QuantizedWeight, Scheme, Tiles
 from roundel.model.linears import linears_in
 
@@ -41,7 +42,9 @@ class Spqr:
 
     name = "spqr"
 
-    def check(self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations) -> None:
+    def check(
+        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
+    ) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:
@@ -76,31 +79,19 @@ class Spqr:
                     "use --format roundel, or --format dense"
                 )
 
-    def write(
-        self,
-        folder: Path,
-        model: Any,
-        weights: dict[str, QuantizedWeight],
-        activations: ActivationQuantizer | None = None,
-    ) -> None:
+    def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors; other floating tensors become float16, as the client demands."""
-        tensors = {
-            name: tensor.half() if tensor.is_floating_point() else tensor
-            for name, tensor in model.state_dict().items()
-            if name.removesuffix(".weight") not in weights
-        }
-        shapes = {}
-        for name, weight in weights.items():
-            for part, tensor in pack_weight(weight).items():
-                tensors[f"{name}.{part}"] = tensor
-                shapes[f"{name}.{part}.shape"] = tensor.numel()
-        left = [f"{view.name}.weight" for view in linears_in(model, "") if view.name not in weights]
-        config = SpQRConfig(
+        model = content.model
+        shapes: dict[str, int] = {}
+        for piece in content.read_pieces():
+            for name, weight in piece.weights.items():
+                shapes |= {f"{name}.{part}.shape": t.numel() for part, t in pack_weight(weight).items()}
+        left = [f"{view.name}.weight" for view in linears_in(model, "") if view.name not in content.schemes]
+        model.config.quantization_config = SpQRConfig(
             bits=_BITS, beta1=_TILE, beta2=_TILE, shapes=shapes, modules_to_not_convert=left
         ).to_dict()
-        model.config.quantization_config = config
         try:
-            model.save_pretrained(folder, state_dict=tensors)
+            write_model(folder, model, map(_piece_tensors, content.read_pieces()))
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
@@ -109,19 +100,29 @@ class Spqr:
         written = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float16"}
         path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
-    def verify(
-        self, folder: Path, model: Any, weights: dict[str, QuantizedWeight], trust_remote_code: bool
-    ) -> None:
+    def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Decode the written tensors and compare; transformers opens such files on a CUDA device only."""
-        stored: dict[str, torch.Tensor] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            stored |= load_file(file)
-        for name, weight in weights.items():
-            decoded = unpack_weight(stored, name, weight.shape)
-            compare(f"{name}.weight", decoded.dequantize(), weight.dequantize())
-        for name, tensor in model.state_dict().items():
-            if name in stored:
-                compare(name, stored[name], tensor.to(stored[name].dtype).cpu())
+        halves = replace(content, read_pieces=lambda: map(_in_halves, content.read_pieces()))
+        compare_stored(ShardReader(folder), halves, _decode)
+
+
+def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
+    tensors = {f"{name}.{part}": tensor for part, tensor in stored.below(name).items()}
+    return unpack_weight(tensors, name, content.view(name).shape).dequantize()
+
+
+def _in_halves(piece: Piece) -> Piece:
+    others = {name: t.half() if t.is_floating_point() else t for name, t in piece.others.items()}
+    return Piece(piece.weights, others)
+
+
+def _piece_tensors(piece: Piece) -> Tensors:
+    packed = {
+        f"{name}.{part}": tensor
+        for name, weight in piece.weights.items()
+        for part, tensor in pack_weight(weight).items()
+    }
+    return {**_in_halves(piece).others, **packed}
 
 
 def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:

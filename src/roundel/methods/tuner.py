@@ -20,8 +20,10 @@ method's own mathematics does not grow with gradient accumulation, and any block
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight
@@ -37,6 +39,19 @@ _LOSS_SCALE = 2.0**14
 _RELATIVE_SHARE = {"relative": 1.0, "balanced": 0.5, "mse": 0.0}
 
 
+class Samples(Protocol):
+    """`[N, S, H]`, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, H)."""
+        ...
+
+    def __getitem__(self, rows: list[int]) -> torch.Tensor:
+        """Some of them, `[n, S, H]`, on any device."""
+        ...
+
+
 @dataclass(frozen=True)
 class BlockData:
     """What a block is tuned on.
@@ -44,18 +59,47 @@ class BlockData:
     Attributes:
         name: of the block, for messages.
         run: the block on a batch of inputs `[B, S, H] -> [B, S, H]`, on the device, autocast where wanted.
-        inputs: `[N, S, H]`, on any device.
-        targets: `[N, S, H]`, the unquantized block's outputs.
+        inputs: of the block.
+        targets: the unquantized block's outputs.
         device: where `run` computes.
-        originals: `[N, S, H]`, the unquantized model's inputs, where `input_mixing` wants them.
+        originals: the unquantized model's inputs, where `input_mixing` wants them.
     """
 
     name: str
     run: Callable[[torch.Tensor], torch.Tensor]
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    inputs: Samples
+    targets: Samples
     device: torch.device
-    originals: torch.Tensor | None = None
+    originals: Samples | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that decides how tuning goes on after some step.
+
+    Attributes:
+        step: how many steps are done.
+        tensors: parameters, the optimizer's and the generator's state, by name.
+        numbers: the rest as plain data.
+        best: the integers that would be kept if nothing better came.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+    best: dict[str, QuantizedWeight]
+
+
+class Keeper(Protocol):
+    """Remembers tuning that may be interrupted."""
+
+    def found(self) -> Snapshot | None:
+        """Where an earlier process got to."""
+        ...
+
+    def after_step(self, snapshot: Callable[[], Snapshot]) -> None:
+        """A step is done; take a snapshot if it is time. May raise, to end the work here."""
+        ...
 
 
 @dataclass
@@ -77,6 +121,7 @@ def tune(
     options: TuningOptions,
     generator: torch.Generator,
     on_step: Callable[[float], None] = lambda loss: None,
+    keeper: Keeper | None = None,
 ) -> Tuned:
     """Tune a block's Linears.
 
@@ -88,6 +133,7 @@ def tune(
         options: iterations, batch, optimizer, what to keep.
         generator: draws the minibatches.
         on_step: told the loss of every step.
+        keeper: goes on where an earlier process was interrupted.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
@@ -103,7 +149,11 @@ def tune(
     optimizer = make_optimizer(options.optimizer, groups)
     schedule = make_schedule(optimizer, options.lr_schedule, options.iters)
     best = _Best(options.keep)
-    for step in range(options.iters):
+    state = _State(trainer, optimizer, schedule, best, generator, result.curve)
+    first = state.restore(keeper.found() if keeper else None)
+    for loss in result.curve:
+        on_step(loss)
+    for step in range(first, options.iters):
         if options.keep == "best-fixed" and step and step % options.judge_every == 0:
             candidate = trainer.export()
             best.offer(step, trainer.judge(candidate), candidate)
@@ -122,6 +172,8 @@ def tune(
             parametrization.project()
         result.curve.append(loss)
         on_step(loss)
+        if keeper is not None:
+            keeper.after_step(state.snapshot)
 
     last = trainer.export()
     loss_last = trainer.judge(last)
@@ -148,6 +200,59 @@ class _Best:
             self.loss, self.step, self.weights = loss, step, weights
 
 
+@dataclass
+class _State:
+    """The parts of a run whose state goes into a snapshot."""
+
+    trainer: "_Trainer"
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    best: _Best
+    generator: torch.Generator
+    curve: list[float]
+
+    def snapshot(self) -> Snapshot:
+        tensors = {"generator": self.generator.get_state()}
+        for name, parametrization in self.trainer.parametrizations.items():
+            for key, tensor in parametrization.state_dict().items():
+                tensors[f"parameter.{name}.{key}"] = tensor
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        numbers = {
+            "order": self.trainer.order,
+            "curve": self.curve,
+            "best": {"loss": self.best.loss, "step": self.best.step},
+        }
+        return Snapshot(len(self.curve), tensors, numbers, self.best.weights)
+
+    def restore(self, found: Snapshot | None) -> int:
+        """Go back to a snapshot; returns the number of steps that are done."""
+        if found is None:
+            return 0
+        for name, parametrization in self.trainer.parametrizations.items():
+            state = {key: found.tensors[f"parameter.{name}.{key}"] for key in parametrization.state_dict()}
+            parametrization.load_state_dict(state)
+        optimizer = self.optimizer.state_dict()
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in found.tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                entries.setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict({**optimizer, "state": entries})
+        # The step size is a function of the step alone.
+        self.schedule.last_epoch = found.step
+        schedule = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        for group, (lr, factor) in zip(self.optimizer.param_groups, schedule, strict=True):
+            group["lr"] = lr * factor(found.step)
+        self.generator.set_state(found.tensors["generator"])
+        self.trainer.order = list(found.numbers["order"])
+        self.curve[:] = found.numbers["curve"]
+        self.best.loss, self.best.step = found.numbers["best"]["loss"], found.numbers["best"]["step"]
+        self.best.weights = found.best
+        return found.step
+
+
 class _Trainer:
     def __init__(
         self,
@@ -165,10 +270,16 @@ class _Trainer:
         self.trained = count - min(options.holdout, max(count // 4, 0 if count == 1 else 1))
         # One sample alone is trained and judged on: there is nothing to hold out.
         self.held = range(self.trained, count) if self.trained < count else range(count)
-        self.mean_power = float(data.targets[:, :-1].float().square().mean().clamp_min(1e-30))
+        self.mean_power = self._mean_power()
         self.relative = _RELATIVE_SHARE[options.loss]
         self.mixing = options.input_mixing
         self.order: list[int] = []
+
+    def _mean_power(self) -> float:
+        """Mean squared output over all samples, one at a time: a stream may be larger than memory."""
+        count = self.data.targets.shape[0]
+        total = sum(float(self.data.targets[[row]][:, :-1].float().square().mean()) for row in range(count))
+        return max(total / count, 1e-30)
 
     def export(self) -> dict[str, QuantizedWeight]:
         return {name: p.export() for name, p in self.parametrizations.items()}
@@ -212,7 +323,7 @@ class _Trainer:
         return torch.where(original.to(inputs.device), self.data.originals[rows], inputs)
 
     def _loss(self, rows: list[int], inputs: torch.Tensor) -> torch.Tensor:
-        targets = self.data.targets[rows, :-1].to(self.data.device)
+        targets = self.data.targets[rows].to(self.data.device)[:, :-1]
         # The last token's output predicts nothing that training saw; the reference leaves it out too.
         error = self.data.run(inputs.to(self.data.device))[:, :-1].float() - targets.float()
         power = targets.float().square().mean(-1, keepdim=True).clamp_min(1e-30)

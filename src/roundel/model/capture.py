@@ -1,13 +1,16 @@
 """What the model itself feeds to its blocks: captured, never reconstructed.
 
 Masks, rotary embeddings, ALiBi biases and whatever else a model class passes down are recorded by running the
-model, per block (they may differ from block to block) and per batch size (some carry the batch dimension).
+model, per block (they may differ from block to block) and per batch size (some carry the batch dimension). The
+blocks themselves do not compute in that pass: each hands on a hidden state that can be told from all others, which
+costs nothing, needs no block's weights in memory, and shows whether the blocks are a chain. Only the first block
+runs once, to see in which form blocks return their output.
 Calibration rows all have the same length and no padding, so the arguments of one batch serve every batch of
 that size; only the hidden states differ. So does the KV cache, where one is wanted: every run gets a fresh one.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +36,6 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     by_keyword: bool  # the hidden states came as `hidden_states=`
-    returns_tuple: bool
 
 
 class BlockRunner:
@@ -58,21 +60,25 @@ class BlockRunner:
         make_cache: Callable[[], Cache | None] | None = None,
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.model = model
+        self.model: Any = model
         self.stack = stack
         self.tokens = tokens
         self.make_cache = make_cache or (lambda: None)
         self.quiet = quiet
         self._calls: dict[int, list[_Call]] = {}
+        # What follows the hidden states in the output of a block; None: the output is a tensor.
+        self._rest: tuple[Any, ...] | None = None
+        self._known_form = False
 
     @property
     def device(self) -> torch.device:
         """Where the model's embeddings are."""
-        return next(self.model.parameters()).device
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @torch.no_grad()
-    def first_inputs(self, batch_size: int) -> torch.Tensor:
-        """The hidden states that enter the first block, `[N, S, H]` on the model's device."""
+    def first_inputs(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """The hidden states that enter the first block, `[B, S, H]` on the model's device, batch by batch."""
         taken: list[torch.Tensor] = []
 
         def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,12 +89,15 @@ class BlockRunner:
         try:
             for batch in self.tokens.split(batch_size):
                 self._forward(batch)
+                yield taken.pop()
         finally:
             handle.remove()
-        return torch.cat(taken)
 
     def prepare(self, batch_size: int) -> None:
-        """Record the arguments of batches of this size now: that runs the whole model, and its hooks."""
+        """Record the arguments of batches of this size now: that runs the model around its blocks, and its hooks.
+
+        The first block must be in memory at the first call.
+        """
         self._call(0, batch_size)
 
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -101,7 +110,9 @@ class BlockRunner:
             output = self.stack.blocks[index](*args, hidden_states=hidden, **kwargs)
         else:
             output = self.stack.blocks[index](hidden, *args, **kwargs)
-        return output[0] if call.returns_tuple else output
+        if cache is not None:
+            self._check_cache(index, call, cache)
+        return _first(output)
 
     @torch.no_grad()
     def inputs_of(self, module: nn.Module, last_hidden: torch.Tensor) -> torch.Tensor:
@@ -110,15 +121,15 @@ class BlockRunner:
         The blocks are skipped; the model runs its final norm itself.
         """
         size = last_hidden.shape[0]
-        call = self._call(len(self.stack) - 1, size)
+        self._call(0, size)
         taken: list[torch.Tensor] = []
 
         def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             taken.append(args[0].detach())
             raise _Stop
 
-        def skip(*args: Any, **kwargs: Any) -> Any:
-            return (last_hidden,) if call.returns_tuple else last_hidden
+        def skip(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self._output(last_hidden)
 
         handle = module.register_forward_pre_hook(take, with_kwargs=True)
         try:
@@ -128,71 +139,88 @@ class BlockRunner:
             handle.remove()
         return taken[0]
 
+    def _output(self, hidden: torch.Tensor) -> Any:
+        """Hidden states in the form in which blocks return them."""
+        return hidden if self._rest is None else (hidden, *self._rest)
+
     def _call(self, index: int, batch_size: int) -> _Call:
         if batch_size not in self._calls:
             rows = self.tokens[:batch_size]
             if rows.shape[0] < batch_size:
                 rows = rows.repeat(-(-batch_size // rows.shape[0]), 1)[:batch_size]
+            if not self._known_form:
+                self._see_form(rows)
             self._calls[batch_size] = self._capture(rows)
         return self._calls[batch_size][index]
 
     @torch.no_grad()
-    def _capture(self, rows: torch.Tensor) -> list[_Call]:
-        """One pass through the whole model that records each block's arguments and checks the chain."""
-        inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        outputs: list[Any] = []
+    def _see_form(self, rows: torch.Tensor) -> None:
+        """Run the model up to the end of its first block."""
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if outputs and not torch.equal(_first(outputs[-1]), _hidden(args, kwargs)):
+        def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._rest = output[1:] if isinstance(output, tuple) else None
+            self._known_form = True
+            raise _Stop
+
+        handle = self.stack.blocks[0].register_forward_hook(see)
+        try:
+            self._forward(rows[:1])
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def _capture(self, rows: torch.Tensor) -> list[_Call]:
+        """One pass through the model, its blocks left out, that records their arguments and checks the chain."""
+        calls: list[_Call] = []
+        handed_on: list[torch.Tensor] = []
+
+        def note(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = _hidden(args, kwargs)
+            if index != len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
-                    f"{self.stack.block_name(len(outputs))} is not fed with the output of the block before it: "
+                    f"{self.stack.block_name(index)} is not fed with the output of the block before it: "
                     "a plain chain of decoder blocks is wanted; this architecture is not supported"
                 )
-            inputs.append((args, kwargs))
+            calls.append(_make_call(args, kwargs))
+            handed_on.append(torch.full_like(hidden, index + 1))
+            return self._output(handed_on[-1])
 
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            outputs.append(output)
-
-        with ExitStack() as hooks:
-            for block in self.stack.blocks:
-                hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
-                hooks.callback(block.register_forward_hook(after).remove)
+        with _replaced_forward(self.stack, note):
             self._forward(rows)
-        if len(inputs) != len(self.stack):
+        if len(calls) != len(self.stack):
             raise ModelError(
-                f"{len(inputs)} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; "
+                f"{len(calls)} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; "
                 "exactly one each is wanted; this architecture is not supported"
             )
-        calls = [_make_call(args, kwargs, out) for (args, kwargs), out in zip(inputs, outputs, strict=True)]
-        if self.make_cache() is not None:
-            self._check_caches(calls, rows)
         return calls
 
-    def _check_caches(self, calls: list[_Call], rows: torch.Tensor) -> None:
+    def _check_cache(self, index: int, call: _Call, cache: Cache) -> None:
         """Every block must be handed the cache, and put its keys and values into it."""
-        cache = self._forward(rows[:1])
-        for index, call in enumerate(calls):
-            handed = _contains_cache((call.args, call.kwargs))
-            if not handed or cache is None or not cache.get_seq_length(index):
-                raise ModelError(
-                    f"{self.stack.block_name(index)} puts no keys and values into a KV cache, so there is nothing to "
-                    "quantize: leave kv_bits out; this architecture is not supported with it"
-                )
+        if not _contains_cache((call.args, call.kwargs)) or not cache.get_seq_length(index):
+            raise ModelError(
+                f"{self.stack.block_name(index)} puts no keys and values into a KV cache, so there is nothing to "
+                "quantize: leave kv_bits out; this architecture is not supported with it"
+            )
 
-    def _forward(self, rows: torch.Tensor) -> Cache | None:
-        """A pass of the whole model; the cache that it filled."""
+    def _forward(self, rows: torch.Tensor) -> None:
+        """A pass of the model, up to its head: logits of a large vocabulary would be the largest tensor of all."""
         cache = self.make_cache()
         given = {} if cache is None else {"past_key_values": cache}
-        with suppress(_Stop), self.quiet():
+        head = self.model.get_output_embeddings()
+        stop = head.register_forward_pre_hook(_stop) if head is not None else nullcontext()
+        with stop, suppress(_Stop), self.quiet():
             self.model(input_ids=rows.to(self.device), use_cache=False, **given)
-        return cache
 
 
-def _make_call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> _Call:
+def _stop(*_: Any) -> None:
+    raise _Stop
+
+
+def _make_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
     by_keyword = "hidden_states" in kwargs
     rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
     first = args if by_keyword else args[1:]
-    return _Call(_without_cache(first), _without_cache(rest), by_keyword, isinstance(output, tuple))
+    return _Call(_without_cache(first), _without_cache(rest), by_keyword)
 
 
 def _without_cache(value: Any) -> Any:
@@ -235,10 +263,16 @@ def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 @contextmanager
-def _replaced_forward(stack: BlockStack, forward: Any) -> Iterator[None]:
-    """Every block computes `forward` instead of its own."""
-    for block in stack.blocks:
-        block.forward = forward
+def _replaced_forward(
+    stack: BlockStack, forward: Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
+) -> Iterator[None]:
+    """Every block computes `forward(its index, arguments)` instead of its own."""
+
+    def of(index: int) -> Callable[..., Any]:
+        return lambda *args, **kwargs: forward(index, args, kwargs)
+
+    for index, block in enumerate(stack.blocks):
+        block.forward = of(index)
     try:
         yield
     finally:

@@ -5,7 +5,8 @@ into one clear error.
 """
 
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from roundel.errors import ModelError
+from roundel.model.blocks import find_blocks
+from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -27,11 +30,12 @@ _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 @dataclass
 class SourceModel:
-    """An opened model with its tokenizer (None where the source has none)."""
+    """An opened model with its tokenizer (None where the source has none), and where its blocks' weights are."""
 
     name: str
     model: Any
     tokenizer: Any | None
+    storage: Storage = field(default_factory=InMemory)
 
 
 def open_source(
@@ -40,6 +44,7 @@ def open_source(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     quantized: bool = False,
+    stream_with: Path | None = None,
 ) -> SourceModel:
     """Open a causal language model on the CPU, in the type in which it is stored.
 
@@ -48,6 +53,8 @@ def open_source(
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read `pytorch_model.bin`, with `weights_only`.
         quantized: open quantized models too (to measure or to run them, not to quantize them again).
+        stream_with: leave the blocks of a safetensors checkpoint on disk; a folder for tensors that are not in the
+            checkpoint as the model has them. GGUF and pickled files are read whole all the same.
 
     Raises:
         ModelError: with what was found, what is wanted and what to do.
@@ -72,17 +79,34 @@ def open_source(
     config = _open_config(source, location, where)
     if not quantized and getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{source} is quantized already: the original, unquantized model is wanted")
-    model = _open_weights(source, location, config, where, allow_pickle)
-    return SourceModel(source, model, open_tokenizer(location, **where))
+    options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
+    if stream_with is not None and "gguf_file" not in where and not allow_pickle:
+        skeleton = _skeleton(source, config, trust_remote_code)
+        # It tells of absent tensors, which is what was asked for.
+        logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+        options["device_map"] = device_map(skeleton, find_blocks(skeleton))
+        options["offload_folder"] = str(stream_with)
+    model = _open_weights(source, location, config, where, options)
+    storage: Storage = take_off_hooks(model) if "device_map" in options else InMemory()
+    return SourceModel(source, model, open_tokenizer(location, **where), storage)
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
     """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes."""
     digest = blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in (storage or InMemory()).tensors(model):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
+    """The modules of a model, without weights."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"the model of {source} cannot be built: {first_line(error)}") from error
 
 
 def _is_hub_id(source: str) -> bool:
@@ -139,16 +163,16 @@ def _is_causal(config: Any) -> bool:
 
 
 def _open_weights(
-    source: str, location: str, config: Any, where: dict[str, Any], allow_pickle: bool
+    source: str, location: str, config: Any, where: dict[str, Any], options: dict[str, Any]
 ) -> nn.Module:
-    options: dict[str, Any] = {} if "gguf_file" in where else {"config": config}
+    if "gguf_file" not in where:
+        options = {**options, "config": config}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             location,
             **where,
             **options,
             dtype=torch.float32 if "gguf_file" in where else "auto",
-            use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

@@ -49,7 +49,7 @@ def build_manifest(
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "source": source,
         "original": original,
         "calibration": calibration,
@@ -66,6 +66,11 @@ def build_manifest(
         "blocks": [asdict(block) for block in outcome.blocks],
         "layers": [asdict(layer) for layer in outcome.layers],
     }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides the numbers."""
+    return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What a run has to tell: plain records, written by the engine, read by manifest, tables and pages."""
 
 from dataclasses import dataclass, field
+from math import prod
 
 from roundel.grid import QuantizedWeight
 
@@ -66,27 +67,31 @@ class BlockRecord:
 
 @dataclass
 class Outcome:
-    """The result of a walk over a model: the integers, and what is to be reported about them."""
+    """The result of a walk over a model: what is to be reported, and the integers where they are kept in memory."""
 
-    weights: dict[str, QuantizedWeight]
     blocks: list[BlockRecord]
     layers: list[LayerRecord]
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     def bits_per_weight(self) -> float:
         """Mean over all quantized weights; scales, zero points and outliers included."""
-        return sum(w.stored_bits() for w in self.weights.values()) / self._count()
+        return self._mean("bits_per_weight")
 
     def paper_bits(self) -> float:
         """The same as SpQR's paper counts it."""
-        return sum(w.paper_bits() * w.codes.numel() for w in self.weights.values()) / self._count()
+        return self._mean("paper_bits")
 
     def outlier_share(self) -> float:
         """Share of all quantized weights that are kept beside the grid."""
-        return sum(w.outlier_share * w.codes.numel() for w in self.weights.values()) / self._count()
+        return self._mean("outliers")
 
     def trained_share(self) -> float:
         """Numbers learned, over the number of quantized weights."""
         return sum(block.trained for block in self.blocks) / self._count()
 
+    def _mean(self, figure: str) -> float:
+        quantized = [layer for layer in self.layers if layer.bits is not None]
+        return sum(getattr(layer, figure) * prod(layer.shape) for layer in quantized) / self._count()
+
     def _count(self) -> int:
-        return sum(w.codes.numel() for w in self.weights.values())
+        return sum(prod(layer.shape) for layer in self.layers if layer.bits is not None)

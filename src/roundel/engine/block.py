@@ -1,0 +1,323 @@
+"""One decoder block: run it unquantized to get the targets, choose the grids, round, tune, write the weights back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from roundel.activations.attach import ActivationQuantizer
+from roundel.engine.coverage import Coverage
+from roundel.engine.devices import autocast_dtype, computing
+from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
+from roundel.engine.parametrize import make_parametrization
+from roundel.engine.ranges import static_grids
+from roundel.engine.smoothing import smooth_block
+from roundel.engine.streams import Stream, StreamHome, Streams, batches, relative_error, run_all
+from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
+from roundel.errors import NonFiniteError
+from roundel.grid import QuantizedWeight
+from roundel.methods.tuner import BlockData, Keeper, tune
+from roundel.model.blocks import BlockStack
+from roundel.model.capture import BlockRunner
+from roundel.model.linears import LinearView
+from roundel.progress import Progress
+from roundel.recipe import Recipe
+from roundel.report.records import BlockRecord, LayerRecord
+
+# Distinct, reproducible seeds for the minibatches of every block.
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass
+class Finished:
+    """A quantized block, and what enters the next one; None where nothing runs.
+
+    Attributes:
+        weights: the integers by full name, on the CPU.
+        record: what is to be reported.
+        streams: the block's outputs.
+    """
+
+    weights: dict[str, QuantizedWeight]
+    record: BlockRecord
+    streams: Streams | None
+
+
+class BlockQuantizer:
+    """Quantizes decoder blocks, and the head, in place: their Linears end up with the dequantized weights.
+
+    Args:
+        stack: the decoder blocks.
+        coverage: the grid of each layer.
+        recipe: method and options.
+        device: where blocks compute.
+        progress: told of every step.
+        home: where streams are made.
+        runner: runs blocks as the model does; None for a recipe without data.
+        activations: attached to the model, where activations are quantized.
+        keeper_of: what remembers the tuning of a block, by the name of the attempt.
+    """
+
+    def __init__(
+        self,
+        stack: BlockStack,
+        coverage: Coverage,
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress,
+        home: StreamHome,
+        runner: BlockRunner | None,
+        activations: ActivationQuantizer | None,
+        keeper_of: Callable[[str], Keeper | None],
+    ) -> None:
+        self.stack, self.coverage, self.recipe, self.device = stack, coverage, recipe, device
+        self.progress, self.home, self.activations, self.keeper_of = progress, home, activations, keeper_of
+        self._runner = runner
+        self.amp = autocast_dtype(device, recipe.amp)
+        self.records: dict[str, LayerRecord] = {layer.name: layer for layer in coverage.layers}
+
+    @property
+    def runner(self) -> BlockRunner:
+        """For recipes with data."""
+        assert self._runner is not None
+        return self._runner
+
+    def quantize(self, index: int, streams: Streams | None) -> Finished:
+        """Quantize a block; in float32 where the half precision does not hold it.
+
+        Raises:
+            NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
+        """
+        block = self.stack.blocks[index]
+        for view in self._views(index):
+            _check_weight(view)
+        if self.amp is None or streams is None:
+            return self._quantize(index, streams, "")
+        saved = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+        try:
+            return self._quantize(index, streams, "")
+        except NonFiniteError as error:
+            half = str(self.amp).removeprefix("torch.")
+            self.progress.say(f"{error}: the block is done again in float32")
+            block.load_state_dict(saved)
+            with self._in_float32():
+                return self._quantize(index, streams, f"done in float32: not finite in {half}")
+
+    def _quantize(self, index: int, streams: Streams | None, note: str) -> Finished:
+        record = BlockRecord(self.stack.block_name(index), note=note)
+        views = self._views(index)
+        with computing(self.stack.blocks[index], self.device):
+            if streams is None:
+                targets = self._to_nearest(views, None)
+                weights = self._finish(targets, {t.view.name: t.rounded for t in targets})
+                return Finished(weights, record, None)
+            weights, original = self._with_data(index, views, streams, record)
+        inputs = streams.quantized
+        if self.amp is None:
+            # Nothing will be done again: the block's inputs may go before its outputs come.
+            streams.original = None
+        quantized = None
+        if inputs is not None:
+            # Outside `computing` the written weights have the model's own type, as a client will load them.
+            with computing(self.stack.blocks[index], self.device):
+                quantized = self._outputs("quantized", index, inputs, quantized=True)
+        outputs = Streams(original, quantized)
+        if self.recipe.block_loss:
+            record.loss_end = relative_error(outputs)
+        return Finished(weights, record, outputs)
+
+    def head(self, view: LinearView, streams: Streams | None) -> dict[str, QuantizedWeight]:
+        """The output head: as the blocks' Linears with its own inputs where there are data, but never tuned."""
+        _check_weight(view)
+        with computing(view.module, self.device):
+            if self.recipe.static_activations:
+                self._set_static([view], lambda: self._feed_head(view, streams))
+            if self.recipe.hessian_guided:
+                with InputHessians([[view]]) as hessians, self._active():
+                    self._feed_head(view, streams)
+                targets = round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+            else:
+                with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
+                    if streams is not None and self.recipe.start == "search":
+                        self._feed_head(view, streams)
+                targets = self._to_nearest([view], statistics)
+            return self._finish(targets, {t.view.name: t.rounded for t in targets})
+
+    def _feed_head(self, view: LinearView, streams: Streams | None) -> None:
+        """Let whoever watches the head see its inputs; the head itself does not run."""
+        assert streams is not None
+        for rows in batches(streams.inputs, self.recipe.batch_size):
+            self.runner.inputs_of(view.module, streams.inputs[rows].to(self.runner.device))
+
+    def _with_data(
+        self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord
+    ) -> tuple[dict[str, QuantizedWeight], Stream | None]:
+        """Quantize a block; its integers, and its outputs on the original stream, where there is one."""
+        if self.recipe.smooth is not None:
+            self._smooth(index, views, streams)
+        outputs = None
+        # The search is weighted with the unquantized model's inputs: they come free with the targets, and
+        # their second moments hardly differ from the quantized stream's.
+        with InputStatistics(views if self.recipe.start == "search" else []) as statistics:
+            if streams.original is not None:
+                outputs = self._outputs("original", index, streams.original)
+        if self.recipe.static_activations:
+            self._set_static(views, lambda: self._run_all(index, streams.inputs))
+        if self.recipe.hessian_guided:
+            targets = self._by_hessian(index, views, streams.inputs)
+        else:
+            targets = self._to_nearest(views, statistics)
+        weights = {t.view.name: t.rounded for t in targets}
+        if self.recipe.tuned and targets:
+            assert outputs is not None
+            weights = self._tune(index, targets, streams, outputs, record)
+        return self._finish(targets, weights), outputs
+
+    def _smooth(self, index: int, views: list[LinearView], streams: Streams) -> None:
+        assert self.recipe.smooth is not None
+        inputs = streams.inputs if streams.original is None else streams.original
+        sample = inputs[:1].to(self.device)
+        said = smooth_block(
+            self.stack.blocks[index],
+            views,
+            lambda: self.runner.run(index, sample),  # exact: no autocast
+            lambda: self._run_all(index, inputs),
+            self.recipe.smooth,
+        )
+        for name, words in said.items():
+            self.records[name].smoothing = words
+
+    def _set_static(self, views: list[LinearView], run_everything: Callable[[], object]) -> None:
+        assert self.activations is not None
+        self.activations.static |= static_grids(views, run_everything, self.recipe)
+
+    def _by_hessian(self, index: int, views: list[LinearView], inputs: Stream) -> list[Target]:
+        """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
+        first = inputs[:1].to(self.device)
+        sharing = sharing_inputs(lambda: self._run(index, first), views)
+        targets = []
+        for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
+            with InputHessians(stage) as hessians, self._active():
+                self._run_all(index, inputs)
+            targets += round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+        return targets
+
+    def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> list[Target]:
+        schemes, kind = self.coverage.schemes, self.recipe.grid_fit
+        return [
+            round_to_nearest(
+                view, schemes[view.name], kind, statistics.mean_of(view.name) if statistics else None
+            )
+            for view in views
+        ]
+
+    def _tune(
+        self, index: int, targets: list[Target], streams: Streams, outputs: Stream, record: BlockRecord
+    ) -> dict[str, QuantizedWeight]:
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + index)
+        parametrizations = {t.view.name: make_parametrization(t, recipe, generator) for t in targets}
+        data = BlockData(
+            record.name,
+            lambda hidden: self._run(index, hidden),
+            streams.inputs,
+            outputs,
+            self.device,
+            streams.original if recipe.input_mixing else None,
+        )
+        keeper = self.keeper_of(f"{index:05d}" + ("" if not record.note else "-float32"))
+
+        def step_done(loss: float) -> None:
+            self.progress.advance(note=f"loss {loss:.2e}")
+            if keeper is None:
+                self.progress.check_stop()
+
+        with self.progress.stage(record.name, recipe.iters), self._active():
+            tuned = tune(
+                data,
+                {t.view.name: t.view for t in targets},
+                {t.view.name: t.rounded for t in targets},
+                parametrizations,
+                recipe,
+                generator,
+                on_step=step_done,
+                keeper=keeper,
+            )
+        record.loss_start, record.loss_end = tuned.loss_start, tuned.loss_end
+        record.kept, record.curve = tuned.kept, tuned.curve
+        record.trained = sum(p.trained for p in parametrizations.values())
+        return tuned.weights
+
+    def _finish(
+        self, targets: list[Target], weights: dict[str, QuantizedWeight]
+    ) -> dict[str, QuantizedWeight]:
+        for target in targets:
+            name, quantized = target.view.name, weights[target.view.name]
+            dequantized = quantized.dequantize()
+            target.view.write(dequantized)
+            record, scheme = self.records[name], quantized.scheme
+            record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
+            record.bits_per_weight = quantized.bits_per_weight()
+            record.paper_bits = quantized.paper_bits()
+            record.outliers, record.note = quantized.outlier_share, target.note
+            inputs = self.recipe.activations.inputs
+            record.inputs = inputs.words if inputs else ""
+            if target.note:
+                self.progress.say(f"{name}: {target.note}")
+            power = target.weight.square().mean().clamp_min(1e-30)
+            record.error = float((dequantized - target.weight).square().mean() / power)
+        return {name: weight.to(torch.device("cpu")) for name, weight in weights.items()}
+
+    def _views(self, index: int) -> list[LinearView]:
+        return [v for v in self.stack.linears(index) if v.name in self.coverage.schemes]
+
+    def _active(self) -> AbstractContextManager[None]:
+        """Activations are quantized inside."""
+        return self.activations.switched(on=True) if self.activations else nullcontext()
+
+    @contextmanager
+    def _in_float32(self) -> Iterator[None]:
+        amp, self.amp = self.amp, None
+        try:
+            yield
+        finally:
+            self.amp = amp
+
+    def _run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        enabled = self.amp is not None
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=enabled):
+            return self.runner.run(index, hidden)
+
+    def _outputs(self, name: str, index: int, inputs: Stream, *, quantized: bool = False) -> Stream:
+        """What a block makes of a whole stream; `quantized`: with the activations that it will have in service."""
+        outputs = self.home.make(stream_name(name, index + 1), inputs.shape)
+        with self._active() if quantized else nullcontext():
+            self._run_all(index, inputs, outputs)
+        return outputs
+
+    def _run_all(self, index: int, inputs: Stream, outputs: Stream | None = None) -> None:
+        """A block on a whole stream, for those who watch it, or for its outputs."""
+
+        def run(hidden: torch.Tensor) -> torch.Tensor:
+            self.progress.check_stop()
+            return self._run(index, hidden)
+
+        run_all(
+            run,
+            inputs,
+            outputs,
+            self.recipe.batch_size,
+            self.device,
+            self.stack.block_name(index),
+        )
+
+
+def stream_name(name: str, index: int) -> str:
+    """Of what enters a block."""
+    return f"{name}-{index:05d}"
+
+
+def _check_weight(view: LinearView) -> None:
+    if not torch.isfinite(view.weight).all():
+        raise NonFiniteError(f"the weight of {view.name} holds NaN or infinity: the source model is damaged")

@@ -1,0 +1,183 @@
+"""The journal: what a run has finished, on the disk, so that the same command goes on where it was ended.
+
+A work folder beside the output, `.NAME.roundel`:
+
+    lock                  held by the process that works here
+    run.json              what decides the result: recipe, fingerprints of model and calibration, types, versions
+    piece-00007.safetensors   a finished block: its integers, its other tensors, what is to be reported about it
+    original-00008.bin, quantized-00008.bin   what enters the block that comes next
+    tuning-00008.safetensors  parameters and optimizer inside a block that takes long
+
+Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
+whenever the process ends, the folder says what is finished, and nothing of it is half. What follows is computed from
+the same numbers as without an interruption, so the result has the same bytes.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from roundel.errors import FormatError, ModelError, OutputError
+from roundel.files import reported, write_durably
+from roundel.formats.content import Piece
+from roundel.formats.integers import read_integers, read_note, write_integers
+
+_IDENTITY = "run.json"
+_VERSION = 1
+
+
+class Journal:
+    """The work folder of one run. A context: the lock is held inside.
+
+    Args:
+        target: the output folder.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.folder = target.parent / f".{target.name}.roundel"
+        self.target = target
+        with reported(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            self._lock = FileLock(self.folder / "lock")
+
+    def __enter__(self) -> Self:
+        with reported(self.folder):
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
+                raise OutputError(
+                    f"another run is writing {self.target}: wait for it, or choose another folder"
+                ) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+        if not self._begun:
+            self.remove()  # nothing here is worth going on with
+
+    def begin(self, identity: dict[str, Any], restart: bool) -> None:
+        """Go on with what is here, or begin.
+
+        Args:
+            identity: everything that decides the result, as plain data.
+            restart: forget what is here.
+
+        Raises:
+            OutputError: what is here belongs to another run; the message says where they differ.
+        """
+        path = self.folder / _IDENTITY
+        identity = json.loads(json.dumps({"version": _VERSION, **identity}))
+        if restart or not path.is_file() or not self._begun:
+            self.clear()
+            text = json.dumps(identity, indent=1, ensure_ascii=False)
+            write_durably(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path} cannot be read ({error}): pass --restart to begin again") from error
+        differences = list(_differences(found, identity))
+        if differences:
+            raise OutputError(
+                f"{self.folder} holds an unfinished run of something else: {'; '.join(differences)}. Repeat its "
+                "command to go on with it, or pass --restart to begin again"
+            )
+
+    @property
+    def _begun(self) -> bool:
+        return bool(self.finished or any(self.folder.glob("tuning-*")))
+
+    @property
+    def finished(self) -> int:
+        """How many pieces are finished, in order."""
+        count = 0
+        while self._piece(count).is_file():
+            count += 1
+        return count
+
+    def commit(self, number: int, model: Any, piece: Piece, note: dict[str, Any]) -> None:
+        """A piece is finished: its tensors, and what is to be reported, come to the disk, and are read back.
+
+        Raises:
+            OutputError: disk full.
+            FormatError: what is read back is something else.
+        """
+
+        def write(part: Path) -> None:
+            write_integers(part, model, piece.weights, piece.others, note)
+            found = read_integers(part)
+            for name, weight in piece.weights.items():
+                if not found.weights[name].equals(weight):
+                    raise FormatError(
+                        f"{name} is read back with other integers than were written; please report this"
+                    )
+
+        write_durably(self._piece(number), write)
+
+    def note(self, number: int) -> dict[str, Any]:
+        """What was committed with a piece.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        with self._damage_reported():
+            note: dict[str, Any] = read_note(self._piece(number))
+            return note
+
+    def piece(self, number: int) -> Piece:
+        """A finished piece.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        with self._damage_reported():
+            stored = read_integers(self._piece(number))
+            return Piece(stored.weights, stored.others)
+
+    def pieces(self) -> Iterator[Piece]:
+        """All finished pieces in turn."""
+        for number in range(self.finished):
+            yield self.piece(number)
+
+    def discard_snapshots(self) -> None:
+        """The block whose tuning they hold is finished."""
+        for path in self.folder.glob("tuning-*"):
+            path.unlink()
+
+    def clear(self) -> None:
+        """Forget everything, but keep the lock."""
+        with reported(self.folder):
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != "lock":
+                    path.unlink()
+
+    def remove(self) -> None:
+        """The run is over: the folder goes."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def _damage_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except ModelError as error:
+            raise OutputError(f"{error}; pass --restart to begin again") from error
+
+    def _piece(self, number: int) -> Path:
+        return self.folder / f"piece-{number:05d}.safetensors"
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Where two trees of plain data differ, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            below = f"{name}.{key}" if name else key
+            yield from _differences(found.get(key), wanted.get(key), below)
+    elif found != wanted:
+        yield f"{name} was {json.dumps(found)} and is {json.dumps(wanted)} now"

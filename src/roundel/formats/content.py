@@ -1,0 +1,53 @@
+"""What a container writes: a quantized model, one piece at a time, so that no more than a piece need be in memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from roundel.activations.attach import ActivationQuantizer
+from roundel.activations.scheme import Activations
+from roundel.grid import QuantizedWeight, Scheme
+from roundel.model.linears import LinearView
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a quantized model, by full names: a decoder block, the head, or what lies around the blocks.
+
+    Attributes:
+        weights: the integers of its quantized Linears.
+        others: every other tensor that a checkpoint stores.
+    """
+
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    others: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A quantized model.
+
+    Attributes:
+        model: its config, its modules' names, classes and shapes; tensors may be absent.
+        schemes: the grid of every quantized Linear.
+        read_pieces: a fresh pass over all pieces, in order.
+        activations: attached to the model, where activations are quantized.
+        whole: all of it fits into memory a second time.
+    """
+
+    model: Any
+    schemes: dict[str, Scheme]
+    read_pieces: Callable[[], Iterator[Piece]]
+    activations: ActivationQuantizer | None = None
+    whole: bool = True
+
+    @property
+    def grids(self) -> Activations:
+        """Of the activations."""
+        return self.activations.grids if self.activations else Activations()
+
+    def view(self, name: str) -> LinearView:
+        """A quantized Linear."""
+        return LinearView(name, self.model.get_submodule(name))

@@ -1,0 +1,105 @@
+"""Weight files of bounded size: one of the plain name, or numbered ones with an index, as transformers reads them."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+
+T = TypeVar("T")
+Tensors = dict[str, torch.Tensor]
+
+# Whatever is written is in memory once; a larger piece makes a file of its own.
+SHARD_BYTES = 1 << 30
+_INDEX = "model.safetensors.index.json"
+
+
+def size_of(tensors: Tensors) -> int:
+    """Bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def in_shards(parts: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Neighbouring parts in lists of at most `SHARD_BYTES`."""
+    held: list[T] = []
+    total = 0
+    for part in parts:
+        more = size(part)
+        if held and total + more > SHARD_BYTES:
+            yield held
+            held, total = [], 0
+        held.append(part)
+        total += more
+    if held:
+        yield held
+
+
+def shard_name(stem: str, number: int, count: int) -> str:
+    """`stem.safetensors`, or `stem-00002-of-00005.safetensors`."""
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
+
+
+def shard_files(folder: Path, stem: str) -> list[Path]:
+    """The weight files of a folder, in order; none if there are none."""
+    single = folder / f"{stem}.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
+
+
+def write_model(folder: Path, model: Any, parts: Iterable[Tensors]) -> None:
+    """Write config and tensors with transformers' own `save_pretrained`, shard by shard.
+
+    Args:
+        folder: existing and empty.
+        model: its class, config and modules; its tensors are not looked at.
+        parts: all tensors, by full name.
+    """
+    places: list[Path] = []
+    for shard in in_shards(parts, size_of):
+        place = folder / f".shard-{len(places)}"
+        tensors = {name: tensor for part in shard for name, tensor in part.items()}
+        model.save_pretrained(place, state_dict=tensors, max_shard_size=size_of(tensors) + 1)
+        places.append(place)
+    index: dict[str, str] = {}
+    total = 0
+    for number, place in enumerate(places, 1):
+        name = shard_name("model", number, len(places))
+        with safe_open(place / "model.safetensors", "pt") as file:
+            keys = list(file.keys())
+        index |= dict.fromkeys(keys, name)
+        total += (place / "model.safetensors").stat().st_size
+        (place / "model.safetensors").rename(folder / name)
+        if number == 1:
+            for file in place.iterdir():  # config, generation config, modeling code
+                file.rename(folder / file.name)
+        shutil.rmtree(place)
+    if len(places) > 1:
+        about = {"metadata": {"total_size": total}, "weight_map": index}
+        (folder / _INDEX).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+class ShardReader:
+    """The tensors of a folder's weight files, read one at a time."""
+
+    def __init__(self, folder: Path, stem: str = "model") -> None:
+        self._files = [safe_open(path, "pt") for path in shard_files(folder, stem)]
+        self._home = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 - not a dict
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._home
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._home[name].get_tensor(name)
+        return tensor
+
+    @property
+    def names(self) -> set[str]:
+        """Of all tensors."""
+        return set(self._home)
+
+    def below(self, owner: str) -> Tensors:
+        """The tensors of a module, by their names in it."""
+        prefix = f"{owner}."
+        return {name.removeprefix(prefix): self[name] for name in self._home if name.startswith(prefix)}

@@ -1,0 +1,141 @@
+"""Where the weights of decoder blocks are: in memory, or on disk until a block is worked on.
+
+transformers opens a checkpoint with its blocks mapped to "disk": they become modules without weights, and accelerate
+knows which tensor of which safetensors file each weight is (or, where a checkpoint's tensors are not the model's own,
+a converted copy in a folder that is given to it). Its hooks, which would fetch weights at every forward pass, are taken
+off again; blocks are loaded and released here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from accelerate.hooks import remove_hook_from_module
+from torch import nn
+
+from roundel.errors import ModelError
+from roundel.model.blocks import BlockStack
+
+
+class Storage(Protocol):
+    """Where the weights of blocks are when nobody works on them."""
+
+    def load(self, block: nn.Module, name: str) -> None:
+        """Bring the weights of a block, `name` in the model, into memory."""
+        ...
+
+    def release(self, block: nn.Module, name: str) -> None:
+        """They are wanted no more."""
+        ...
+
+    def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """All tensors of the unquantized checkpoint in turn, by name."""
+        ...
+
+
+class InMemory:
+    """All weights stay in memory."""
+
+    def load(self, block: nn.Module, name: str) -> None:
+        """They are there."""
+
+    def release(self, block: nn.Module, name: str) -> None:
+        """They stay."""
+
+    def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Of the model's state."""
+        yield from sorted(model.state_dict().items())
+
+
+class OnDisk:
+    """Blocks without weights until they are loaded.
+
+    Args:
+        readers: of every absent tensor, by its full name: a mapping, and its key there.
+    """
+
+    def __init__(self, readers: dict[str, tuple[Mapping[str, torch.Tensor], str]]) -> None:
+        self._readers = readers
+
+    def load(self, block: nn.Module, name: str) -> None:
+        """Read the absent tensors of a block."""
+        for key, tensor in _tensors_of(block).items():
+            if tensor.is_meta:
+                _put(block, key, self._read(f"{name}.{key}"))
+
+    def release(self, block: nn.Module, name: str) -> None:
+        """Leave names and shapes only."""
+        for key, tensor in _tensors_of(block).items():
+            if f"{name}.{key}" in self._readers:
+                _put(block, key, tensor.to("meta"))
+
+    def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Read the absent ones."""
+        for name, tensor in sorted(model.state_dict().items()):
+            yield name, self._read(name) if tensor.is_meta else tensor
+
+    def _read(self, name: str) -> torch.Tensor:
+        mapping, key = self._readers[name]
+        try:
+            return mapping[key]
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{name} can no longer be read from the source ({error})") from error
+
+
+def take_off_hooks(model: nn.Module) -> OnDisk:
+    """Turn a model that was opened with a device map into bare modules, and the storage of what is absent.
+
+    Raises:
+        ModelError: a tensor is nowhere to be read.
+    """
+    readers: dict[str, tuple[Mapping[str, torch.Tensor], str]] = {}
+    for owner, module in model.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            found = getattr(part, "weights_map", None)
+            if found is not None:
+                for key, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                    readers[f"{owner}.{key}"] = (found, key)
+    absent = {name for name, tensor in _tensors_of(model).items() if tensor.is_meta}
+    lost = sorted(absent - readers.keys())
+    if lost:
+        raise ModelError(f"{lost[0]} is neither in memory nor in the source: a whole model is wanted")
+    remove_hook_from_module(model, recurse=True)
+    model.__dict__.pop("hf_device_map", None)
+    return OnDisk({name: reader for name, reader in readers.items() if name in absent})
+
+
+def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
+    """Blocks on disk, everything else on the CPU.
+
+    Every module is named on its own: a map whose default is `cpu` lets accelerate ask for weights that are not there.
+    """
+    places: dict[str, str] = {}
+
+    def visit(module: nn.Module, name: str) -> None:
+        for key, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            places[".".join(filter(None, (name, key)))] = "cpu"
+        for key, child in module.named_children():
+            below = ".".join(filter(None, (name, key)))
+            if below == stack.name:
+                places.update({stack.block_name(index): "disk" for index in range(len(stack))})
+            elif stack.name.startswith(f"{below}."):
+                visit(child, below)
+            else:
+                places[below] = "cpu"
+
+    visit(model, "")
+    return places
+
+
+def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    path, _, key = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if key in owner._parameters:
+        owner._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[key] = tensor

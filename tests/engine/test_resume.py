@@ -1,0 +1,216 @@
+"""An interrupted and resumed run gives the same bytes as an uninterrupted one."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM
+
+import roundel
+from roundel.engine import walk
+from roundel.errors import OutputError, Stopped
+from zoo import zoo_model
+
+DATA = {"nsamples": 12, "seqlen": 48, "batch_size": 5, "holdout": 3}
+ACTIVATIONS = {"act_bits": 8, "act_scale": "static", "smooth": 0.5}
+RECIPES = {
+    "rtn": {"method": "rtn", "group_size": 32},
+    "gptq": {"method": "gptq", "nsamples": 12, "seqlen": 48, "true_sequential": True, "block_loss": True},
+    "spqr": {"method": "spqr", "bits": 3, "outliers": 0.01, "order": "act_order", "lm_head": True, "nsamples": 12,
+             "seqlen": 48},
+    "autoround": {"method": "autoround", "iters": 14, "keep": "best-fixed", "judge_every": 3, **DATA},
+    "original inputs": {"method": "autoround", "iters": 9, "use_quant_input": False, **DATA},
+    "best batch": {"method": "autoround", "iters": 9, "keep": "best-minibatch", "gradient_accumulate_steps": 2,
+                   "start": "gptq", "order": "group_aware", **DATA},
+    "lrq": {"method": "lrq", "iters": 9, "offsets": True, "input_mixing": 0.5, "lm_head": True, **ACTIVATIONS, **DATA},
+    "half": {"method": "flexround", "iters": 9, "amp": "bfloat16", "kv_bits": 8, **DATA},
+}  # fmt: skip
+
+
+class StopAfter(roundel.Progress):
+    """Asks the work to stop after so many signs of life."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.live()
+
+    def check_stop(self) -> None:
+        self.live()
+        super().check_stop()
+
+    def live(self) -> None:
+        self.left -= 1
+        self.stop_asked = self.left < 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the manifest, which holds times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "roundel.json"}
+
+
+def told(folder: Path) -> dict:
+    """What the manifest reports, without times."""
+    manifest = json.loads((folder / "roundel.json").read_text())
+    blocks = [{**block, "seconds": 0} for block in manifest["blocks"]]
+    return {"blocks": blocks, "layers": manifest["layers"], "bits": manifest["bits_per_weight"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "streams"),
+    [(name, "memory") for name in RECIPES]
+    + [(name, streams) for name in ("lrq", "gptq", "half") for streams in ("files", "whole model")],
+)
+def test_stopped_again_and_again(name: str, streams: str, llama: Path, tmp_path: Path) -> None:
+    settings = {"format": "roundel", **RECIPES[name]}
+    how = {
+        "memory": {"stream": True},
+        "files": {"stream": True, "streams": roundel.StreamOptions(on_disk=True)},
+        "whole model": {},
+    }[streams]
+    text = {} if name == "rtn" else {"calibration": "pydoc"}
+    recipe = roundel.Recipe(**settings)
+
+    def run(folder: str, **more: object) -> roundel.Quantized:
+        return roundel.quantize(llama, recipe, output=tmp_path / folder, **text, **how, **more)
+
+    straight = run("straight")
+    interruptions = 0
+    for patience in range(1, 1000):
+        try:
+            resumed = run("resumed", progress=StopAfter(patience * (1 if name == "rtn" else 3)))
+            break
+        except Stopped:
+            interruptions += 1
+            assert not (tmp_path / "resumed").exists()
+    assert interruptions > 1
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "straight")
+    assert told(tmp_path / "resumed") == told(tmp_path / "straight")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed", "straight"]
+    if streams == "whole model":
+        for key, weight in straight.weights.items():
+            assert resumed.weights[key].equals(weight)
+        for key, tensor in straight.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("architecture", ["opt", "bloom", "gpt2"])
+def test_every_architecture(architecture: str, tmp_path: Path) -> None:
+    recipe = roundel.Recipe(**RECIPES["lrq"], format="roundel")
+    model = zoo_model(architecture)
+    for name, patience in (("resumed", 20), ("straight", 10**9)):
+        while True:
+            try:
+                roundel.quantize(
+                    model, recipe, calibration="pydoc", stream=True, output=tmp_path / name,
+                    progress=StopAfter(patience),
+                )  # fmt: skip
+                break
+            except Stopped:
+                patience += 20
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "straight")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed the POSIX way")
+def test_killed_at_random_moments(llama: Path, tmp_path: Path) -> None:
+    """The short form of benchmarks/crash.py."""
+    command = [
+        sys.executable, "-m", "roundel", "quantize", str(llama), "--calibration", "pydoc", "--group-size", "32",
+        *(f"--set={key}={value}" for key, value in DATA.items()), "--set=iters=120",
+    ]  # fmt: skip
+    subprocess.run([*command, "-o", str(tmp_path / "straight")], check=True, capture_output=True)
+    began = time.monotonic()
+    subprocess.run([*command, "-o", str(tmp_path / "timed")], check=True, capture_output=True)
+    length = time.monotonic() - began
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = subprocess.Popen([*command, "-o", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=length * moments.uniform(0.3, 0.95))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+            process.wait()
+    if not (tmp_path / "killed").exists():
+        subprocess.run([*command, "-o", str(tmp_path / "killed")], check=True, capture_output=True)
+    assert kills
+    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "straight", "timed"]
+
+
+def stop(
+    model: Path | torch.nn.Module, recipe: roundel.Recipe, out: Path, patience: int, **more: object
+) -> None:
+    with pytest.raises(Stopped):
+        roundel.quantize(model, recipe, output=out, progress=StopAfter(patience), **more)
+
+
+def test_an_unfinished_run_of_something_else_is_not_gone_on_with(llama: Path, tmp_path: Path) -> None:
+    recipe = roundel.Recipe(**RECIPES["autoround"])
+    out = tmp_path / "out"
+    stop(llama, recipe, out, 40, calibration="pydoc")
+    with pytest.raises(OutputError, match=r"recipe\.bits was 4 and is 3 now.*--restart"):
+        roundel.quantize(llama, recipe.with_settings(bits=3), output=out, calibration="pydoc")
+    with pytest.raises(OutputError, match=r"calibration was \"\w+\" and is \"\w+\" now"):
+        roundel.quantize(llama, recipe, output=out, calibration="self")
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    with torch.no_grad():
+        model.lm_head.weight[5, 5] += 1e-3
+    _, tokenizer = roundel.load(llama)
+    with pytest.raises(OutputError, match=r"model was \"\w+\" and is \"\w+\" now"):
+        roundel.quantize(model, recipe, output=out, calibration="pydoc", tokenizer=tokenizer)
+    # The format decides no integer; a new beginning is asked for.
+    roundel.quantize(llama, recipe.with_settings(format="dense"), output=out, calibration="pydoc")
+    stop(llama, recipe, out, 40, calibration="pydoc", overwrite=True)
+    other = recipe.with_settings(bits=3)
+    roundel.quantize(llama, other, output=out, calibration="pydoc", overwrite=True, restart=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert json.loads((out / "roundel.json").read_text())["recipe"]["bits"] == 3
+
+
+def test_a_damaged_piece_is_said(llama: Path, tmp_path: Path) -> None:
+    recipe = roundel.Recipe(**RECIPES["autoround"])
+    stop(llama, recipe, tmp_path / "out", 45, calibration="pydoc")
+    piece = tmp_path / ".out.roundel" / "piece-00000.safetensors"
+    piece.write_bytes(piece.read_bytes()[:1000])
+    with pytest.raises(OutputError, match=r"piece-00000.*cannot be read.*--restart"):
+        roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+
+
+def test_two_runs_on_one_output_folder(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / ".out.roundel").mkdir()
+    with (
+        FileLock(tmp_path / ".out.roundel" / "lock"),
+        pytest.raises(OutputError, match=r"another run is writing .*out"),
+    ):
+        roundel.quantize(llama, roundel.Recipe(**RECIPES["rtn"]), output=tmp_path / "out")
+
+
+def test_snapshots_come_by_the_clock_too(llama: Path, tmp_path: Path, monkeypatch) -> None:
+    """Killed, not stopped: the state inside a block is there without having been asked for."""
+    written = []
+    keep = walk.TuningKeeper._write
+    monkeypatch.setattr(
+        walk.TuningKeeper, "_write", lambda keeper, found: (written.append(found.step), keep(keeper, found))
+    )
+    monkeypatch.setattr(walk.TuningKeeper, "after_step", _eager(walk.TuningKeeper.after_step))
+    recipe = roundel.Recipe(**RECIPES["autoround"])
+    roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+    assert written == [*range(1, 15)] * 2
+
+
+def _eager(after_step):
+    def eager(keeper, snapshot):
+        keeper.every, keeper._cost = 0.0, 0.0
+        after_step(keeper, snapshot)
+
+    return eager
