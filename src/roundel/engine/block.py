@@ -21,6 +21,7 @@ from roundel.methods.tuner import BlockData, Keeper, tune
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
+from roundel.model.storage import Storage
 from roundel.progress import Progress
 from roundel.recipe import Recipe
 from roundel.report.records import BlockRecord, LayerRecord
@@ -56,6 +57,7 @@ class BlockQuantizer:
         home: where streams are made.
         runner: runs blocks as the model does; None for a recipe without data.
         activations: attached to the model, where activations are quantized.
+        storage: where the weights of blocks are.
         keeper_of: what remembers the tuning of a block, by the name of the attempt.
     """
 
@@ -69,11 +71,12 @@ class BlockQuantizer:
         home: StreamHome,
         runner: BlockRunner | None,
         activations: ActivationQuantizer | None,
+        storage: Storage,
         keeper_of: Callable[[str], Keeper | None],
     ) -> None:
         self.stack, self.coverage, self.recipe, self.device = stack, coverage, recipe, device
         self.progress, self.home, self.activations, self.keeper_of = progress, home, activations, keeper_of
-        self._runner = runner
+        self._runner, self.storage = runner, storage
         self.amp = autocast_dtype(device, recipe.amp)
         self.records: dict[str, LayerRecord] = {layer.name: layer for layer in coverage.layers}
 
@@ -94,13 +97,13 @@ class BlockQuantizer:
             _check_weight(view)
         if self.amp is None or streams is None:
             return self._quantize(index, streams, "")
-        saved = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+        restore = self.storage.saved(block, self.stack.block_name(index))
         try:
             return self._quantize(index, streams, "")
         except NonFiniteError as error:
             half = str(self.amp).removeprefix("torch.")
             self.progress.say(f"{error}: the block is done again in float32")
-            block.load_state_dict(saved)
+            restore()
             with self._in_float32():
                 return self._quantize(index, streams, f"done in float32: not finite in {half}")
 

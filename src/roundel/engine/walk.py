@@ -113,6 +113,7 @@ class _Walk:
             job.home,
             self.runner,
             job.activations,
+            job.storage,
             self._keeper,
         )
 

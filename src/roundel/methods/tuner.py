@@ -12,9 +12,10 @@ error elsewhere, and the model's KL rose by half.
 A method supplies one parametrization per Linear: start values, a differentiable fake-quantized weight, the
 final codes. Everything else is here.
 
-The fake-quantized weights are computed once per step and become the leaves of the block's own graph; their
-gradients, summed over the micro-batches, are then sent through the parametrization once. So the cost of a
-method's own mathematics does not grow with gradient accumulation, and any block runs unmodified.
+The fake-quantized weights are computed once per step and become the leaves of the block's own graph (without a copy:
+the modules compute with these very tensors); their gradients, summed over the micro-batches, are then sent through the
+parametrization once. So the cost of a method's own mathematics does not grow with gradient accumulation, and any block
+runs unmodified.
 """
 
 import math
@@ -286,7 +287,7 @@ class _Trainer:
 
     def write(self, weights: Mapping[str, QuantizedWeight]) -> None:
         for name, weight in weights.items():
-            self.linears[name].write(weight.dequantize())
+            self.linears[name].hold(weight.dequantize())
 
     @torch.no_grad()
     def judge(self, weights: Mapping[str, QuantizedWeight]) -> float:
@@ -302,7 +303,7 @@ class _Trainer:
         """Leave the gradients of one step in the parameters; return its loss."""
         weights = {name: p() for name, p in self.parametrizations.items()}
         for name, weight in weights.items():
-            self.linears[name].write(weight.detach())
+            self.linears[name].hold(weight.detach())
             self.linears[name].parameter.requires_grad_(True)
         total = 0.0
         for _ in range(self.accumulate):
@@ -310,8 +311,9 @@ class _Trainer:
             loss = self._loss(rows, self._mixed(rows, generator)) / self.accumulate
             total += float(loss.detach())
             (loss * _LOSS_SCALE).backward()
-        grads = [self.linears[name].take_gradient() for name in weights]
-        torch.autograd.backward(list(weights.values()), grads)
+        for name in list(weights):
+            # One at a time: a gradient of the weight may go before the next Linear's parameters get theirs.
+            torch.autograd.backward([weights.pop(name)], [self.linears[name].take_gradient()])
         return total
 
     def _mixed(self, rows: list[int], generator: torch.Generator) -> torch.Tensor:

@@ -43,6 +43,10 @@ class LinearView:
         """Replace the weight by `weight [out, in]`, converted to the module's type and device."""
         self.weight.copy_(weight)
 
+    def hold(self, weight: torch.Tensor) -> None:
+        """Compute with `weight [out, in]` itself, of the module's type and device, from now on: no copy is made."""
+        self.parameter.data = weight.t().contiguous() if self.transposed else weight
+
     def take_gradient(self) -> torch.Tensor:
         """The gradient of the weight, `[out, in]`; the module is left without one and frozen.
 

@@ -6,7 +6,7 @@ a converted copy in a folder that is given to it). Its hooks, which would fetch 
 off again; blocks are loaded and released here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +28,10 @@ class Storage(Protocol):
         """They are wanted no more."""
         ...
 
+    def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
+        """What brings the weights of a block back to what they are now, unquantized."""
+        ...
+
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors of the unquantized checkpoint in turn, by name."""
         ...
@@ -41,6 +45,15 @@ class InMemory:
 
     def release(self, block: nn.Module, name: str) -> None:
         """They stay."""
+
+    def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
+        """From a copy."""
+        copy = {key: tensor.clone() for key, tensor in block.state_dict().items()}
+
+        def restore() -> None:
+            block.load_state_dict(copy)
+
+        return restore
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Of the model's state."""
@@ -68,6 +81,15 @@ class OnDisk:
         for key, tensor in _tensors_of(block).items():
             if f"{name}.{key}" in self._readers:
                 _put(block, key, tensor.to("meta"))
+
+    def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
+        """From the disk."""
+
+        def restore() -> None:
+            self.release(block, name)
+            self.load(block, name)
+
+        return restore
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Read the absent ones."""
