@@ -1,51 +1,29 @@
 """What a Python user imports: quantize, load, evaluate."""
 
-import time
-from dataclasses import asdict, dataclass, replace
-from itertools import chain
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
-from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
-from roundel.engine.coverage import Coverage, decide
-from roundel.engine.devices import autocast_dtype, choose_device
+from roundel.activations.attach import attached
+from roundel.calibration.gather import CalibrationSource
+from roundel.engine.devices import choose_device
 from roundel.engine.journal import Journal
+from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
-from roundel.engine.walk import Job, quantize_model
+from roundel.engine.trial import Trial
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluation.measure import measure
+from roundel.evaluation.measure import check_reach, measure
 from roundel.evaluation.windows import evaluation_windows
-from roundel.formats import (
-    CONTAINERS,
-    INTEGER_FILES,
-    Container,
-    Content,
-    Layer,
-    Piece,
-    is_container,
-    open_container,
-    shard_files,
-)
+from roundel.formats import INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
-from roundel.formats.folder import atomic_folder, check_target
-from roundel.formats.shards import SHARD_BYTES
+from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
-from roundel.model.blocks import find_blocks
-from roundel.model.linears import LinearView
-from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
-from roundel.model.storage import InMemory
 from roundel.progress import Progress
 from roundel.recipe import Recipe
-from roundel.report.contents import measure_folder
-from roundel.report.manifest import build_manifest, versions, write_manifest
-
-ModelOrPath = str | Path | torch.nn.Module
-
-# Keys of a recipe that decide no integer.
-_NO_MATTER = ("name", "description", "format")
+from roundel.run import Given, ModelOrPath, Run, Writing, open_model, stream_device
 
 
 @dataclass(frozen=True)
@@ -115,179 +93,61 @@ def quantize(
             "leave the calibration out"
         )
     where = choose_device(device)
-    given = _Given(model, tokenizer, calibration, trust_remote_code, allow_pickle)
+    given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle)
     if output is None:
         if streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
-        return _quantize(given, recipe, where, progress, StreamHome(where))
+        done = Run(given, recipe, where, progress, StreamHome(stream_device(recipe, where))).quantize()
+        return Quantized(done.model, done.tokenizer, done.weights, done.manifest, None)
     target = Path(output).expanduser()
-    check_target(target, overwrite)
+    check_target(target, overwrite, _place(model))
     with Journal(target) as journal:
-        home = streams.home(where if not recipe.low_gpu_mem_usage else torch.device("cpu"), journal.folder)
-        run = _quantize(given, recipe, where, progress, home, _Writing(journal, overwrite, restart, stream))
+        home = streams.home(stream_device(recipe, where), journal.folder)
+        run = Run(given, recipe, where, progress, home, Writing(journal, overwrite, restart, stream, streams))
+        done = run.quantize()
         journal.remove()
-    return run
+    if stream:
+        return Quantized(None, done.tokenizer, None, done.manifest, target)
+    return Quantized(done.model, done.tokenizer, done.weights, done.manifest, target)
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What a caller gave."""
-
-    model: ModelOrPath
-    tokenizer: Any | None
-    calibration: CalibrationSource | None
-    trust_remote_code: bool
-    allow_pickle: bool
-
-    def open(self, stream_with: Path | None = None) -> SourceModel:
-        return _open(
-            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
-        )
+def _place(model: ModelOrPath) -> Path | None:
+    """Where a model is, if it has a name: what an output must not replace."""
+    return Path(model).expanduser() if isinstance(model, str | Path) and str(model).strip() else None
 
 
-@dataclass(frozen=True)
-class _Writing:
-    """How a run writes."""
+def plan(
+    model: ModelOrPath,
+    recipe: Recipe | str | Path = "autoround-w4g128",
+    *,
+    calibration: CalibrationSource | None = None,
+    output: str | Path = "quantized",
+    tokenizer: Any | None = None,
+    device: str = "auto",
+    streams: StreamOptions = StreamOptions(),
+    trust_remote_code: bool = False,
+    trial: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Plan, Trial | None]:
+    """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
 
-    journal: Journal
-    overwrite: bool
-    restart: bool
-    stream: bool
+    Args:
+        model, recipe, calibration, output, tokenizer, device, streams, trust_remote_code: as for `quantize`.
+        trial: quantize one block on a few samples for a few iterations, to measure time and memory.
+        progress: is told of the work.
 
-
-def _quantize(
-    given: _Given,
-    recipe: Recipe,
-    where: torch.device,
-    progress: Progress,
-    home: StreamHome,
-    writing: _Writing | None = None,
-) -> Quantized:
-    began = time.perf_counter()
-    streamed = writing is not None and writing.stream
-    source = given.open(writing.journal.folder / "converted" if writing and writing.stream else None)
-    model = source.model
-    if attached(model) is not None:
-        raise ModelError(f"{source.name} is quantized already: the original, unquantized model is wanted")
-    stack = find_blocks(model)
-    coverage = decide(model, stack, recipe)
-    container = CONTAINERS[recipe.format]
-    if writing is not None:
-        layers = _layers(coverage, recipe, model)
-        container.check(layers, model.dtype, recipe.activations, model.config)
-    data: Calibration | None = None
-    if recipe.needs_calibration:
-        author = source if isinstance(source.storage, InMemory) else None
-        data = gather_calibration(
-            given.calibration,
-            model,
-            source.tokenizer,
-            recipe,
-            progress,
-            lambda: (author or given.open()).model,
-        )
-    original = {
-        "fingerprint": fingerprint(model, source.storage),
-        "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "bits_per_weight": torch.finfo(model.dtype).bits,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    amp = str(autocast_dtype(where, recipe.amp) or torch.float32).removeprefix("torch.")
-    if writing is not None:
-        identity = {
-            "recipe": {k: v for k, v in recipe.model_dump(mode="json").items() if k not in _NO_MATTER},
-            "model": original["fingerprint"],
-            "calibration": data.fingerprint if data else None,
-            "device": where.type,
-            "amp": amp,
-            "threads": torch.get_num_threads(),
-            "streams": str(home.dtype).removeprefix("torch.") if home.on_disk else "memory",
-            "versions": versions(),
-        }
-        writing.journal.begin(identity, writing.restart)
-    if coverage.head is not None:
-        _untie(model, coverage.head)
-
-    activations = None
-    if recipe.activations:
-        activations = ActivationQuantizer(model, list(coverage.schemes), recipe.activations)
-    job = Job(
-        model=model,
-        stack=stack,
-        coverage=coverage,
-        recipe=recipe,
-        tokens=data.tokens if data else None,
-        device=where,
-        progress=progress,
-        home=home,
-        storage=source.storage,
-        journal=writing.journal if writing else None,
-        keep=not streamed,
-        activations=activations,
-    )
-    try:
-        outcome = quantize_model(job)
-    except BaseException:
-        if activations is not None:
-            activations.detach()
-        raise
-    manifest = build_manifest(
-        outcome,
-        recipe=recipe.model_dump(mode="json"),
-        source=source.name,
-        original=original,
-        calibration=_describe(data),
-        device=str(where),
-        amp=amp,
-        threads=torch.get_num_threads(),
-        seconds=time.perf_counter() - began,
-    )
-    if writing is not None:
-        _write(writing, container, source, job, manifest, given.trust_remote_code)
-    target = writing.journal.target if writing else None
-    if streamed:
-        return Quantized(None, source.tokenizer, None, manifest, target)
-    return Quantized(model, source.tokenizer, outcome.weights, manifest, target)
-
-
-def _write(
-    writing: _Writing,
-    container: Container,
-    source: SourceModel,
-    job: Job,
-    manifest: dict[str, Any],
-    trust_remote_code: bool,
-) -> None:
-    """Write the output folder from the journal, check it, and let it appear."""
-    journal, size = writing.journal, manifest["original"]["bytes"]
-    content = Content(
-        model=source.model,
-        schemes=job.coverage.schemes,
-        read_pieces=lambda: chain(journal.pieces(), [_outside(job)]),
-        activations=job.activations,
-        whole=job.keep or size <= SHARD_BYTES,
-    )
-    with (
-        job.progress.stage("Writing and checking", 1),
-        atomic_folder(journal.target, writing.overwrite, journal.folder) as folder,
-    ):
-        container.write(folder, content)
-        if job.activations is not None:
-            job.activations.save(folder)
-        if source.tokenizer is not None:
-            source.tokenizer.save_pretrained(folder)
-        container.verify(folder, content, trust_remote_code)
-        manifest |= measure_folder(folder, manifest["original"]["parameters"])
-        write_manifest(folder, manifest)
-
-
-def _outside(job: Job) -> Piece:
-    """What is in no block, and not the quantized head."""
-    head = job.coverage.head
-    journaled = (f"{job.stack.name}.", f"{head.name}." if head else f"{job.stack.name}.")
-    state = job.model.state_dict().items()
-    others = {name: t.detach().cpu().contiguous() for name, t in state if not name.startswith(journaled)}
-    return Piece(others=others)
+    Raises:
+        RoundelError: as `quantize` would before its work.
+    """
+    progress = progress or Progress()
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    where = choose_device(device)
+    given = Given(model, tokenizer, calibration, trust_remote_code, False)
+    target = Path(output).expanduser()
+    with tempfile.TemporaryDirectory() as folder:
+        home = streams.home(stream_device(recipe, where), Path(folder))
+        run = Run(given, recipe, where, progress, home, stream_with=Path(folder), target=target)
+        return run.plan(trial)
 
 
 def load(
@@ -298,7 +158,7 @@ def load(
     Raises:
         ModelError: it cannot be opened, or tensors are missing.
     """
-    source = _open(path, None, trust_remote_code, allow_pickle, quantized=True)
+    source = open_model(path, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
 
 
@@ -349,8 +209,10 @@ def evaluate(
     """
     progress = progress or Progress()
     where = choose_device(device)
-    opened = _open(model, tokenizer, trust_remote_code, False, quantized=True)
-    original = None if reference is None else _open(reference, None, trust_remote_code, False, quantized=True)
+    opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
+    original = (
+        None if reference is None else open_model(reference, None, trust_remote_code, False, quantized=True)
+    )
     reader = opened.tokenizer or (original.tokenizer if original else None)
     if reader is None:
         raise ModelError(
@@ -392,84 +254,16 @@ def generate(
     """Continue a text greedily; returns prompt and continuation.
 
     Raises:
-        ModelError: the model cannot be opened, or comes without a tokenizer.
+        ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    opened = _open(model, tokenizer, trust_remote_code, False, quantized=True)
+    opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
     if opened.tokenizer is None:
         raise ModelError(f"{opened.name} comes without a tokenizer: one is wanted to read the prompt")
     inputs = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    if inputs["input_ids"].shape[1] == 0:
+        raise ModelError("the prompt has no tokens: some text is wanted")
+    check_reach(opened.model, inputs["input_ids"], max_new_tokens)
     device = next(opened.model.parameters()).device
     with torch.no_grad():
         ids = opened.model.generate(**inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens)
     return str(opened.tokenizer.decode(ids[0], skip_special_tokens=True))
-
-
-def _open(
-    model: ModelOrPath,
-    tokenizer: Any | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-    *,
-    quantized: bool = False,
-    stream_with: Path | None = None,
-) -> SourceModel:
-    if isinstance(model, torch.nn.Module):
-        model.eval().requires_grad_(False)
-        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
-    if is_container(model):
-        if not quantized:
-            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
-        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
-        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
-    else:
-        opened = open_source(
-            str(model),
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            quantized=quantized,
-            stream_with=stream_with,
-        )
-    if quantized:
-        _attach_activations(opened.model, Path(model).expanduser())
-    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
-
-
-def _attach_activations(model: Any, folder: Path) -> None:
-    """Quantize activations as the folder says, with the code that its weights were tuned under."""
-    if attach_saved(model, folder) is not None:
-        # A compressed-tensors folder's own hooks would round the same inputs a second time.
-        for module in model.modules():
-            if hasattr(module, "quantization_scheme"):
-                module.quantization_enabled = False
-
-
-def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
-    layers = []
-    for record in coverage.layers:
-        scheme = coverage.schemes.get(record.name)
-        if scheme is None:
-            continue
-        shape = (record.shape[0], record.shape[1])
-        bias = getattr(model.get_submodule(record.name), "bias", None) is not None
-        permuted = recipe.permutes(scheme, shape[1])
-        layers.append(Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted))
-    return layers
-
-
-def _untie(model: Any, head: LinearView) -> None:
-    """Give a head that shares the embedding's weight a weight of its own."""
-    if head.parameter is model.get_input_embeddings().weight:
-        head.module.weight = torch.nn.Parameter(head.parameter.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
-
-
-def _describe(data: Calibration | None) -> dict[str, Any] | None:
-    if data is None:
-        return None
-    samples, length = data.tokens.shape
-    return {
-        "source": data.source,
-        "samples": samples,
-        "tokens_per_sample": length,
-        "fingerprint": data.fingerprint,
-    }

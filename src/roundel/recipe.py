@@ -5,6 +5,7 @@ defaults; whatever a recipe sets wins over them. Unknown keys, and keys that the
 errors.
 """
 
+import reprlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -107,9 +108,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         if not isinstance(data, Mapping):
             return data
         method, start = data.get("method", "autoround"), data.get("start")
+        if not isinstance(method, str):
+            return data  # refused as any other wrong value
         ignored = set(data) & _ignored_keys(method, start)
         if ignored:
-            raise ValueError(f"{_words(method, ignored)} would ignore {', '.join(sorted(ignored))}")
+            raise ValueError(
+                f"{_words(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
+            )
         return {**_METHOD_DEFAULTS.get(method, {}), **data}
 
     @field_validator("layers")
@@ -124,8 +129,11 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     @model_validator(mode="after")
     def _valid_layers(self) -> Self:
-        for override in self.layers.values():
-            self._scheme_with(override, torch.float32)
+        for pattern, override in self.layers.items():
+            try:
+                self._scheme_with(override, torch.float32)
+            except ValidationError as error:
+                raise ValueError(f"the override of {pattern}: {_explain(error)}") from error
         return self
 
     @model_validator(mode="after")
@@ -360,31 +368,71 @@ def load_settings(name_or_file: str | Path) -> dict[str, Any]:
             )
         text = (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name_or_file} is no valid YAML: {error}") from error
-    if not isinstance(settings, dict):
+        settings = _load_yaml(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"{name_or_file} holds {type(settings).__name__}: a mapping of recipe keys is wanted"
+            f"{name_or_file} is no valid YAML ({_one_line(error)}): lines of `key: value` are wanted"
+        ) from error
+    if not isinstance(settings, dict):
+        found = "nothing" if settings is None else type(settings).__name__
+        raise RecipeError(
+            f"{name_or_file} holds {found}: a mapping of recipe keys, lines of `key: value`, is wanted"
         )
+    strange = [key for key in settings if not isinstance(key, str)]
+    if strange:
+        raise RecipeError(f"{name_or_file} has the key {strange[0]!r}: names of recipe keys are wanted")
     return {"name": name, **settings}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no key twice: YAML's own rule, which PyYAML does not keep."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class, from a node whose keys all differ."""
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _one_line(error: Exception) -> str:
+    """What YAML says, without the picture of the place."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if problem is None or mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """`key=value` strings, values in YAML, as a mapping.
 
     Raises:
-        RecipeError: no `=`, or a value that is no YAML.
+        RecipeError: no `=`, a key twice, or a value that is no YAML.
     """
     settings: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"--set {assignment!r}: key=value is wanted, for example --set iters=200")
+        if key.strip() in settings:
+            raise RecipeError(f"--set gives {key.strip()} twice: one value is wanted")
         try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {assignment!r}: the value is no YAML ({error})") from error
+            settings[key.strip()] = _load_yaml(value)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise RecipeError(
+                f"--set {assignment!r}: the value is no YAML ({_one_line(error)}); a number, a word or a list is wanted"
+            ) from error
     return settings
 
 
@@ -396,7 +444,17 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error}") from error
+        raise RecipeError(
+            f"the recipe {path} cannot be read: {error}; a YAML file in UTF-8 is wanted"
+        ) from error
+
+
+def _short(value: Any) -> str:
+    """A value in a message: nested aliases of YAML, written out, can be larger than the memory."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxdict, short.maxlist = 2, 4, 4
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
 
 
 def _explain(error: ValidationError) -> str:
@@ -407,7 +465,7 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key}; known keys: {', '.join(sorted(Recipe.model_fields))}")
         elif key:
-            lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
+            lines.append(f"{key}={_short(problem['input'])}: {message[0].lower()}{message[1:]}")
         else:
             lines.append(message)
     return "; ".join(lines)

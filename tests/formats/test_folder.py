@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import roundel
+from roundel.engine import plan
 from roundel.errors import OutputError
 from roundel.formats.folder import atomic_folder, check_target
 
@@ -65,10 +66,18 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("format", ["dense", "compressed-tensors"])
-def test_a_disk_that_is_really_full(format: str, llama: Path, tiny_disk: Path) -> None:
+def test_a_disk_that_is_really_full(
+    format: str, llama: Path, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
-    with pytest.raises(OutputError, match="no space left"):
+    with pytest.raises(OutputError, match=r"needs .* on the disk .* are free: make room"):
         roundel.quantize(llama, recipe, output=tiny_disk / "out")
+    assert entries(tiny_disk) == []
+    # Somebody else fills it after the plan was made.
+    with monkeypatch.context() as patched:
+        patched.setattr(plan.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
+        with pytest.raises(OutputError, match="no space left"):
+            roundel.quantize(llama, recipe, output=tiny_disk / "out")
     assert set(entries(tiny_disk)) <= {".out.roundel"}
     # With more room the same command goes on, and leaves nothing behind.
     subprocess.run(["mount", "-o", "remount,size=9m", str(tiny_disk)], check=True)

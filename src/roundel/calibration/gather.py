@@ -9,7 +9,7 @@ import torch
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.self_text import sample_from_model
-from roundel.calibration.texts import Document, as_document, read_documents
+from roundel.calibration.texts import Document, as_document, is_ids, read_documents
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.progress import Progress
@@ -90,7 +90,7 @@ def gather_calibration(
 
 
 def _rows_of(tokens: torch.Tensor, options: CalibrationOptions) -> torch.Tensor:
-    if tokens.ndim != 2 or tokens.is_floating_point():
+    if tokens.ndim != 2 or not is_ids(tokens):
         raise CalibrationError(
             f"the calibration tensor is {tuple(tokens.shape)} {tokens.dtype}; integer ids [samples, tokens] are wanted"
         )

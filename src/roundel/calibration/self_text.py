@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from roundel.calibration.options import CalibrationOptions
-from roundel.errors import CalibrationError
+from roundel.errors import CalibrationError, NonFiniteError
 
 _ROWS_AT_ONCE = 32
 
@@ -30,6 +30,7 @@ def sample_from_model(
 
     Raises:
         CalibrationError: no start token is known.
+        NonFiniteError: the model predicts NaN or infinity.
     """
     start = _start_token(model, tokenizer)
     device = next(model.parameters()).device
@@ -39,8 +40,8 @@ def sample_from_model(
         for first in range(0, options.nsamples, _ROWS_AT_ONCE):
             rows = min(_ROWS_AT_ONCE, options.nsamples - first)
             prompt = torch.full((rows, 1), start, dtype=torch.int64, device=device)
-            parts.append(
-                model.generate(
+            try:
+                sampled = model.generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),
                     do_sample=True,
@@ -53,8 +54,15 @@ def sample_from_model(
                     pad_token_id=start,
                     min_new_tokens=options.seqlen - 1,
                     max_new_tokens=options.seqlen - 1,
-                ).cpu()
-            )
+                )
+            except RuntimeError as error:
+                if "probability tensor" not in str(error):
+                    raise
+                raise NonFiniteError(
+                    "the model cannot write its calibration text: its predictions are NaN or infinite; finite ones are "
+                    "wanted. The source model is damaged, copy or download it again"
+                ) from error
+            parts.append(sampled.cpu())
             on_rows(rows)
     return torch.cat(parts)
 

@@ -25,6 +25,8 @@ _HUB_SETS: dict[str, tuple[str, str | None, str, bool]] = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False),
     "ptb": ("ptb-text-only/ptb_text_only", None, "train", False),
 }
+# No token id: it would not fit a tensor.
+_TOO_LARGE = 2**63
 # Documents read from a streamed data set: enough for 512 samples of 2048 tokens.
 _STREAMED_DOCUMENTS = 20_000
 
@@ -66,16 +68,27 @@ def _read_file(path: Path) -> Iterator[Document]:
             yield from _rows(path, _parquet_rows(path))
         elif path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as lines:
-                yield from _rows(path, (json.loads(line) for line in lines if line.strip()))
+                yield from _rows(path, _json_lines(lines))
         elif path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             yield from _rows(path, content if isinstance(content, list) else [content])
         else:
             yield path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CalibrationError(
             f"{path} cannot be read: {error}; UTF-8 text, JSON or saved token ids are wanted"
         ) from error
+
+
+def _json_lines(lines: Iterable[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"line {number} is no JSON ({error.msg} at character {error.pos})"
+                ) from error
 
 
 def _token_tensors(path: Path) -> Iterator[list[int]]:
@@ -84,10 +97,27 @@ def _token_tensors(path: Path) -> Iterator[list[int]]:
         saved = torch.load(path, weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
         raise ValueError(f"no tensors that torch loads with weights_only ({type(error).__name__})") from error
-    for row in saved if isinstance(saved, list | tuple | torch.Tensor) else [saved]:
-        if not isinstance(row, torch.Tensor) or row.is_floating_point() or row.squeeze().ndim > 1:
+    # Others than plain tensors (sparse ones, ones without data) cannot be cut into rows.
+    rows = (
+        saved
+        if isinstance(saved, list | tuple) or (isinstance(saved, torch.Tensor) and is_ids(saved))
+        else [saved]
+    )
+    for row in rows:
+        if not isinstance(row, torch.Tensor) or not is_ids(row) or row.squeeze().ndim > 1:
             raise ValueError("a tensor of token ids [N, S], or a list of them [S] or [1, S], is wanted")
         yield row.flatten().tolist()
+
+
+def is_ids(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be one of token ids: integers, in memory, none left out."""
+    whole = tensor.layout is torch.strided and not tensor.is_meta
+    return (
+        whole
+        and not tensor.dtype.is_floating_point
+        and not tensor.dtype.is_complex
+        and tensor.dtype != torch.bool
+    )
 
 
 def _rows(path: Path, rows: Iterable[Any]) -> Iterator[Document]:
@@ -99,7 +129,7 @@ def as_document(row: Any, where: str) -> Document:
     """A row of a data set as a document; `where` names it in errors."""
     if isinstance(row, str):
         return row
-    if isinstance(row, list) and all(isinstance(token, int) for token in row):
+    if isinstance(row, list) and all(type(token) is int and abs(token) < _TOO_LARGE for token in row):
         return row
     if isinstance(row, list) and all(isinstance(message, dict) for message in row):
         return row

@@ -8,10 +8,12 @@ exactly.
 """
 
 import random
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.texts import Document
@@ -83,7 +85,14 @@ def _tokenize(document: Document, tokenizer: Any | None, options: CalibrationOpt
     if options.chat_template or not isinstance(document, str):
         document = _render_chat(document, tokenizer)
     # No warning about rows longer than the model's window: the stream is cut into rows afterwards.
-    ids: list[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+    try:
+        ids: list[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+    except (TypeError, UnicodeError) as error:
+        start = ascii(document[:40])
+        raise CalibrationError(
+            f"the text that begins with {start} cannot be tokenized: it holds halves of surrogate pairs, perhaps; "
+            "Unicode text is wanted"
+        ) from error
     end = tokenizer.eos_token_id
     return ids if end is None else [*ids, end]
 
@@ -94,4 +103,10 @@ def _render_chat(document: Document, tokenizer: Any) -> str:
             "a chat template is wanted and the tokenizer has none: set chat_template=false and give plain text"
         )
     messages = [{"role": "user", "content": document}] if isinstance(document, str) else document
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except (TemplateError, ValueError, TypeError, LookupError) as error:
+        raise CalibrationError(
+            f"the messages {reprlib.repr(messages)} do not go into the tokenizer's chat template ({error}): objects "
+            "with the keys that the template names, role and content mostly, are wanted"
+        ) from error

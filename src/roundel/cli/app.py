@@ -1,5 +1,6 @@
 """The `roundel` command: its parts, and the one place where errors become messages and exit codes."""
 
+import io
 import signal
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ from roundel.cli.display import Interrupted, err, on_interrupt
 from roundel.cli.evaluate import evaluate_command
 from roundel.cli.generate import generate_command
 from roundel.cli.inspect import inspect_command
+from roundel.cli.plan import plan_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
 from roundel.errors import RoundelError, Stopped
@@ -25,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("quantize")(quantize_command)
+app.command("plan")(plan_command)
 app.command("eval")(evaluate_command)
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
@@ -34,6 +37,9 @@ app.command("recipes")(recipes_command)
 def main() -> None:
     """Run the command line; leave with a RoundelError's own exit code, 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, on_interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no é shows \xe9
     transformers.utils.logging.disable_progress_bar()
     _silence_bars()
     try:

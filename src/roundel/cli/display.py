@@ -113,12 +113,3 @@ class _PlainStage:
         if part > self.told and not self.silent:
             self.told = part
             err.print(f"  {self.title}: {self.done} of {self.total} {note}".rstrip(), highlight=False)
-
-
-def size(count: float) -> str:
-    """Bytes for people: `74.1 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

@@ -27,6 +27,10 @@ def evaluate_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Perplexity on held-out text, and the distance from the original."""
+    if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
+        raise OutputError(
+            f"{json_file} cannot be written: the name of a file in an existing folder is wanted"
+        )
     figures = evaluate(
         model,
         text=text,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from roundel.cli.display import out, size
+from roundel.cli.display import out
+from roundel.engine.plan import size
 from roundel.report.contents import FolderContents, read_contents
 from roundel.report.records import LayerRecord
 

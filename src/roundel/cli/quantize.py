@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from roundel.api import Quantized, quantize
-from roundel.cli.display import TerminalProgress, out, size
+from roundel.cli.display import TerminalProgress, out
+from roundel.engine.plan import size
 from roundel.engine.streams import StreamOptions
+from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
 
 
@@ -111,12 +113,11 @@ def quantize_command(
         }.items()
         if value is not None
     }
-    changes |= parse_assignments(settings or [])
-    chosen = _choose(recipe, changes)
-    progress = TerminalProgress(stoppable=True)
-    progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
+    chosen = choose_recipe(recipe, changes, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
+    progress = TerminalProgress(stoppable=True)
+    progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
     result = quantize(
         model,
         chosen,
@@ -125,7 +126,7 @@ def quantize_command(
         overwrite=overwrite,
         restart=restart,
         stream=True,
-        streams=StreamOptions(on_disk=True, dtype=stream_to_disk) if stream_to_disk else StreamOptions(),
+        streams=streams_of(stream_to_disk),
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress,
@@ -133,12 +134,22 @@ def quantize_command(
     _print_result(result)
 
 
-def _choose(recipe: str | None, changes: dict[str, Any]) -> Recipe:
+def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[str] | None) -> Recipe:
     """A named recipe with changes; without a name, the defaults of the method with changes."""
+    assigned = parse_assignments(settings or [])
+    for key in changes.keys() & assigned.keys():
+        option = key.replace("_", "-")
+        raise RecipeError(f"{key} is given twice, by --{option} and --set {key}=...: one value is wanted")
+    changes = changes | assigned
     if recipe is None:
         return Recipe.create(**changes)
     base = Recipe.create(**load_settings(recipe))
     return base.with_settings(**changes) if changes else base
+
+
+def streams_of(choice: StreamChoice | None) -> StreamOptions:
+    """What --stream-to-disk says."""
+    return StreamOptions() if choice is None else StreamOptions(on_disk=True, dtype=choice.value)
 
 
 def _summary(recipe: Recipe) -> str:

@@ -30,6 +30,8 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used ({first}); auto, cpu, cuda, xpu or mps") from error
+    if device.type == "meta":
+        raise RecipeError("device 'meta' cannot be used (it computes nothing); auto, cpu, cuda, xpu or mps")
     return device
 
 

@@ -160,11 +160,13 @@ class StreamOptions:
     """Where a run keeps its streams.
 
     Attributes:
-        on_disk: in files of the work folder beside the output; else in memory.
-        dtype: float32, bfloat16 or float16: of the numbers in those files.
+        on_disk: in files of the work folder beside the output; False: in memory; None: in memory if the plan says that
+            they fit.
+        dtype: float32, bfloat16 or float16: of the numbers in those files. With float32 the result has the same
+            bytes as with streams in memory.
     """
 
-    on_disk: bool = False
+    on_disk: bool | None = None
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ class StreamOptions:
 
     def home(self, device: torch.device, folder: Path) -> StreamHome:
         """For a run with this work folder."""
-        return StreamHome(device, folder, self.on_disk, DTYPES[self.dtype])
+        return StreamHome(device, folder, bool(self.on_disk), DTYPES[self.dtype])
 
 
 @dataclass
@@ -229,6 +231,9 @@ def run_all(
     for rows in batches(inputs, batch_size):
         found = run(inputs[rows].to(device))
         if not torch.isfinite(found).all():
-            raise NonFiniteError(f"the output of {name} holds NaN or infinity on the calibration data")
+            raise NonFiniteError(
+                f"the output of {name} holds NaN or infinity on the calibration data: finite activations are wanted; "
+                "the model is damaged, or the text is none that it can read"
+            )
         if outputs is not None:
             outputs[rows] = found

@@ -5,6 +5,7 @@ block that is written down is finished for good: the next walk with the same jou
 """
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -98,12 +99,20 @@ def quantize_model(job: Job) -> Outcome:
     return walk.outcome
 
 
+def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer | None) -> BlockRunner:
+    """What runs the blocks of a job's model on some calibration tokens."""
+    cache = activations.cache if activations is not None and activations.kv else None
+    quiet = nullcontext if activations is None else partial(activations.switched, on=False)
+    around = partial(job.storage.around, job.model, job.stack)
+    return BlockRunner(job.model, job.stack, tokens, cache, quiet, around)
+
+
 class _Walk:
     def __init__(self, job: Job) -> None:
         self.job, self.stack, self.journal = job, job.stack, job.journal
         self.outcome = Outcome([], job.coverage.layers)
         self.streams: Streams | None = None
-        self.runner = None if job.tokens is None else self._make_runner(job.tokens)
+        self.runner = None if job.tokens is None else make_runner(job, job.tokens, job.activations)
         self.worker = BlockQuantizer(
             job.stack,
             job.coverage,
@@ -116,13 +125,6 @@ class _Walk:
             job.storage,
             self._keeper,
         )
-
-    def _make_runner(self, tokens: torch.Tensor) -> BlockRunner:
-        model, activations = self.job.model, self.job.activations
-        if activations is None:
-            return BlockRunner(model, self.stack, tokens)
-        off = partial(activations.switched, on=False)
-        return BlockRunner(model, self.stack, tokens, activations.cache if activations.kv else None, off)
 
     def _keeper(self, attempt: str) -> TuningKeeper | None:
         if self.journal is None:
@@ -138,7 +140,8 @@ class _Walk:
         if finished:
             self.job.progress.say(f"Going on behind {self._done(finished)}")
         if self.runner is not None and finished < self.parts:
-            self._prepare(self.runner, first=finished == 0)
+            with self.job.storage.around(self.job.model, self.stack):
+                self._prepare(self.runner, first=finished == 0)
             if finished:
                 self.streams = self._find_streams(finished)
         return finished
@@ -194,7 +197,8 @@ class _Walk:
             job.storage.release(block, name)
 
     def head(self, view: LinearView) -> None:
-        weights = self.worker.head(view, self.streams)
+        with self.job.storage.around(self.job.model, self.stack):
+            weights = self.worker.head(view, self.streams)
         self._finish(len(self.stack), view.name, view.module, weights, None)
 
     def _finish(

@@ -49,9 +49,12 @@ def measure(
         on_window: called after each window.
 
     Raises:
-        ModelError: the vocabularies differ.
+        ModelError: the vocabularies differ, or a model knows fewer tokens or positions than the windows have.
         NonFiniteError: the logits hold NaN or infinity.
     """
+    for asked in (model, reference):
+        if asked is not None:
+            check_reach(asked, windows)
     loss = reference_loss = divergence = agreement = 0.0
     for number, window in enumerate(windows):
         logits = _logits(model, window, number)
@@ -78,11 +81,36 @@ def measure(
     )
 
 
+def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
+    """A model that is asked beyond its tables stumbles, or answers with something.
+
+    Args:
+        model: a causal language model.
+        ids: `[N, S]` token ids.
+        more: tokens that are to follow each row.
+
+    Raises:
+        ModelError: an id or a position that the model does not know.
+    """
+    known, highest = model.get_input_embeddings().weight.shape[0], int(ids.max())
+    if highest >= known:
+        raise ModelError(
+            f"the tokenizer gives the token id {highest}, and {type(model).__name__} knows 0 to {known - 1}: a model "
+            "and a reference with the tokenizer's vocabulary are wanted"
+        )
+    positions, length = getattr(model.config, "max_position_embeddings", None), ids.shape[1] + more
+    if positions is not None and length > positions:
+        raise ModelError(
+            f"{length} tokens in a row exceed the {positions} positions of {type(model).__name__}: {positions} or "
+            "less are wanted"
+        )
+
+
 def _logits(model: Any, window: torch.Tensor, number: int) -> torch.Tensor:
     device = next(model.parameters()).device
     logits: torch.Tensor = model(input_ids=window[None].to(device), use_cache=False).logits[0]
     if not torch.isfinite(logits).all():
-        raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: the model is damaged")
+        raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: a whole model is wanted")
     return logits
 
 

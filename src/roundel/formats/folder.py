@@ -14,19 +14,51 @@ from roundel.errors import OutputError
 from roundel.files import flush, reported
 
 
-def check_target(target: Path, overwrite: bool) -> None:
-    """Refuse early what could not be written at the end of a long run.
+def check_target(target: Path, overwrite: bool, source: Path | None = None) -> None:
+    """Refuse early what could not be written at the end of a long run, or would destroy the model that is read.
+
+    Args:
+        target: the output folder.
+        overwrite: it may be replaced.
+        source: the folder or file of the model, where it is one.
 
     Raises:
-        OutputError: the target is a file, a non-empty folder without `overwrite`, or cannot be created.
+        OutputError: the target is no name for a new folder, a file, a link, a non-empty folder without `overwrite`,
+            in the way of the source, or cannot be created.
     """
+    if target.name in ("", ".."):
+        raise OutputError(f"the output {target} has no name of its own: the name of a new folder is wanted")
+    if target.is_symlink():
+        raise OutputError(
+            f"{target} is a link to {target.readlink()}: the folder itself is wanted, replacing the link would leave "
+            "the other as it is"
+        )
     if target.is_file():
         raise OutputError(f"{target} is a file: the name of a folder is wanted")
+    if source is not None:
+        _refuse_in_the_way(target, source)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError(f"{target} exists and is not empty: choose another folder, or pass --overwrite")
-    with reported(target):
+    for parent in target.parents:
+        if parent.exists() and not parent.is_dir():
+            raise OutputError(f"{target} cannot be written: {parent} is a file; choose another folder")
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target))).rmdir()
+    except OSError as error:
+        found = error.strerror or error
+        raise OutputError(f"{target} cannot be written ({found}): choose another folder") from error
+
+
+def _refuse_in_the_way(target: Path, source: Path) -> None:
+    """The source is read until the end: it must neither be replaced nor grow."""
+    if not source.exists():
+        return  # a hub id
+    output, model = target.resolve(), source.resolve()
+    if output == model or output in model.parents:
+        raise OutputError(f"{target} holds the model {source}, which it would replace: choose another folder")
+    if model in output.parents:
+        raise OutputError(f"{target} is inside the model {source}: choose a folder outside of it")
 
 
 @contextmanager

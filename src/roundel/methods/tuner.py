@@ -301,9 +301,10 @@ class _Trainer:
 
     def gradients(self, generator: torch.Generator) -> float:
         """Leave the gradients of one step in the parameters; return its loss."""
-        weights = {name: p() for name, p in self.parametrizations.items()}
-        for name, weight in weights.items():
-            self.linears[name].hold(weight.detach())
+        weights = {}
+        for name, parametrization in self.parametrizations.items():
+            weights[name] = parametrization()
+            self.linears[name].hold(weights[name].detach())
             self.linears[name].parameter.requires_grad_(True)
         total = 0.0
         for _ in range(self.accumulate):

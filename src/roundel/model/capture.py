@@ -47,6 +47,7 @@ class BlockRunner:
         tokens: `[N, S]` calibration token ids; the first rows are used for capturing.
         make_cache: gives every run an empty KV cache; None = run without.
         quiet: a context around passes of the whole model, in which nothing attached to it may act.
+        around: a context in which everything around the blocks is in memory.
 
     Raises:
         ModelError: the blocks are no chain, or take no cache where one is wanted (at capture).
@@ -59,12 +60,14 @@ class BlockRunner:
         tokens: torch.Tensor,
         make_cache: Callable[[], Cache | None] | None = None,
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model: Any = model
         self.stack = stack
         self.tokens = tokens
         self.make_cache = make_cache or (lambda: None)
         self.quiet = quiet
+        self.around = around
         self._calls: dict[int, list[_Call]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
@@ -148,9 +151,10 @@ class BlockRunner:
             rows = self.tokens[:batch_size]
             if rows.shape[0] < batch_size:
                 rows = rows.repeat(-(-batch_size // rows.shape[0]), 1)[:batch_size]
-            if not self._known_form:
-                self._see_form(rows)
-            self._calls[batch_size] = self._capture(rows)
+            with self.around():
+                if not self._known_form:
+                    self._see_form(rows)
+                self._calls[batch_size] = self._capture(rows)
         return self._calls[batch_size][index]
 
     @torch.no_grad()

@@ -4,14 +4,18 @@ transformers does the reading; this file decides what may be read and turns ever
 into one clear error.
 """
 
-import json
 import logging
+import re
+import struct
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from pickle import UnpicklingError
+from types import TracebackType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -20,12 +24,33 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from roundel.errors import ModelError
+from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
+from roundel.model.checkpoint import check_folder, refuse_quantized
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+# What transformers raises at a config or a GGUF header that makes no sense.
+_SENSELESS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    StrictDataclassError,
+    struct.error,
+)
+_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# Any of them makes a folder one with a tokenizer.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
 
 
 @dataclass
@@ -61,13 +86,15 @@ def open_source(
     """
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     path = Path(source).expanduser()
+    if not source.strip():
+        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is wanted")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no file {source}: the path of a GGUF file is wanted")
         location = str(path.parent)
         where["gguf_file"] = path.name
     elif path.is_dir():
-        _check_folder(path, allow_pickle)
+        check_folder(path, allow_pickle=allow_pickle, quantized=quantized)
         location = str(path)
     elif path.exists():
         raise ModelError(f"{source} is a file: a model folder, a .gguf file or a hub id is wanted")
@@ -77,8 +104,12 @@ def open_source(
         raise ModelError(f"no folder {source}: a model folder, a .gguf file or a hub id is wanted")
 
     config = _open_config(source, location, where)
-    if not quantized and getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{source} is quantized already: the original, unquantized model is wanted")
+    if not quantized:
+        refuse_quantized(source, getattr(config, "quantization_config", None))
+        if config.dtype not in (None, *_TYPES):
+            raise ModelError(
+                f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
+            )
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
     if stream_with is not None and "gguf_file" not in where and not allow_pickle:
         skeleton = _skeleton(source, config, trust_remote_code)
@@ -92,12 +123,36 @@ def open_source(
 
 
 def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
-    """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes."""
+    """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes.
+
+    As this is where every tensor passes by once before the work, streamed ones for the first time, they are also
+    looked at: a damaged model is refused now rather than after some hours, or not at all.
+
+    Raises:
+        ModelError: a tensor has another shape than the model's.
+        NonFiniteError: a parameter holds NaN or infinity.
+    """
     digest = blake2b(digest_size=16)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in (storage or InMemory()).tensors(model):
+        if tensor.shape != shapes[name]:
+            raise _wrong_shape(name, tensor.shape, shapes[name], "the source model")
+        if name in parameters and not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"{name} of the source model holds NaN or infinity: finite weights are wanted; the model is damaged, "
+                "copy or download it again"
+            )
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
+    return ModelError(
+        f"{name} of {source} cannot be read: it has the shape {tuple(found)}, and by config.json {tuple(wanted)} is "
+        "wanted; take the config that came with the weights"
+    )
 
 
 def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
@@ -105,37 +160,21 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"the model of {source} cannot be built: {first_line(error)}") from error
+    except (*_SENSELESS, RuntimeError) as error:
+        raise ModelError(
+            f"the model of {source} cannot be built from its config ({first_line(error)}): the config that came with "
+            "the weights is wanted"
+        ) from error
 
 
 def _is_hub_id(source: str) -> bool:
     return source.count("/") <= 1 and not source.startswith((".", "/", "~")) and "\\" not in source
 
 
-def _check_folder(path: Path, allow_pickle: bool) -> None:
-    config = path / "config.json"
-    if not config.is_file():
-        raise ModelError(f"no config.json in {path}: a Hugging Face model folder is wanted")
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{config} cannot be read ({error}): a JSON file is wanted") from error
-    if any((path / name).is_file() for name in _SAFETENSORS):
-        return
-    if not any((path / name).is_file() for name in _PICKLES):
-        raise ModelError(f"no weights in {path}: model.safetensors, one file or sharded, is wanted")
-    if not allow_pickle:
-        raise ModelError(
-            f"{path} holds pickled weights only, which can carry code: safetensors are wanted. "
-            "Convert them, or pass --allow-pickle (they are then read with weights_only)"
-        )
-
-
 def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(location, **where)
-    except (OSError, ValueError, KeyError) as error:
+    except _SENSELESS as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{source} comes with its own modeling code, which is not run unless you trust it: "
@@ -144,7 +183,11 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
         found = f"{source} cannot be opened"
         if location == source and not Path(source).exists():
             found = f"there is no folder {source}, and as a hub id it cannot be opened"
-        raise ModelError(f"{found}: {first_line(error)}") from error
+        # A strict config wraps what was wrong with a field.
+        words = first_line(error.__cause__ or error)
+        raise ModelError(
+            f"{found} ({words}): a whole model of a kind that transformers knows is wanted"
+        ) from error
     if not _is_causal(config):
         kind = ", ".join(config.architectures or []) or f"model type {config.model_type!r}"
         raise ModelError(
@@ -174,19 +217,47 @@ def _open_weights(
             **options,
             dtype=torch.float32 if "gguf_file" in where else "auto",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"the weights of {source} cannot be read: {first_line(error)}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        some = ", ".join(missing[:3])
+    except UnpicklingError as error:
         raise ModelError(
-            f"{len(missing)} tensors are missing in {source} ({some}, ...): a whole model is wanted"
-        )
+            f"the pickled weights of {source} are damaged or hold more than tensors, code perhaps: nothing of it was "
+            "run; safetensors are wanted"
+        ) from error
+    except (*_SENSELESS, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of {source} cannot be read ({first_line(error)}): a whole checkpoint, and what opens it, is "
+            "wanted"
+        ) from error
+    _check_loaded(source, model, info)
     if "gguf_file" in where:
         _forget_gguf(model)
     model.eval().requires_grad_(False)
     return model  # type: ignore[no-any-return]
+
+
+def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
+    """Config and checkpoint must speak of the same model."""
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise _wrong_shape(name, found, wanted, source)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ModelError(
+            f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; copy or download it "
+            "again"
+        )
+    if not info["unexpected_keys"] or getattr(model, "hf_quantizer", None) is not None:
+        return  # packed Linears have no weights to find blocks by
+    stack = find_blocks(model)
+    pattern = re.compile(re.escape(stack.name) + r"\.(\d+)\.")
+    for name in sorted(info["unexpected_keys"]):
+        match = pattern.match(name)
+        if match and int(match[1]) >= len(stack):
+            raise ModelError(
+                f"{source} holds {name}, and by config.json the model has {len(stack)} blocks: take the config that "
+                "came with the weights"
+            )
 
 
 def _forget_gguf(model: Any) -> None:
@@ -198,16 +269,40 @@ def _forget_gguf(model: Any) -> None:
 
 
 def open_tokenizer(location: str, trust_remote_code: bool = False, **where: Any) -> Any | None:
-    """The tokenizer of a folder or hub id, or None where there is none."""
+    """The tokenizer of a folder or hub id, or None where there is none.
+
+    Raises:
+        ModelError: there is one, and it cannot be opened.
+    """
     where["trust_remote_code"] = trust_remote_code
     try:
-        return AutoTokenizer.from_pretrained(location, **where)
-    except (OSError, ValueError, KeyError, TypeError, ImportError):
+        with _Unnamed():
+            return AutoTokenizer.from_pretrained(location, **where)
+    except _SENSELESS as error:
+        found = [name for name in _TOKENIZERS if (Path(location) / name).is_file()]
+        if found and "gguf_file" not in where:
+            raise ModelError(
+                f"the tokenizer in {location} cannot be opened ({first_line(error)}): {', '.join(found)} as they came "
+                "with the model are wanted; copy or download them again, or remove them all to go on with token ids"
+            ) from error
         # Quantizing from token ids needs no tokenizer; whoever needs one says so then.
         return None
+
+
+class _Unnamed:
+    """tokenizers raises `Exception` itself at a damaged file: that class, and none below it, becomes a ValueError."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception:
+            raise ValueError(str(error)) from error
 
 
 def first_line(error: BaseException) -> str:
     """An exception in one line, for a message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {lines[0].rstrip(' :.') if lines else 'no message'}"

@@ -1,16 +1,18 @@
-"""Where the weights of decoder blocks are: in memory, or on disk until a block is worked on.
+"""Where the weights of a model are: in memory, or on disk until a part of it is worked on.
 
-transformers opens a checkpoint with its blocks mapped to "disk": they become modules without weights, and accelerate
+transformers opens a checkpoint with its parts mapped to "disk": they become modules without weights, and accelerate
 knows which tensor of which safetensors file each weight is (or, where a checkpoint's tensors are not the model's own,
 a converted copy in a folder that is given to it). Its hooks, which would fetch weights at every forward pass, are taken
-off again; blocks are loaded and released here.
+off again; blocks, and what lies around them, are loaded and released here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from accelerate.hooks import remove_hook_from_module
+from safetensors import SafetensorError
 from torch import nn
 
 from roundel.errors import ModelError
@@ -30,6 +32,14 @@ class Storage(Protocol):
 
     def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
         """What brings the weights of a block back to what they are now, unquantized."""
+        ...
+
+    def around(self, model: Any, stack: BlockStack) -> AbstractContextManager[None]:
+        """What lies around the blocks (embeddings, norms, head) is in memory inside."""
+        ...
+
+    def untied(self, name: str) -> None:
+        """A tensor was given a value of its own: it stays in memory."""
         ...
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -55,13 +65,20 @@ class InMemory:
 
         return restore
 
+    def around(self, model: Any, stack: BlockStack) -> AbstractContextManager[None]:
+        """It is there."""
+        return nullcontext()
+
+    def untied(self, name: str) -> None:
+        """Everything stays."""
+
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Of the model's state."""
         yield from sorted(model.state_dict().items())
 
 
 class OnDisk:
-    """Blocks without weights until they are loaded.
+    """Modules without weights until they are loaded.
 
     Args:
         readers: of every absent tensor, by its full name: a mapping, and its key there.
@@ -69,6 +86,7 @@ class OnDisk:
 
     def __init__(self, readers: dict[str, tuple[Mapping[str, torch.Tensor], str]]) -> None:
         self._readers = readers
+        self._around = False
 
     def load(self, block: nn.Module, name: str) -> None:
         """Read the absent tensors of a block."""
@@ -91,6 +109,29 @@ class OnDisk:
 
         return restore
 
+    @contextmanager
+    def around(self, model: Any, stack: BlockStack) -> Iterator[None]:
+        """Read it, and let it go; inside of itself it does nothing."""
+        if self._around:
+            yield
+            return
+        names = [name for name in self._readers if not name.startswith(f"{stack.name}.")]
+        for name in names:
+            _put(model, name, self._read(name))
+        model.tie_weights()
+        self._around = True
+        try:
+            yield
+        finally:
+            self._around = False
+            for name in set(names) & self._readers.keys():
+                _put(model, name, model.get_parameter(name).to("meta"))
+            model.tie_weights()
+
+    def untied(self, name: str) -> None:
+        """It is read no more."""
+        self._readers.pop(name, None)
+
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Read the absent ones."""
         for name, tensor in sorted(model.state_dict().items()):
@@ -100,7 +141,7 @@ class OnDisk:
         mapping, key = self._readers[name]
         try:
             return mapping[key]
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{name} can no longer be read from the source ({error})") from error
 
 
@@ -118,7 +159,9 @@ def take_off_hooks(model: nn.Module) -> OnDisk:
             if found is not None:
                 for key, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                     readers[f"{owner}.{key}"] = (found, key)
-    absent = {name for name, tensor in _tensors_of(model).items() if tensor.is_meta}
+    # Tied weights under all of their names.
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    absent = {name for name, tensor in named if tensor.is_meta}
     lost = sorted(absent - readers.keys())
     if lost:
         raise ModelError(f"{lost[0]} is neither in memory nor in the source: a whole model is wanted")
@@ -128,11 +171,12 @@ def take_off_hooks(model: nn.Module) -> OnDisk:
 
 
 def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
-    """Blocks on disk, everything else on the CPU.
+    """Everything that has weights on disk, but for the smallest part of all: accelerate wants one on the CPU.
 
     Every module is named on its own: a map whose default is `cpu` lets accelerate ask for weights that are not there.
     """
     places: dict[str, str] = {}
+    sizes: dict[str, int] = {}
 
     def visit(module: nn.Module, name: str) -> None:
         for key, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -144,9 +188,12 @@ def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
             elif stack.name.startswith(f"{below}."):
                 visit(child, below)
             else:
-                places[below] = "cpu"
+                sizes[below] = sum(tensor.numel() for tensor in child.parameters())
+                places[below] = "disk" if sizes[below] else "cpu"
 
     visit(model, "")
+    if "cpu" not in places.values():
+        places[min(sizes, key=lambda name: sizes[name])] = "cpu"
     return places
 
 

@@ -1,30 +1,14 @@
 """What an output folder holds, read from the files themselves: sizes from the tensors, decisions from the
 manifest."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from roundel.errors import ModelError
-from roundel.report.manifest import layer_records, read_manifest
+from roundel.model.checkpoint import read_header
+from roundel.report.manifest import MANIFEST, layer_records, read_manifest
 from roundel.report.records import LayerRecord
-
-_BITS = {
-    "F64": 64,
-    "I64": 64,
-    "F32": 32,
-    "I32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-    "I8": 8,
-    "U8": 8,
-    "BOOL": 8,
-    "U16": 16,
-}
 
 
 @dataclass(frozen=True)
@@ -66,16 +50,12 @@ def read_contents(folder: Path) -> FolderContents:
     names = {layer.name for layer in layers}
     stored: dict[str, int] = {}
     files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"no weights in {folder}: the files that were written with {MANIFEST} are wanted")
     for file in files:
-        try:
-            with safe_open(file, "pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - not a dict
-                    view = tensors.get_slice(key)
-                    size = math.prod(view.get_shape()) * _BITS[view.get_dtype()] // 8
-                    layer = _layer_of(key, names)
-                    stored[layer] = stored.get(layer, 0) + size
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{file} cannot be read: {error}") from error
+        for key, entry in read_header(file).items():
+            layer = _layer_of(key, names)
+            stored[layer] = stored.get(layer, 0) + entry.end - entry.begin
     parameters = manifest["original"]["parameters"]
     return FolderContents(manifest, layers, stored, sum(f.stat().st_size for f in files), parameters)
 

@@ -7,18 +7,41 @@ that was measured on the way (losses, errors, times, memory).
 import json
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import BaseModel, Field, ValidationError
 
 from roundel.errors import ModelError
 from roundel.report.records import LayerRecord, Outcome
 
 MANIFEST = "roundel.json"
+
+
+class _Original(BaseModel):
+    parameters: int = Field(gt=0)
+
+
+class _RecipeName(BaseModel):
+    name: str
+
+
+class _Wanted(BaseModel):
+    """What readers of a manifest rely on; it holds more."""
+
+    source: str
+    recipe: _RecipeName
+    original: _Original
+    bits_per_weight: float
+    paper_bits: float
+    outlier_share: float
+    layers: list[LayerRecord]
+
+
 _PACKAGES = ("roundel", "torch", "transformers", "safetensors", "compressed-tensors", "numpy")
 
 
@@ -90,13 +113,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelError(f"no {MANIFEST} in {folder}: a folder written by roundel quantize is wanted")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        if not isinstance(manifest, dict):
+            raise ValueError(f"it holds {type(manifest).__name__}")
+        _Wanted.model_validate(manifest)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ModelError(
+            f"{path} cannot be read: {place}: {problem['msg'].lower()}; a file as roundel quantize writes it is wanted"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; a JSON file is wanted") from error
     return manifest
 
 
 def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:
-    """The coverage table of a manifest."""
+    """The coverage table of a manifest.
+
+    Raises:
+        ModelError: it says more than this version knows.
+    """
+    known = {field.name for field in fields(LayerRecord)}
+    for layer in manifest["layers"]:
+        for key in layer.keys() - known:
+            raise ModelError(
+                f"{MANIFEST} says {key} of {layer['name']}, which this roundel does not know: the version that wrote "
+                "it is wanted, or a newer one"
+            )
     return [LayerRecord(**{**layer, "shape": tuple(layer["shape"])}) for layer in manifest["layers"]]
 
 

@@ -1,0 +1,300 @@
+"""What a run will need, before it runs: bytes of main memory and of disk, counted part by part.
+
+Weights, streams, codes, parameters and gradients are known exactly from shapes and the recipe. What a block keeps of
+one batch for its gradients depends on the model's own code: one sample is run, and the tensors that autograd saves are
+counted. Time, and the peak that these parts come to in fact, are measured (trial.py).
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from roundel.engine.coverage import Coverage
+from roundel.engine.streams import StreamHome
+from roundel.model.blocks import BlockStack
+from roundel.model.linears import LinearView
+from roundel.recipe import Recipe
+
+_FLOAT = 4
+# Parts of a plan that its advice looks at.
+_ITSELF, _STREAMS, _BATCH = "the process itself", "streams of activations", "activations of one batch"
+# Copies of the largest weight that a computation over all of it makes on its way.
+_WEIGHT_COPIES = 3
+# Copies of the largest Hessian: its halves, damped, factorized, permuted, scaled.
+_HESSIAN_COPIES = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes that a run needs.
+
+    Attributes:
+        memory: what is in main memory at the same time while blocks are quantized, part by part.
+        output: of the folder that will be written.
+        disk: of everything on the output's disk at the same time.
+        free_memory, free_disk: at the moment.
+        samples: of the calibration data.
+        sampling: peak while the model writes its own calibration text; 0 where it does not.
+    """
+
+    memory: dict[str, int]
+    output: int
+    disk: int
+    free_memory: int
+    free_disk: int | None
+    samples: int
+    sampling: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Of main memory."""
+        return max(sum(self.memory.values()), self.sampling)
+
+    @property
+    def words(self) -> str:
+        """The plan in a line."""
+        disk = "" if self.free_disk is None else f"; {size(self.disk)} on disk ({size(self.free_disk)} free)"
+        return f"Plan: about {size(self.peak)} of memory ({size(self.free_memory)} free){disk}"
+
+    @property
+    def disk_words(self) -> str:
+        """What is said where the disk is too small."""
+        return (
+            f"the run needs {size(self.disk)} on the disk of its output (the output twice, and what resuming takes) "
+            f"and {size(self.free_disk or 0)} are free: make room, or choose another disk"
+        )
+
+    @property
+    def _room(self) -> int:
+        return self.free_memory + self.memory.get(_ITSELF, 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory suffices at the moment."""
+        return self.peak <= self._room
+
+    @property
+    def fits_without_streams(self) -> bool:
+        """Whether it would with the streams in files."""
+        return self.peak - self.memory.get(_STREAMS, 0) <= self._room
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do where memory will not suffice."""
+        if self.fits:
+            return []
+        room, streams = self._room, self.memory.get(_STREAMS, 0)
+        ways = []
+        if streams and self.fits_without_streams:
+            fitting = int(self.samples * (room - (self.peak - streams)) / streams)
+            ways += ["--stream-to-disk float32", f"--set nsamples={max(1, fitting)}"]
+        if self.memory.get(_BATCH, 0) > self.peak // 5:
+            ways.append("--low-memory")
+        if self.sampling > room:
+            ways.append("--calibration FILE (to write its own text the model has to be in memory whole)")
+        found = f"{self.samples} samples need" if self.samples else "The run needs"
+        way = " or ".join(ways) or "a machine with more memory"
+        return [f"{found} {size(self.peak)} of memory and {size(room)} are free: use {way}"]
+
+
+def make_plan(
+    model: Any,
+    stack: BlockStack,
+    coverage: Coverage,
+    recipe: Recipe,
+    home: StreamHome,
+    *,
+    target: Path | None,
+    whole: bool,
+    writes_text: bool,
+    resident: int,
+    of_sample: int,
+    of_batch: int,
+) -> Plan:
+    """Count.
+
+    Args:
+        model: names and shapes; tensors may be absent.
+        stack: its decoder blocks.
+        coverage: the grid of each layer.
+        recipe: method and options.
+        home: where streams are.
+        target: the output folder, if there is one.
+        whole: all blocks stay in memory.
+        writes_text: the model writes its own calibration text.
+        resident: bytes of the process before any weights.
+        of_sample: bytes that a block holds of every sample of a batch.
+        of_batch: bytes that it holds whatever the batch.
+    """
+    all_weights = _bytes(model)
+    blocks = [_bytes(block) for block in stack.blocks]
+    around = all_weights - sum(blocks)
+    largest = max(range(len(stack)), key=lambda index: _count(stack.blocks[index]))
+    views = [view for view in stack.linears(largest) if view.name in coverage.schemes]
+    memory = {
+        _ITSELF: resident,
+        "weights around the blocks": around if whole else 0,
+        "all blocks": all_weights - around if whole else 0,
+        "one block in float32": _FLOAT * _count(stack.blocks[largest]),
+        **_method_state(recipe, views),
+    }
+    width = getattr(model.config.get_text_config(), "hidden_size", 0)
+    stream = _FLOAT * recipe.nsamples * recipe.seqlen * width if recipe.needs_calibration else 0
+    count = _stream_count(recipe) if stream else 0
+    if stream and not home.on_disk and home.device.type == "cpu":
+        memory[_STREAMS] = count * stream
+    if recipe.needs_calibration:
+        batch = min(recipe.batch_size, recipe.nsamples)
+        memory[_BATCH] = batch * of_sample
+        memory["weights in half precision"] = of_batch
+    output = _output_bytes(model, coverage, recipe)
+    kept = 0
+    if target is not None and stream:
+        kept = count * stream * home.dtype.itemsize // _FLOAT if home.on_disk else 2 * min(count, 2) * stream
+    disk = 2 * output + kept if target is not None else 0
+    sampling = resident + all_weights if writes_text else 0
+    return Plan(
+        memory={name: size for name, size in memory.items() if size},
+        output=output,
+        disk=disk,
+        free_memory=free_memory(),
+        free_disk=None if target is None else shutil.disk_usage(_existing(target)).free,
+        samples=recipe.nsamples if stream else 0,
+        sampling=sampling,
+    )
+
+
+def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, block: nn.Module) -> list[int]:
+    """Sizes of the tensors that autograd keeps of one sample for a block's gradients, its weights left out."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in block.parameters()}
+    seen: dict[int, torch.Tensor] = {}  # alive, so that no address is used twice
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    wanted = [(parameter, parameter.requires_grad) for parameter in block.parameters()]
+    try:
+        for parameter, _ in wanted:
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            run(sample)
+    finally:
+        for parameter, required in wanted:
+            parameter.requires_grad_(required)
+    return [tensor.untyped_storage().nbytes() for tensor in seen.values()]
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take, a control group's limit counted."""
+    free: int = psutil.virtual_memory().available
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, max(0, int(Path(limit).read_text()) - int(Path(usage).read_text())))
+        except (OSError, ValueError):
+            continue  # no such group, or no limit
+    return free
+
+
+def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
+    """What a method holds of a block, beside the block itself."""
+    shapes = [view.shape for view in views]
+    weights = sum(out * width for out, width in shapes)
+    largest = max((out * width for out, width in shapes), default=0)
+    state = {"weights before and codes": (_FLOAT + 1) * weights}
+    if recipe.hessian_guided:
+        widths = sorted({width for _, width in shapes}, reverse=True)
+        inputs = sum(width**2 for width in widths) + _more_inputs(shapes)
+        state["Hessians"] = _FLOAT * (inputs + _HESSIAN_COPIES * widths[0] ** 2)
+        state["compensated weights"] = _FLOAT * weights
+    if recipe.tuned:
+        state |= _learned_state(recipe, shapes, weights)
+    state["one Linear on its way"] = _WEIGHT_COPIES * _FLOAT * largest
+    return state
+
+
+def _more_inputs(shapes: list[tuple[int, int]]) -> int:
+    """Hessians beyond one of each width: q, k, v share one, and so do gate and up, but o has its own."""
+    widths = [width for _, width in shapes]
+    narrow = min(widths)
+    return 2 * narrow**2 if widths.count(narrow) > 2 else 0
+
+
+def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) -> dict[str, int]:
+    """Parameters, their gradients and the optimizer's moments; what fake-quantization keeps for its gradients."""
+    entries = 0
+    kept = 1  # whether a weight is inside its range
+    if recipe.enable_minmax_tuning:
+        kept += _FLOAT  # d/ds
+    if recipe.divides:
+        kept += 2 * _FLOAT  # log D, d/dlog D
+        if recipe.method == "lrq":
+            entries += sum(recipe.resolved_rank(shape) * sum(shape) for shape in shapes)
+        else:
+            entries += weights
+    if not recipe.divides or recipe.offsets:
+        entries += weights
+    moments = 2 if recipe.optimizer == "adamw" else 0
+    return {
+        "parameters and optimizer": _FLOAT * entries * (1 + moments),
+        "gradients": _FLOAT * (weights + max(0, entries - weights)),
+        "fake-quantization": kept * weights,
+    }
+
+
+def _stream_count(recipe: Recipe) -> int:
+    """Streams that are alive at the same time: a block's inputs, and its outputs."""
+    if recipe.needs_original_stream and recipe.needs_quantized_stream:
+        return 3
+    return 2
+
+
+def _output_bytes(model: Any, coverage: Coverage, recipe: Recipe) -> int:
+    size = _bytes(model)
+    packed = 0
+    for name, scheme in coverage.schemes.items():
+        view = LinearView(name, model.get_submodule(name))
+        out, width = view.shape
+        bits = scheme.stored_bits(out, width) + 32 * (recipe.outliers or 0.0) * out * width
+        if recipe.target_bits is not None:
+            bits = recipe.target_bits * out * width
+        packed += int(bits) // 8
+        if recipe.format != "dense":
+            size -= view.parameter.numel() * view.parameter.element_size()
+    return size + packed
+
+
+def size(count: float) -> str:
+    """Bytes for people: `74.1 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in [*module.parameters(), *module.buffers()])
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path if os.access(path, os.R_OK) else Path("/")

@@ -1,0 +1,407 @@
+"""One run, from what the user gave to the written folder: open, decide, gather text, plan, walk, write, check."""
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
+from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
+from roundel.engine.coverage import Coverage, decide
+from roundel.engine.devices import autocast_dtype
+from roundel.engine.journal import Journal
+from roundel.engine.plan import Plan, make_plan
+from roundel.engine.streams import StreamHome, StreamOptions
+from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
+from roundel.engine.walk import Job, quantize_model
+from roundel.errors import ModelError, OutputError
+from roundel.formats import CONTAINERS, Content, Layer, Piece, is_container, open_container
+from roundel.formats.folder import atomic_folder
+from roundel.formats.shards import SHARD_BYTES
+from roundel.grid import QuantizedWeight
+from roundel.model.blocks import BlockStack, find_blocks
+from roundel.model.linears import LinearView
+from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
+from roundel.model.storage import InMemory
+from roundel.progress import Progress
+from roundel.recipe import Recipe
+from roundel.report.contents import measure_folder
+from roundel.report.manifest import build_manifest, versions, write_manifest
+from roundel.report.records import Outcome
+
+ModelOrPath = str | Path | torch.nn.Module
+
+# Keys of a recipe that decide no integer.
+_NO_MATTER = ("name", "description", "format")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a caller gave."""
+
+    model: ModelOrPath
+    tokenizer: Any | None
+    calibration: CalibrationSource | None
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def open(self, stream_with: Path | None = None) -> SourceModel:
+        """The original model; its blocks stay on disk where there is a folder `stream_with`."""
+        return open_model(
+            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
+        )
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a run writes."""
+
+    journal: Journal
+    overwrite: bool
+    restart: bool
+    stream: bool
+    streams: StreamOptions
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run leaves in memory."""
+
+    model: Any
+    tokenizer: Any | None
+    weights: dict[str, QuantizedWeight]
+    manifest: dict[str, Any]
+
+
+class Run:
+    """Quantizing one model with one recipe.
+
+    Args:
+        given: model and data.
+        recipe: what to do.
+        device: where blocks compute.
+        progress: told of the work.
+        home: where streams of activations are.
+        writing: how the result is written; None: it stays in memory.
+        stream_with: without writing: a folder for the tensors of a streamed model.
+        target: without writing: the folder that would be written.
+
+    Raises:
+        RoundelError: bad input, found before the work.
+    """
+
+    def __init__(
+        self,
+        given: Given,
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress,
+        home: StreamHome,
+        writing: Writing | None = None,
+        stream_with: Path | None = None,
+        target: Path | None = None,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.given, self.recipe, self.device = given, recipe, device
+        self.progress, self.home, self.writing = progress, home, writing
+        self.target = writing.journal.target if writing else target
+        if writing is not None and writing.stream:
+            stream_with = writing.journal.folder / "converted"
+        self.streamed = stream_with is not None
+        self.resident = psutil.Process().memory_info().rss
+        self.source = given.open(stream_with)
+        if attached(self.model) is not None:
+            raise ModelError(
+                f"{self.source.name} is quantized already: the original, unquantized model is wanted"
+            )
+        self.stack: BlockStack = find_blocks(self.model)
+        self.coverage: Coverage = decide(self.model, self.stack, recipe)
+        self.container = CONTAINERS[recipe.format]
+        if self.target is not None:
+            layers = _layers(self.coverage, recipe, self.model)
+            self.container.check(layers, self.model.dtype, recipe.activations, self.model.config)
+
+    @property
+    def model(self) -> Any:
+        """The model; of streamed blocks it has names and shapes."""
+        return self.source.model
+
+    @cached_property
+    def data(self) -> Calibration | None:
+        """Calibration tokens."""
+        if not self.recipe.needs_calibration:
+            return None
+        author = self.source if isinstance(self.source.storage, InMemory) else None
+        return gather_calibration(
+            self.given.calibration,
+            self.model,
+            self.source.tokenizer,
+            self.recipe,
+            self.progress,
+            lambda: (author or self.given.open()).model,
+        )
+
+    @property
+    def _writes_text(self) -> bool:
+        source = self.given.calibration if self.given.calibration is not None else self.recipe.calibration
+        named = source is None or (isinstance(source, str) and source == "self")
+        return self.recipe.needs_calibration and named and not isinstance(self.source.storage, InMemory)
+
+    @cached_property
+    def original(self) -> dict[str, Any]:
+        """Figures of the unquantized model, for the manifest."""
+        return {
+            "fingerprint": fingerprint(self.model, self.source.storage),
+            "bytes": sum(p.numel() * p.element_size() for p in self.model.parameters()),
+            "bits_per_weight": torch.finfo(self.model.dtype).bits,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+    @property
+    def _amp(self) -> str:
+        return str(autocast_dtype(self.device, self.recipe.amp) or torch.float32).removeprefix("torch.")
+
+    def _job(self, activations: ActivationQuantizer | None = None) -> Job:
+        return Job(
+            model=self.model,
+            stack=self.stack,
+            coverage=self.coverage,
+            recipe=self.recipe,
+            tokens=self.data.tokens if self.data else None,
+            device=self.device,
+            progress=self.progress,
+            home=self.home,
+            storage=self.source.storage,
+            journal=self.writing.journal if self.writing else None,
+            keep=not self.streamed,
+            activations=activations,
+        )
+
+    def count(self) -> Plan:
+        """The plan in bytes."""
+        return make_plan(
+            self.model,
+            self.stack,
+            self.coverage,
+            self.recipe,
+            self.home,
+            target=self.target,
+            whole=not self.streamed or isinstance(self.source.storage, InMemory),
+            writes_text=self._writes_text,
+            resident=self.resident,
+            of_sample=self._kept.sample,
+            of_batch=self._kept.once,
+        )
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return bytes_of_batch(self._job()) if self.data else Kept(0, 0)
+
+    def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
+        """The plan in bytes, and one block tried."""
+        plan = self.count()
+        return plan, run_trial(self._job(), plan) if trial else None
+
+    def quantize(self) -> Done:
+        """Do it.
+
+        Raises:
+            RoundelError: a failed check; no output appears then.
+        """
+        original = self.original  # before anything is changed
+        if self.writing is not None:
+            identity = {
+                "recipe": {
+                    k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _NO_MATTER
+                },
+                "model": original["fingerprint"],
+                "calibration": self.data.fingerprint if self.data else None,
+                "device": self.device.type,
+                "amp": self._amp,
+                "threads": torch.get_num_threads(),
+                "streams": str(self.home.dtype).removeprefix("torch."),
+                "versions": versions(),
+            }
+            self.writing.journal.begin(identity, self.writing.restart)
+        plan = self._choose_streams(self.count())
+        self._tell(plan)
+        if self.coverage.head is not None:
+            self._untie(self.coverage.head)
+        activations = None
+        if self.recipe.activations:
+            layers = list(self.coverage.schemes)
+            activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
+        job = self._job(activations)
+        try:
+            outcome = quantize_model(job)
+        except BaseException:
+            if activations is not None:
+                activations.detach()
+            raise
+        manifest = self._manifest(outcome, plan)
+        if self.writing is not None:
+            self._write(self.writing, job, manifest)
+        return Done(self.model, self.source.tokenizer, outcome.weights, manifest)
+
+    def _untie(self, head: LinearView) -> None:
+        """Give a head that shares the embedding's weight a weight of its own."""
+        if head.parameter is not self.model.get_input_embeddings().weight:
+            return
+        with self.source.storage.around(self.model, self.stack):
+            weight = head.parameter.detach().clone()
+            self.model.config.tie_word_embeddings = False
+            head.module.weight = torch.nn.Parameter(weight, requires_grad=False)
+            self.source.storage.untied(f"{head.name}.weight")
+
+    def _choose_streams(self, plan: Plan) -> Plan:
+        """Streams go to files where the choice is left to the plan and memory does not suffice."""
+        undecided = self.writing is not None and self.writing.streams.on_disk is None
+        if not undecided or plan.fits or not plan.fits_without_streams:
+            return plan
+        self.home = replace(self.home, on_disk=True)
+        self.progress.say("The activations between blocks are kept in files: memory does not hold them")
+        return self.count()
+
+    def _tell(self, plan: Plan) -> None:
+        """The plan in a line, and what to do where it will not fit."""
+        self.progress.say(plan.words)
+        if plan.free_disk is not None and plan.disk > plan.free_disk:
+            raise OutputError(plan.disk_words)
+        for advice in plan.advice:
+            self.progress.say(advice)
+
+    def _manifest(self, outcome: Outcome, plan: Plan) -> dict[str, Any]:
+        manifest = build_manifest(
+            outcome,
+            recipe=self.recipe.model_dump(mode="json"),
+            source=self.source.name,
+            original=self.original,
+            calibration=_describe(self.data),
+            device=str(self.device),
+            amp=self._amp,
+            threads=torch.get_num_threads(),
+            seconds=time.perf_counter() - self.began,
+        )
+        manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}
+        return manifest
+
+    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any]) -> None:
+        """Write the output folder from the journal, check it, and let it appear."""
+        journal = writing.journal
+        content = Content(
+            model=self.model,
+            schemes=self.coverage.schemes,
+            read_pieces=lambda: chain(journal.pieces(), [self._outside()]),
+            activations=job.activations,
+            whole=job.keep or self.original["bytes"] <= SHARD_BYTES,
+        )
+        with (
+            self.progress.stage("Writing and checking", 1),
+            atomic_folder(journal.target, writing.overwrite, journal.folder) as folder,
+        ):
+            self.container.write(folder, content)
+            if job.activations is not None:
+                job.activations.save(folder)
+            if self.source.tokenizer is not None:
+                self.source.tokenizer.save_pretrained(folder)
+            self.container.verify(folder, content, self.given.trust_remote_code)
+            manifest |= measure_folder(folder, self.original["parameters"])
+            write_manifest(folder, manifest)
+
+    def _outside(self) -> Piece:
+        """What is in no block, and not the quantized head."""
+        head, blocks = self.coverage.head, f"{self.stack.name}."
+        journaled = (blocks, f"{head.name}." if head else blocks)
+        with self.source.storage.around(self.model, self.stack):
+            state = self.model.state_dict().items()
+            others = {
+                name: t.detach().cpu().contiguous() for name, t in state if not name.startswith(journaled)
+            }
+        return Piece(others=others)
+
+
+def stream_device(recipe: Recipe, device: torch.device) -> torch.device:
+    """Where streams in memory are."""
+    return torch.device("cpu") if recipe.low_gpu_mem_usage else device
+
+
+def open_model(
+    model: ModelOrPath,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    *,
+    quantized: bool = False,
+    stream_with: Path | None = None,
+) -> SourceModel:
+    """Open whatever the user named.
+
+    Args:
+        model: folder, .gguf file, hub id, or a model in memory.
+        tokenizer: instead of the model's own.
+        trust_remote_code: run modeling code that comes with the model.
+        allow_pickle: read pickled checkpoints.
+        quantized: a quantized model is welcome, and its activations are quantized as its folder says.
+        stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    if isinstance(model, torch.nn.Module):
+        model.eval().requires_grad_(False)
+        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
+    if is_container(model):
+        if not quantized:
+            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
+        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
+        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
+    else:
+        opened = open_source(
+            str(model),
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            quantized=quantized,
+            stream_with=stream_with,
+        )
+    if quantized:
+        _attach_activations(opened.model, Path(model).expanduser())
+    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
+
+
+def _attach_activations(model: Any, folder: Path) -> None:
+    """Quantize activations as the folder says, with the code that its weights were tuned under."""
+    if attach_saved(model, folder) is not None:
+        # A compressed-tensors folder's own hooks would round the same inputs a second time.
+        for module in model.modules():
+            if hasattr(module, "quantization_scheme"):
+                module.quantization_enabled = False
+
+
+def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
+    layers = []
+    for record in coverage.layers:
+        scheme = coverage.schemes.get(record.name)
+        if scheme is None:
+            continue
+        shape = (record.shape[0], record.shape[1])
+        bias = getattr(model.get_submodule(record.name), "bias", None) is not None
+        permuted = recipe.permutes(scheme, shape[1])
+        layers.append(Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted))
+    return layers
+
+
+def _describe(data: Calibration | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    samples, length = data.tokens.shape
+    return {
+        "source": data.source,
+        "samples": samples,
+        "tokens_per_sample": length,
+        "fingerprint": data.fingerprint,
+    }

@@ -1,0 +1,150 @@
+"""The plan: what it counts is what a run comes to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import roundel
+from roundel.engine import plan as plans
+from roundel.engine.plan import Plan, bytes_kept
+from roundel.errors import OutputError
+
+WIDTH, INNER = 1536, 4096
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that its weights, and not the interpreter, decide the peak: 28 M weights a block."""
+    folder = tmp_path_factory.mktemp("wide")
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=2, num_attention_heads=8,
+        dtype="bfloat16", max_position_embeddings=512,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "model")
+    ids = torch.randint(512, (8, 128), generator=torch.Generator().manual_seed(0))
+    torch.save(ids, folder / "ids.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "rtn"},
+        {"method": "gptq", "start": "minmax"},
+        {"method": "autoround", "start": "minmax", "iters": 3},
+        {"method": "flexround", "start": "minmax", "iters": 3},
+        {"method": "lrq", "start": "minmax", "iters": 3, "offsets": True},
+    ],
+    ids=lambda settings: settings["method"],
+)
+def test_the_peak_is_within_fifteen_percent(settings: dict, wide: Path, tmp_path: Path) -> None:
+    """Measured by the process itself, in a process of its own."""
+    command = [sys.executable, "-m", "roundel", "quantize", str(wide / "model"), "-o", str(tmp_path / "out")]
+    if settings["method"] != "rtn":
+        settings = {
+            **settings,
+            "nsamples": 8,
+            "seqlen": 128,
+            "batch_size": 2,
+            "calibration": str(wide / "ids.pt"),
+        }
+    command += [f"--set={key}={value}" for key, value in settings.items()]
+    subprocess.run(command, check=True, capture_output=True)
+    manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
+    assert manifest["plan"]["peak_bytes"] == pytest.approx(manifest["peak_memory_bytes"], rel=0.15)
+
+
+def test_the_command_says_what_a_run_will_need(llama: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "roundel", "plan", str(llama), "--calibration", "pydoc", "-o", str(tmp_path / "out"),
+        "--set=nsamples=16", "--set=seqlen=64", "--set=iters=20", "--set=batch_size=4", "--set=group_size=32",
+    ]  # fmt: skip
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for words in ("streams of activations", "gradients", "output folder", "One block tried", "give or take"):
+        assert words in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_and_the_streams_are_counted_exactly(llama: Path, tmp_path: Path) -> None:
+    recipe = roundel.Recipe(method="gptq", group_size=32, nsamples=16, seqlen=64, format="roundel")
+    counted, tried = roundel.plan(llama, recipe, calibration="pydoc", trial=False)
+    assert tried is None
+    assert counted.memory["streams of activations"] == 2 * 16 * 64 * 96 * 4
+    roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "out")
+    written = (tmp_path / "out" / "roundel.safetensors").stat().st_size
+    headers = 20_000
+    assert counted.output <= written <= counted.output + headers
+
+
+def test_time_grows_with_iterations_and_samples(llama: Path) -> None:
+    base = {"group_size": 32, "seqlen": 64, "batch_size": 4}
+
+    def block_seconds(**more: object) -> float:
+        _, tried = roundel.plan(llama, roundel.Recipe(**base, **more), calibration="pydoc")
+        assert tried is not None
+        return tried.block_seconds
+
+    assert block_seconds(iters=4000, nsamples=16) > 5 * block_seconds(iters=40, nsamples=16)
+
+
+def test_what_autograd_keeps_is_counted() -> None:
+    """x W + b, squared: the input, the product."""
+    block = torch.nn.Linear(8, 16)
+    kept = bytes_kept(lambda x: block(x).square(), torch.ones(4, 8), block)
+    assert sorted(kept) == [4 * 8 * 4, 4 * 16 * 4]
+    assert all(parameter.requires_grad for parameter in block.parameters())
+
+
+def planned(free: int, **memory: int) -> Plan:
+    parts = {name.replace("_", " "): size for name, size in memory.items()}
+    return Plan(memory=parts, output=10, disk=20, free_memory=free, free_disk=100, samples=128)
+
+
+def test_advice_where_memory_does_not_suffice() -> None:
+    large = planned(24 * 10**9, gradients=9 * 10**9, streams_of_activations=32 * 10**9)
+    assert large.advice == [
+        "128 samples need 41.0 GB of memory and 24.0 GB are free: use --stream-to-disk float32 or --set nsamples=60"
+    ]
+    assert planned(50 * 10**9, gradients=9 * 10**9).advice == []
+    batch = planned(5, gradients=4, activations_of_one_batch=4)
+    assert batch.advice[0].endswith("use --low-memory")
+
+
+def test_streams_go_to_files_where_memory_does_not_hold_them(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = roundel.Recipe(method="gptq", group_size=32, nsamples=16, seqlen=64)
+    roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "memory")
+    streams = 2 * 16 * 64 * 96 * 4
+    counted, _ = roundel.plan(llama, recipe, calibration="pydoc", trial=False)
+    rest = sum(counted.memory.values()) - counted.memory["the process itself"] - streams
+    monkeypatch.setattr(plans, "free_memory", lambda: rest + streams // 2)
+    said: list[str] = []
+
+    class Listener(roundel.Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    roundel.quantize(
+        llama, recipe, calibration="pydoc", output=tmp_path / "files", stream=True, progress=Listener()
+    )
+    assert any("kept in files" in words for words in said)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(plans.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match=r"the run needs .* on the disk .* 1\.0 kB are free: make room"):
+        roundel.quantize(llama, roundel.Recipe(method="rtn", group_size=32), output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
