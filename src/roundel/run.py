@@ -191,7 +191,8 @@ class Run:
             self.recipe,
             self.home,
             target=self.target,
-            whole=not self.streamed or isinstance(self.source.storage, InMemory),
+            # A model that the caller holds is counted in `resident` already.
+            whole=isinstance(self.source.storage, InMemory) and not isinstance(self.given.model, torch.nn.Module),
             writes_text=self._writes_text,
             resident=self.resident,
             of_sample=self._kept.sample,
