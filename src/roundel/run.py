@@ -111,7 +111,7 @@ class Run:
         self.progress, self.home, self.writing = progress, home, writing
         self.target = writing.journal.target if writing else target
         if writing is not None and writing.stream:
-            stream_with = writing.journal.folder / "converted"
+            stream_with = writing.journal.converted
         self.streamed = stream_with is not None
         self.resident = psutil.Process().memory_info().rss
         self.source = given.open(stream_with)

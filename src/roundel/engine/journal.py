@@ -7,6 +7,7 @@ A work folder beside the output, `.NAME.roundel`:
     piece-00007.safetensors   a finished block: its integers, its other tensors, what is to be reported about it
     original-00008.bin, quantized-00008.bin   what enters the block that comes next
     tuning-00008.safetensors  parameters and optimizer inside a block that takes long
+    converted/            tensors of the source that transformers makes from several of its own
 
 Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
 whenever the process ends, the folder says what is finished, and nothing of it is half. What follows is computed from
@@ -149,13 +150,20 @@ class Journal:
         for path in self.folder.glob("tuning-*"):
             path.unlink()
 
+    @property
+    def converted(self) -> Path:
+        """A folder for tensors of the source in another form, made anew whenever the source is opened."""
+        return self.folder / "converted"
+
     def clear(self) -> None:
-        """Forget everything, but keep the lock."""
+        """Forget what was finished."""
         with reported(self.folder):
             for path in self.folder.iterdir():
+                if path.name in ("lock", self.converted.name):
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != "lock":
+                else:
                     path.unlink()
 
     def remove(self) -> None:
