@@ -52,5 +52,5 @@ class Stopped(RoundelError):
 
     exit_code = 130
 
-    def __init__(self, message: str = "stopped") -> None:
+    def __init__(self, message: str = "stopped; nothing was finished yet") -> None:
         super().__init__(message)

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
-from roundel.calibration.gather import Calibration, CalibrationSource, gather_calibration
+from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype
 from roundel.engine.journal import Journal
@@ -136,9 +136,23 @@ class Run:
         """Calibration tokens."""
         if not self.recipe.needs_calibration:
             return None
+        if self.writing is None or not self._writes_text:
+            return self._gather(self.given.calibration)
+        # Sampling takes minutes to hours: an interrupted run does not do it again.
+        recipe = self.recipe
+        key = {"model": self.original["fingerprint"], "nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
+        key |= {"seed": recipe.seed, "threads": torch.get_num_threads(), "versions": versions()}
+        kept = self.writing.journal.text(key)
+        if kept is not None:
+            return replace(self._gather(kept), source=SELF_WORDS)
+        data = self._gather(self.given.calibration)
+        self.writing.journal.keep_text(key, data.tokens)
+        return data
+
+    def _gather(self, source: CalibrationSource | None) -> Calibration:
         author = self.source if isinstance(self.source.storage, InMemory) else None
         return gather_calibration(
-            self.given.calibration,
+            source,
             self.model,
             self.source.tokenizer,
             self.recipe,
@@ -149,8 +163,9 @@ class Run:
     @property
     def _writes_text(self) -> bool:
         source = self.given.calibration if self.given.calibration is not None else self.recipe.calibration
-        named = source is None or (isinstance(source, str) and source == "self")
-        return self.recipe.needs_calibration and named and not isinstance(self.source.storage, InMemory)
+        return self.recipe.needs_calibration and (
+            source is None or (isinstance(source, str) and source == "self")
+        )
 
     @cached_property
     def original(self) -> dict[str, Any]:
@@ -192,8 +207,9 @@ class Run:
             self.home,
             target=self.target,
             # A model that the caller holds is counted in `resident` already.
-            whole=isinstance(self.source.storage, InMemory) and not isinstance(self.given.model, torch.nn.Module),
-            writes_text=self._writes_text,
+            whole=isinstance(self.source.storage, InMemory)
+            and not isinstance(self.given.model, torch.nn.Module),
+            writes_text=self._writes_text and not isinstance(self.source.storage, InMemory),
             resident=self.resident,
             of_sample=self._kept.sample,
             of_batch=self._kept.once,

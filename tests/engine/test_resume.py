@@ -157,6 +157,28 @@ def stop(
         roundel.quantize(model, recipe, output=out, progress=StopAfter(patience), **more)
 
 
+def test_text_that_the_model_wrote_is_not_written_again(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from roundel.calibration import gather
+
+    written = []
+    sample = gather.sample_from_model
+    monkeypatch.setattr(gather, "sample_from_model", lambda *given: written.append(1) or sample(*given))
+    recipe = roundel.Recipe(**RECIPES["gptq"])
+    roundel.quantize(llama, recipe, output=tmp_path / "straight")
+    stop(llama, recipe, tmp_path / "out", 15)
+    resumed = roundel.quantize(llama, recipe, output=tmp_path / "out")
+    assert len(written) == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+    assert resumed.manifest["calibration"]["source"] == "text sampled from the model itself"
+    # Another seed is another text.
+    stop(llama, recipe, tmp_path / "again", 15)
+    roundel.quantize(llama, recipe.with_settings(seed=1), output=tmp_path / "again", restart=True)
+    assert len(written) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out", "straight"]
+
+
 def test_an_unfinished_run_of_something_else_is_not_gone_on_with(llama: Path, tmp_path: Path) -> None:
     recipe = roundel.Recipe(**RECIPES["autoround"])
     out = tmp_path / "out"

@@ -14,6 +14,8 @@ from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.progress import Progress
 
+SELF_WORDS = "text sampled from the model itself"
+
 CalibrationSource = str | Sequence[Any] | torch.Tensor
 
 
@@ -78,7 +80,7 @@ def gather_calibration(
                     progress.check_stop()
 
                 tokens = sample_from_model(whole, tokenizer, options, rows_done)
-            words = "text sampled from the model itself"
+            words = SELF_WORDS
         else:
             tokens, words = pack_documents(read_documents(source), tokenizer, options), source
     else:

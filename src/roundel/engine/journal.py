@@ -7,6 +7,7 @@ A work folder beside the output, `.NAME.roundel`:
     piece-00007.safetensors   a finished block: its integers, its other tensors, what is to be reported about it
     original-00008.bin, quantized-00008.bin   what enters the block that comes next
     tuning-00008.safetensors  parameters and optimizer inside a block that takes long
+    text.safetensors      calibration tokens that the model wrote itself
     converted/            tensors of the source that transformers makes from several of its own
 
 Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
@@ -21,7 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from roundel.errors import FormatError, ModelError, OutputError
 from roundel.files import reported, write_durably
@@ -58,7 +62,7 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
-        if not self._begun:
+        if not self._begun and not self._text.is_file():
             self.remove()  # nothing here is worth going on with
 
     def begin(self, identity: dict[str, Any], restart: bool) -> None:
@@ -150,6 +154,25 @@ class Journal:
         for path in self.folder.glob("tuning-*"):
             path.unlink()
 
+    def keep_text(self, key: dict[str, Any], tokens: torch.Tensor) -> None:
+        """Calibration tokens that took long to make; `key` decides them."""
+        about = {"key": json.dumps(key, sort_keys=True)}
+        write_durably(self._text, lambda part: save_file({"tokens": tokens}, part, about))
+
+    def text(self, key: dict[str, Any]) -> torch.Tensor | None:
+        """The tokens of an earlier run with the same key."""
+        if not self._text.is_file():
+            return None
+        with safe_open(self._text, "pt") as file:
+            if (file.metadata() or {}).get("key") != json.dumps(key, sort_keys=True):
+                return None
+            tokens: torch.Tensor = file.get_tensor("tokens")
+            return tokens
+
+    @property
+    def _text(self) -> Path:
+        return self.folder / "text.safetensors"
+
     @property
     def converted(self) -> Path:
         """A folder for tensors of the source in another form, made anew whenever the source is opened."""
@@ -159,7 +182,7 @@ class Journal:
         """Forget what was finished."""
         with reported(self.folder):
             for path in self.folder.iterdir():
-                if path.name in ("lock", self.converted.name):
+                if path.name in ("lock", self.converted.name, self._text.name):
                     continue
                 if path.is_dir():
                     shutil.rmtree(path)
