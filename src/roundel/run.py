@@ -178,6 +178,10 @@ class Run:
         }
 
     @property
+    def _checks_whole(self) -> bool:
+        return not self.streamed or self.original["bytes"] <= SHARD_BYTES
+
+    @property
     def _amp(self) -> str:
         return str(autocast_dtype(self.device, self.recipe.amp) or torch.float32).removeprefix("torch.")
 
@@ -210,6 +214,7 @@ class Run:
             whole=isinstance(self.source.storage, InMemory)
             and not isinstance(self.given.model, torch.nn.Module),
             writes_text=self._writes_text and not isinstance(self.source.storage, InMemory),
+            checks_whole=self._checks_whole,
             resident=self.resident,
             of_sample=self._kept.sample,
             of_batch=self._kept.once,
@@ -315,7 +320,7 @@ class Run:
             schemes=self.coverage.schemes,
             read_pieces=lambda: chain(journal.pieces(), [self._outside()]),
             activations=job.activations,
-            whole=job.keep or self.original["bytes"] <= SHARD_BYTES,
+            whole=self._checks_whole,
         )
         with (
             self.progress.stage("Writing and checking", 1),

@@ -66,6 +66,8 @@ def _table(counted: Plan) -> Table:
     table.add_row("together", size(sum(counted.memory.values())))
     if counted.sampling:
         table.add_row("before: the model writes calibration text", size(counted.sampling))
+    if counted.checking:
+        table.add_row("afterwards: writing, and reading back", size(counted.checking))
     table.add_row("output folder", size(counted.output))
     table.add_row("disk in all", size(counted.disk))
     return table

@@ -18,6 +18,7 @@ from torch import nn
 
 from roundel.engine.coverage import Coverage
 from roundel.engine.streams import StreamHome
+from roundel.formats.shards import SHARD_BYTES
 from roundel.model.blocks import BlockStack
 from roundel.model.linears import LinearView
 from roundel.recipe import Recipe
@@ -42,6 +43,7 @@ class Plan:
         free_memory, free_disk: at the moment.
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
+        checking: peak while the output is written and read back.
     """
 
     memory: dict[str, int]
@@ -51,11 +53,12 @@ class Plan:
     free_disk: int | None
     samples: int
     sampling: int = 0
+    checking: int = 0
 
     @property
     def peak(self) -> int:
         """Of main memory."""
-        return max(sum(self.memory.values()), self.sampling)
+        return max(sum(self.memory.values()), self.sampling, self.checking)
 
     @property
     def words(self) -> str:
@@ -114,6 +117,7 @@ def make_plan(
     target: Path | None,
     whole: bool,
     writes_text: bool,
+    checks_whole: bool,
     resident: int,
     of_sample: int,
     of_batch: int,
@@ -129,6 +133,7 @@ def make_plan(
         target: the output folder, if there is one.
         whole: all blocks stay in memory.
         writes_text: the model writes its own calibration text.
+        checks_whole: the output is checked by opening all of it; else a file and a Linear at a time.
         resident: bytes of the process before any weights.
         of_sample: bytes that a block holds of every sample of a batch.
         of_batch: bytes that it holds whatever the batch.
@@ -160,6 +165,9 @@ def make_plan(
         kept = count * stream * home.dtype.itemsize // _FLOAT if home.on_disk else 2 * min(count, 2) * stream
     disk = 2 * output + kept if target is not None else 0
     sampling = resident + all_weights if writes_text else 0
+    # The files and what they are decoded to; or what goes into one file, and its bytes.
+    read_back = output + all_weights if checks_whole else 2 * min(output, SHARD_BYTES)
+    checking = resident + around + read_back if target is not None else 0
     return Plan(
         memory={name: size for name, size in memory.items() if size},
         output=output,
@@ -168,6 +176,7 @@ def make_plan(
         free_disk=None if target is None else shutil.disk_usage(_existing(target)).free,
         samples=recipe.nsamples if stream else 0,
         sampling=sampling,
+        checking=checking,
     )
 
 

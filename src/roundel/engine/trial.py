@@ -200,5 +200,5 @@ def _extrapolate(job: Job, plan: Plan, watch: _Stopwatch, seconds: float, peak: 
         seconds=block * len(job.stack),
         spread=spread,
         block_seconds=block,
-        peak=max(plan.sampling, int(peak + streams)),
+        peak=max(plan.sampling, plan.checking, int(peak + streams)),
     )
