@@ -97,8 +97,9 @@ def parse() -> Namespace:
     parser.add_argument("--calibration")
     parser.add_argument("--folder", help="where the outputs are made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("rest", nargs="*", help="options of `roundel quantize`")
-    return parser.parse_args()
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    return parser.parse_args(given[:cut], Namespace(rest=given[cut + 1 :]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Weights that stay on disk until they are wanted are the very weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import roundel
@@ -11,6 +13,7 @@ from roundel.errors import ModelError
 from roundel.model.blocks import find_blocks
 from roundel.model.source import fingerprint, open_source
 from roundel.model.storage import InMemory, OnDisk
+from zoo import zoo_model
 
 
 def test_blocks_and_what_lies_around_them_come_and_go(any_model: Path, load_model, tmp_path: Path) -> None:
@@ -71,6 +74,20 @@ def test_several_files_and_one_are_streamed_alike(llama: Path, load_model, tmp_p
     for name, source in (("one", llama), ("several", tmp_path / "shards")):
         roundel.quantize(source, recipe, output=tmp_path / name, stream=True)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "several")]
+    assert files[0] == files[1]
+
+
+def test_a_tied_weight_under_its_other_name(tmp_path: Path) -> None:
+    """Some checkpoints hold the head and not the embedding."""
+    shutil.copytree(zoo_model("bloom"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors.pop("transformer.word_embeddings.weight")
+    save_file(tensors, file, {"format": "pt"})
+    recipe = roundel.Recipe(method="rtn", group_size=32)
+    for name, source in (("usual", zoo_model("bloom")), ("other", tmp_path / "model")):
+        roundel.quantize(source, recipe, output=tmp_path / name, stream=True)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("usual", "other")]
     assert files[0] == files[1]
 
 

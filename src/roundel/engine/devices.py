@@ -13,6 +13,7 @@ from roundel.errors import RecipeError
 # Parameters of glibc's mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+KEPT_BYTES = 256 << 20
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,14 +62,23 @@ def keep_freed_memory() -> None:
     """Let glibc keep the pages of freed tensors instead of returning them to the system.
 
     A tuning step frees and takes again dozens of buffers of some megabytes. By default each is mapped and
-    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU. Buffers above 64 MiB are
-    still returned at once, and no more than 1 GiB is kept.
+    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU. Larger buffers are still returned at
+    once (in between they would leave holes), and no more than `KEPT_BYTES` is kept.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _glibc():
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 64 << 20)
-    libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def kept_of_freed(used: int) -> int:
+    """About how much freed memory a process keeps that uses so many bytes for its work."""
+    return min(KEPT_BYTES, used // 2) if _glibc() else 0
+
+
+def _glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from roundel.engine.coverage import Coverage
+from roundel.engine.devices import kept_of_freed
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.blocks import BlockStack
@@ -159,6 +160,8 @@ def make_plan(
         batch = min(recipe.batch_size, recipe.nsamples)
         memory[_BATCH] = batch * of_sample
         memory["weights in half precision"] = of_batch
+    if home.device.type == "cpu":
+        memory["freed and kept"] = kept_of_freed(sum(memory.values()) - resident)
     output = _output_bytes(model, coverage, recipe)
     kept = 0
     if target is not None and stream:

@@ -82,10 +82,13 @@ class OnDisk:
 
     Args:
         readers: of every absent tensor, by its full name: a mapping, and its key there.
+        tied: the other name of tied tensors.
     """
 
-    def __init__(self, readers: dict[str, tuple[Mapping[str, torch.Tensor], str]]) -> None:
-        self._readers = readers
+    def __init__(
+        self, readers: dict[str, tuple[Mapping[str, torch.Tensor], str]], tied: dict[str, str]
+    ) -> None:
+        self._readers, self._tied = readers, tied
         self._around = False
 
     def load(self, block: nn.Module, name: str) -> None:
@@ -140,7 +143,12 @@ class OnDisk:
     def _read(self, name: str) -> torch.Tensor:
         mapping, key = self._readers[name]
         try:
-            return mapping[key]
+            try:
+                return mapping[key]
+            except KeyError:
+                # Of tied tensors a checkpoint holds one, under either name.
+                mapping, key = self._readers[self._tied[name]]
+                return mapping[key]
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{name} can no longer be read from the source ({error})") from error
 
@@ -167,7 +175,9 @@ def take_off_hooks(model: nn.Module) -> OnDisk:
         raise ModelError(f"{lost[0]} is neither in memory nor in the source: a whole model is wanted")
     remove_hook_from_module(model, recurse=True)
     model.__dict__.pop("hf_device_map", None)
-    return OnDisk({name: reader for name, reader in readers.items() if name in absent})
+    pairs = getattr(model, "all_tied_weights_keys", {}).items()
+    tied = {**{source: target for target, source in pairs}, **dict(pairs)}
+    return OnDisk({name: reader for name, reader in readers.items() if name in absent}, tied)
 
 
 def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
