@@ -74,7 +74,7 @@ def keep_freed_memory() -> None:
 
 def kept_of_freed(used: int) -> int:
     """About how much freed memory a process keeps that uses so many bytes for its work."""
-    return min(KEPT_BYTES, used // 2) if _glibc() else 0
+    return min(KEPT_BYTES, used // 4) if _glibc() else 0
 
 
 def _glibc() -> bool:
