@@ -52,16 +52,20 @@ def one_round(arguments: Namespace, out: Path, length: float, moments: random.Ra
     died = 0
     while True:
         process = subprocess.Popen(
-            command(arguments, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(arguments, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            if process.wait(timeout=length * moments.uniform(0.1, 1.0)):
-                sys.exit(f"the run ended with {process.returncode}")
-            return died
+            _, said = process.communicate(timeout=length * moments.uniform(0.1, 1.0))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
             died += 1
+            continue
+        # Killed when the output was there already, all that is left to do is to say so.
+        complete = died and "exists and is not empty" in said
+        if process.returncode and not complete:
+            sys.exit(f"the run ended with {process.returncode}: {said[-2000:]}")
+        return died
 
 
 def command(arguments: Namespace, out: Path) -> list[str]:

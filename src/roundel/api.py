@@ -10,7 +10,7 @@ import torch
 from roundel.activations.attach import attached
 from roundel.calibration.gather import CalibrationSource
 from roundel.engine.devices import choose_device
-from roundel.engine.journal import Journal
+from roundel.engine.journal import Journal, sweep_up
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Trial
@@ -100,6 +100,7 @@ def quantize(
         done = Run(given, recipe, where, progress, StreamHome(stream_device(recipe, where))).quantize()
         return Quantized(done.model, done.tokenizer, done.weights, done.manifest, None)
     target = Path(output).expanduser()
+    sweep_up(target)
     check_target(target, overwrite, _place(model))
     with Journal(target) as journal:
         home = streams.home(stream_device(recipe, where), journal.folder)

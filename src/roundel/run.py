@@ -334,6 +334,7 @@ class Run:
             self.container.verify(folder, content, self.given.trust_remote_code)
             manifest |= measure_folder(folder, self.original["parameters"])
             write_manifest(folder, manifest)
+            journal.seal()
 
     def _outside(self) -> Piece:
         """What is in no block, and not the quantized head."""

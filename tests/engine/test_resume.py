@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import roundel
 from roundel.engine import walk
+from roundel.engine.journal import Journal
 from roundel.errors import OutputError, Stopped
 from zoo import zoo_model
 
@@ -209,6 +210,29 @@ def test_a_damaged_piece_is_said(llama: Path, tmp_path: Path) -> None:
     piece.write_bytes(piece.read_bytes()[:1000])
     with pytest.raises(OutputError, match=r"piece-00000.*cannot be read.*--restart"):
         roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_when_the_output_was_there_already(
+    overwrite: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = roundel.Recipe(**RECIPES["rtn"])
+    out = tmp_path / "out"
+
+    def die(journal: Journal) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            roundel.quantize(llama, recipe, output=out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.roundel", "out"]
+    if overwrite:
+        roundel.quantize(llama, recipe, output=out, overwrite=True)
+    else:
+        with pytest.raises(OutputError, match="exists and is not empty"):
+            roundel.quantize(llama, recipe, output=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_two_runs_on_one_output_folder(llama: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 A work folder beside the output, `.NAME.roundel`:
 
+    sealed                all is written; the output appears now, or has appeared
     lock                  held by the process that works here
     run.json              what decides the result: recipe, fingerprints of model and calibration, types, versions
     piece-00007.safetensors   a finished block: its integers, its other tensors, what is to be reported about it
@@ -33,6 +34,7 @@ from roundel.formats.content import Piece
 from roundel.formats.integers import read_integers, read_note, write_integers
 
 _IDENTITY = "run.json"
+_SEAL = "sealed"
 _VERSION = 1
 
 
@@ -44,7 +46,7 @@ class Journal:
     """
 
     def __init__(self, target: Path) -> None:
-        self.folder = target.parent / f".{target.name}.roundel"
+        self.folder = work_folder(target)
         self.target = target
         with reported(self.folder):
             self.folder.mkdir(exist_ok=True)
@@ -76,6 +78,7 @@ class Journal:
             OutputError: what is here belongs to another run; the message says where they differ.
         """
         path = self.folder / _IDENTITY
+        (self.folder / _SEAL).unlink(missing_ok=True)
         identity = json.loads(json.dumps({"version": _VERSION, **identity}))
         if restart or not path.is_file() or not self._begun:
             self.clear()
@@ -189,6 +192,10 @@ class Journal:
                 else:
                     path.unlink()
 
+    def seal(self) -> None:
+        """Nothing is left to do but to let the output appear."""
+        write_durably(self.folder / _SEAL, lambda part: part.touch())
+
     def remove(self) -> None:
         """The run is over: the folder goes."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -202,6 +209,20 @@ class Journal:
 
     def _piece(self, number: int) -> Path:
         return self.folder / f"piece-{number:05d}.safetensors"
+
+
+def sweep_up(target: Path) -> None:
+    """Remove the work folder of a run that was killed when its output had appeared already."""
+    folder = work_folder(target)
+    moved = (folder / _SEAL).is_file() and not (folder / "building").exists()
+    if target.is_dir() and moved:
+        with Journal(target) as journal:
+            journal.remove()
+
+
+def work_folder(target: Path) -> Path:
+    """Where the journal of an output folder is."""
+    return target.parent / f".{target.name}.roundel"
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
