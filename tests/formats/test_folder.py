@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import shutil
 import subprocess
@@ -62,7 +63,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    gc.collect()  # of mapped files
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("format", ["dense", "compressed-tensors"])

@@ -214,7 +214,10 @@ class Journal:
 def sweep_up(target: Path) -> None:
     """Remove the work folder of a run that was killed when its output had appeared already."""
     folder = work_folder(target)
-    moved = (folder / _SEAL).is_file() and not (folder / "building").exists()
+    try:
+        moved = (folder / _SEAL).is_file() and not (folder / "building").exists()
+    except OSError:
+        return  # a name that cannot be; who checks the target says so
     if target.is_dir() and moved:
         with Journal(target) as journal:
             journal.remove()

@@ -58,9 +58,9 @@ class _FakeQuantize(torch.autograd.Function):
             unclamped.round_().add_(zero)
         else:
             unclamped.add_(zero).round_()
-        steps = unclamped.clamp(0, scheme.levels)
-        inside = steps == unclamped
-        steps.sub_(zero)
+        # In place wherever possible: of a wide layer each copy is hundreds of megabytes.
+        inside = (unclamped >= 0).logical_and_(unclamped <= scheme.levels)
+        steps = unclamped.clamp_(0, scheme.levels).sub_(zero)
         weight = steps * scale
         moving = position.mul_(inside)  # u inside
         _, needs_scale, _, _, needs_divisor, _ = ctx.needs_input_grad
