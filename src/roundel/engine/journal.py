@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from roundel.errors import FormatError, ModelError, OutputError
+from roundel.errors import ModelError, OutputError
 from roundel.files import reported, write_durably
 from roundel.formats.content import Piece
-from roundel.formats.integers import read_integers, read_note, write_integers
+from roundel.formats.integers import check_read_back, read_integers, read_note, write_integers
 
 _IDENTITY = "run.json"
 _SEAL = "sealed"
@@ -120,10 +120,7 @@ class Journal:
             write_integers(part, model, piece.weights, piece.others, note)
             found = read_integers(part)
             for name, weight in piece.weights.items():
-                if not found.weights[name].equals(weight):
-                    raise FormatError(
-                        f"{name} is read back with other integers than were written; please report this"
-                    )
+                check_read_back(name, found.weights.get(name), weight)
 
         write_durably(self._piece(number), write)
 

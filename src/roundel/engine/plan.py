@@ -260,7 +260,7 @@ def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) 
     moments = 2 if recipe.optimizer == "adamw" else 0
     return {
         "parameters and optimizer": _FLOAT * entries * (1 + moments),
-        "gradients": _FLOAT * (weights + max(0, entries - weights)),
+        "gradients": _FLOAT * max(weights, entries),
         "fake-quantization": kept * weights,
     }
 

@@ -90,10 +90,13 @@ def check_integers(folder: Path, stem: str, content: Content) -> None:
             if name not in found:  # it begins the next file
                 path = next(files, None)
                 found = read_integers(path).weights if path else {}
-            if name not in found or not found.pop(name).equals(weight):
-                raise FormatError(
-                    f"{name} is read back with other integers than were written; please report this"
-                )
+            check_read_back(name, found.pop(name, None), weight)
+
+
+def check_read_back(name: str, found: QuantizedWeight | None, written: QuantizedWeight) -> None:
+    """Raise FormatError unless a weight comes back from its file as it went in, bit for bit."""
+    if found is None or not found.equals(written):
+        raise FormatError(f"{name} is read back with other integers than were written; please report this")
 
 
 def _size(piece: Piece) -> int:
