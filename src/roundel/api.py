@@ -22,6 +22,7 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
 from roundel.progress import Progress
+from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.run import Given, ModelOrPath, Run, Writing, open_model, stream_device
 
@@ -65,6 +66,9 @@ def quantize(
 ) -> Quantized:
     """Quantize a causal language model.
 
+    In a script that torchrun started, all its processes call this alike and share the work (docs/large-models.md); the
+    first of them writes the output.
+
     Args:
         model: folder, .gguf file or hub id; or a model in memory, which is then changed in place.
         recipe: a `Recipe`, the name of a shipped one, or a YAML file.
@@ -92,19 +96,27 @@ def quantize(
             f"the recipe {recipe.name} reads no calibration data and would ignore it; set start=search, or "
             "leave the calibration out"
         )
-    where = choose_device(device)
+    ranks = join()
+    where = choose_device(device, ranks)
     given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle)
     if output is None:
         if streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
-        done = Run(given, recipe, where, progress, StreamHome(stream_device(recipe, where))).quantize()
+        home = StreamHome(stream_device(recipe, where), ranks=ranks)
+        with ranks.agreed():
+            run = Run(given, recipe, where, progress, home)
+        done = run.quantize()
         return Quantized(done.model, done.tokenizer, done.weights, done.manifest, None)
     target = Path(output).expanduser()
-    sweep_up(target)
-    check_target(target, overwrite, _place(model))
-    with Journal(target) as journal:
-        home = streams.home(stream_device(recipe, where), journal.folder)
-        run = Run(given, recipe, where, progress, home, Writing(journal, overwrite, restart, stream, streams))
+    with ranks.agreed():
+        if ranks.first:
+            sweep_up(target)
+            check_target(target, overwrite, _place(model))
+    with Journal(target, ranks) as journal:
+        home = streams.home(stream_device(recipe, where), journal.folder, ranks)
+        writing = Writing(journal, overwrite, restart, stream, streams)
+        with ranks.agreed():
+            run = Run(given, recipe, where, progress, home, writing)
         done = run.quantize()
         journal.remove()
     if stream:
@@ -209,29 +221,34 @@ def evaluate(
         RoundelError: a model or the text cannot be read, or the logits are not finite.
     """
     progress = progress or Progress()
-    where = choose_device(device)
-    opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
-    original = (
-        None if reference is None else open_model(reference, None, trust_remote_code, False, quantized=True)
-    )
-    reader = opened.tokenizer or (original.tokenizer if original else None)
-    if reader is None:
-        raise ModelError(
-            f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+    ranks = join()
+    where = choose_device(device, ranks)
+    with ranks.agreed():
+        opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
+        original = (
+            None
+            if reference is None
+            else open_model(reference, None, trust_remote_code, False, quantized=True)
         )
-    positions = getattr(opened.model.config, "max_position_embeddings", None)
-    if positions is not None and window > positions:
-        raise ModelError(
-            f"windows of {window} tokens exceed the {positions} positions of {opened.name}: "
-            f"a window of {positions} or less is wanted"
-        )
-    held_out = evaluation_windows(text, reader, window, limit)
-    opened.model.to(where)
-    if original is not None:
-        original.model.to(where)
-    with progress.stage(f"Evaluating {Path(opened.name).name}", len(held_out.windows)):
+        reader = opened.tokenizer or (original.tokenizer if original else None)
+        if reader is None:
+            raise ModelError(
+                f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+            )
+        positions = getattr(opened.model.config, "max_position_embeddings", None)
+        if positions is not None and window > positions:
+            raise ModelError(
+                f"windows of {window} tokens exceed the {positions} positions of {opened.name}: "
+                f"a window of {positions} or less is wanted"
+            )
+        held_out = evaluation_windows(text, reader, window, limit)
+        opened.model.to(where)
+        if original is not None:
+            original.model.to(where)
+    share = len(ranks.own(len(held_out.windows)))
+    with progress.stage(f"Evaluating {Path(opened.name).name}", share):
         quality = measure(
-            opened.model, held_out.windows, original.model if original else None, progress.advance
+            opened.model, held_out.windows, original.model if original else None, progress.advance, ranks
         )
     quantizer = attached(opened.model)
     return {

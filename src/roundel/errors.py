@@ -10,6 +10,9 @@ class RoundelError(Exception):
 
     exit_code = 1
 
+    everywhere = False
+    """Every rank of a run raises it, so that one of them says it for all."""
+
 
 class RecipeError(RoundelError):
     """A setting is unknown, out of range, or does not go with another one."""
@@ -45,6 +48,12 @@ class NonFiniteError(RoundelError):
     """A weight, an activation or a loss is NaN or infinite."""
 
     exit_code = 7
+
+
+class RankError(RoundelError):
+    """Another process of a run on several ranks is gone, or was never there."""
+
+    exit_code = 8
 
 
 class Stopped(RoundelError):

@@ -55,6 +55,8 @@ _DIVIDING = ("flexround", "lrq")
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
+# The same for error feedback.
+_GUIDED = {"use_quant_input"}
 _TUNING = set(TuningOptions.model_fields) - _RUNNING
 _OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 # Added to the name of a recipe that is no longer what its file says.
@@ -191,6 +193,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             raise ValueError(
                 "block_loss has no effect: learned methods record the loss of every block anyway"
             )
+        if self.block_loss and not self.use_quant_input:
+            raise ValueError(
+                "block_loss compares the quantized blocks' outputs, which use_quant_input=false never computes"
+            )
         return self
 
     @model_validator(mode="after")
@@ -308,12 +314,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     @property
     def needs_original_stream(self) -> bool:
         """Whether the unquantized model's activations are needed."""
-        return self.method == "rtn" or self.tuned or self.block_loss
+        unquantized = self.hessian_guided and not self.use_quant_input
+        return self.method == "rtn" or self.tuned or self.block_loss or unquantized
 
     @property
     def needs_quantized_stream(self) -> bool:
         """Whether the activations of the blocks quantized so far are needed."""
-        return self.method in ("gptq", "spqr") or (self.tuned and self.use_quant_input)
+        return (self.hessian_guided or self.tuned) and self.use_quant_input
 
     @property
     def _permutes(self) -> bool:
@@ -327,6 +334,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 def _ignored_keys(method: str, start: str | None) -> set[str]:
     """Keys of options that mean nothing to a method with this start."""
     ignored = set() if method in _LEARNED else set(_TUNING)
+    if method in ("gptq", "spqr"):
+        ignored -= _GUIDED
     if method not in _DIVIDING:
         ignored |= set(DivisionOptions.model_fields)
     else:

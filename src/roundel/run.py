@@ -19,7 +19,7 @@ from roundel.engine.plan import Plan, make_plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
 from roundel.engine.walk import Job, quantize_model
-from roundel.errors import ModelError, OutputError
+from roundel.errors import CalibrationError, ModelError, OutputError
 from roundel.formats import CONTAINERS, Content, Layer, Piece, is_container, open_container
 from roundel.formats.folder import atomic_folder
 from roundel.formats.shards import SHARD_BYTES
@@ -86,7 +86,7 @@ class Run:
         recipe: what to do.
         device: where blocks compute.
         progress: told of the work.
-        home: where streams of activations are.
+        home: where streams of activations are, and whose shares of them.
         writing: how the result is written; None: it stays in memory.
         stream_with: without writing: a folder for the tensors of a streamed model.
         target: without writing: the folder that would be written.
@@ -108,7 +108,7 @@ class Run:
     ) -> None:
         self.began = time.perf_counter()
         self.given, self.recipe, self.device = given, recipe, device
-        self.progress, self.home, self.writing = progress, home, writing
+        self.progress, self.home, self.writing, self.ranks = progress, home, writing, home.ranks
         self.target = writing.journal.target if writing else target
         if writing is not None and writing.stream:
             stream_with = writing.journal.converted
@@ -133,9 +133,22 @@ class Run:
 
     @cached_property
     def data(self) -> Calibration | None:
-        """Calibration tokens."""
+        """Calibration tokens of all ranks; the first of them reads them."""
         if not self.recipe.needs_calibration:
             return None
+        with self.ranks.agreed():
+            data = self._read() if self.ranks.first else None
+        about = self.ranks.tell(lambda: [data.source, data.fingerprint] if data else None)
+        tokens = self.ranks.spread({"tokens": data.tokens} if data else None)["tokens"]
+        if len(tokens) < self.ranks.size:
+            error = CalibrationError(
+                f"{len(tokens)} samples cannot be shared by {self.ranks.size} ranks: a sample for each is wanted"
+            )
+            error.everywhere = True
+            raise error
+        return Calibration(tokens, *about)
+
+    def _read(self) -> Calibration:
         if self.writing is None or not self._writes_text:
             return self._gather(self.given.calibration)
         # Sampling takes minutes to hours: an interrupted run does not do it again.
@@ -170,11 +183,13 @@ class Run:
     @cached_property
     def original(self) -> dict[str, Any]:
         """Figures of the unquantized model, for the manifest."""
+        parameters = list(self.model.parameters())
         return {
-            "fingerprint": fingerprint(self.model, self.source.storage),
-            "bytes": sum(p.numel() * p.element_size() for p in self.model.parameters()),
+            # It takes a pass over the whole checkpoint: once is enough.
+            "fingerprint": self.ranks.tell(lambda: fingerprint(self.model, self.source.storage)),
+            "bytes": sum(p.numel() * p.element_size() for p in parameters),
             "bits_per_weight": torch.finfo(self.model.dtype).bits,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(p.numel() for p in parameters),
         }
 
     @property
@@ -199,6 +214,7 @@ class Run:
             journal=self.writing.journal if self.writing else None,
             keep=not self.streamed,
             activations=activations,
+            ranks=self.ranks,
         )
 
     def count(self) -> Plan:
@@ -218,6 +234,9 @@ class Run:
             resident=self.resident,
             of_sample=self._kept.sample,
             of_batch=self._kept.once,
+            ranks=self.ranks.size,
+            processes=self.ranks.here,
+            independent=self._job().independent,
         )
 
     @cached_property
@@ -235,21 +254,9 @@ class Run:
         Raises:
             RoundelError: a failed check; no output appears then.
         """
-        original = self.original  # before anything is changed
+        _ = self.original, self.data  # before anything is changed
         if self.writing is not None:
-            identity = {
-                "recipe": {
-                    k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _NO_MATTER
-                },
-                "model": original["fingerprint"],
-                "calibration": self.data.fingerprint if self.data else None,
-                "device": self.device.type,
-                "amp": self._amp,
-                "threads": torch.get_num_threads(),
-                "streams": str(self.home.dtype).removeprefix("torch."),
-                "versions": versions(),
-            }
-            self.writing.journal.begin(identity, self.writing.restart)
+            self._begin(self.writing)
         plan = self._choose_streams(self.count())
         self._tell(plan)
         if self.coverage.head is not None:
@@ -267,8 +274,35 @@ class Run:
             raise
         manifest = self._manifest(outcome, plan)
         if self.writing is not None:
-            self._write(self.writing, job, manifest)
+            with self.ranks.agreed():
+                if self.ranks.first:
+                    self._write(self.writing, job, manifest)
+            manifest = self.ranks.tell(lambda: manifest)
         return Done(self.model, self.source.tokenizer, outcome.weights, manifest)
+
+    def _begin(self, writing: Writing) -> None:
+        """Go on with an interrupted run, if there is one and it is the same."""
+        recipe = self.recipe.model_dump(mode="json")
+        identity = {
+            "recipe": {key: value for key, value in recipe.items() if key not in _NO_MATTER},
+            "model": self.original["fingerprint"],
+            "calibration": self.data.fingerprint if self.data else None,
+            "device": self.device.type,
+            "amp": self._amp,
+            "threads": torch.get_num_threads(),
+            "ranks": self.ranks.size,
+            "streams": str(self.home.dtype).removeprefix("torch."),
+            "versions": versions(),
+        }
+        with self.ranks.agreed():
+            if self.ranks.first:
+                writing.journal.begin(identity, writing.restart)
+        with self.ranks.agreed():
+            if not writing.journal.begun_here:
+                raise OutputError(
+                    f"rank {self.ranks.number} does not see {writing.journal.folder}, where the first rank writes: "
+                    "a folder on a file system that all machines share is wanted"
+                )
 
     def _untie(self, head: LinearView) -> None:
         """Give a head that shares the embedding's weight a weight of its own."""
@@ -283,7 +317,7 @@ class Run:
     def _choose_streams(self, plan: Plan) -> Plan:
         """Streams go to files where the choice is left to the plan and memory does not suffice."""
         undecided = self.writing is not None and self.writing.streams.on_disk is None
-        if not undecided or plan.fits or not plan.fits_without_streams:
+        if not self.ranks.tell(lambda: undecided and not plan.fits and plan.fits_without_streams):
             return plan
         self.home = replace(self.home, on_disk=True)
         self.progress.say("The activations between blocks are kept in files: memory does not hold them")
@@ -292,8 +326,9 @@ class Run:
     def _tell(self, plan: Plan) -> None:
         """The plan in a line, and what to do where it will not fit."""
         self.progress.say(plan.words)
-        if plan.free_disk is not None and plan.disk > plan.free_disk:
-            raise OutputError(plan.disk_words)
+        with self.ranks.agreed():
+            if plan.free_disk is not None and plan.disk > plan.free_disk:
+                raise OutputError(plan.disk_words)
         for advice in plan.advice:
             self.progress.say(advice)
 
@@ -307,6 +342,7 @@ class Run:
             device=str(self.device),
             amp=self._amp,
             threads=torch.get_num_threads(),
+            ranks=self.ranks.size,
             seconds=time.perf_counter() - self.began,
         )
         manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}

@@ -42,15 +42,12 @@ class StopAfter(roundel.Progress):
         self.left = left
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self.live()
-
-    def check_stop(self) -> None:
-        self.live()
-        super().check_stop()
-
-    def live(self) -> None:
         self.left -= 1
-        self.stop_asked = self.left < 0
+
+    @property
+    def stop_asked(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -86,19 +87,22 @@ def test_reported_losses_are_those_of_the_formulas_on_the_held_out_samples(loss:
 
 def test_balanced_loss_keeps_massive_tokens_without_giving_up_the_others() -> None:
     """One token in ten is a hundred times larger and comes through weights of its own, as attention sinks do."""
-    errors: dict[str, tuple[float, float]] = {}
+    massive, others = Counter[str](), Counter[str]()
     for loss in ("relative", "balanced", "mse"):
         options = TuningOptions(batch_size=4, holdout=4, iters=100, loss=loss)
-        block, data, views, rounded, parametrizations = setting(options)
-        inputs = data.inputs.clone()
-        inputs[:, 0] = 100 * inputs[:1, 0]
-        data = BlockData("toy", block, inputs, inputs + block.down(torch.relu(block.up(inputs))), data.device)
-        tune(data, views, rounded, parametrizations, options, torch.Generator().manual_seed(2))
-        error = (block(inputs) - data.targets).square().sum(-1) / data.targets.square().sum(-1)
-        errors[loss] = float(error[-4:, 0].mean()), float(error[-4:, 1:-1].mean())
-    massive, others = ({loss: pair[k] for loss, pair in errors.items()} for k in (0, 1))
+        for seed in range(6):
+            block, data, views, rounded, parametrizations = setting(options)
+            inputs = data.inputs.clone()
+            inputs[:, 0] = 100 * inputs[:1, 0]
+            data = BlockData(
+                "toy", block, inputs, inputs + block.down(torch.relu(block.up(inputs))), data.device
+            )
+            tune(data, views, rounded, parametrizations, options, torch.Generator().manual_seed(seed))
+            error = (block(inputs) - data.targets).square().sum(-1) / data.targets.square().sum(-1)
+            massive[loss] += float(error[-4:, 0].mean())
+            others[loss] += float(error[-4:, 1:-1].mean())
     assert massive["balanced"] < 0.6 * massive["relative"]
-    assert others["balanced"] < 0.9 * others["mse"]
+    assert others["balanced"] < 0.92 * others["mse"]
 
 
 def test_mixed_inputs_come_from_both_streams_in_the_share_that_was_asked() -> None:
@@ -108,12 +112,12 @@ def test_mixed_inputs_come_from_both_streams_in_the_share_that_was_asked() -> No
     mixed = replace(data, originals=original)
     trainer = _Trainer(mixed, views, parametrizations, options)
     rows = [3, 1, 2, 0]
-    found = trainer._mixed(rows, torch.Generator().manual_seed(0))
+    found = trainer._mixed(rows, trainer._mixture(4, torch.Generator().manual_seed(0)), [0, 1, 2, 3])
     from_original = found == original[rows]
     assert torch.equal(found[~from_original], data.inputs[rows][~from_original])
     assert float(from_original.float().mean()) == pytest.approx(0.25, abs=0.03)
     plain = _Trainer(data, views, parametrizations, options)
-    assert torch.equal(plain._mixed(rows, torch.Generator()), data.inputs[rows])
+    assert torch.equal(plain._mixed(rows, plain._mixture(4, torch.Generator()), [0, 1, 2, 3]), data.inputs[rows])
 
 
 def test_a_result_worse_than_the_start_is_thrown_away() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from roundel.activations.options import ActivationOptions
 from roundel.activations.scheme import ActivationScheme, StaticGrid, grid_of_range
+from roundel.ranks import Ranks
 
 _BINS = 4096
 # Ends of a range that are tried for the least squared error, as shares of the extremes.
@@ -33,6 +34,18 @@ class RangeObserver:
             return
         found = torch.histc(x.float(), _BINS, self.lo, self.hi).double().cpu()
         self.histogram = found if self.histogram is None else self.histogram + found
+
+    def join_extremes(self, ranks: Ranks) -> None:
+        """Between the passes: count what other ranks have seen."""
+        ends = ranks.max(torch.tensor([-self.lo, self.hi], dtype=torch.float64))
+        self.lo, self.hi = -float(ends[0]), float(ends[1])
+
+    def join_counts(self, ranks: Ranks) -> None:
+        """After the second pass: the same."""
+        if self.lo == self.hi or ranks.size == 1:
+            return
+        found = torch.zeros(_BINS, dtype=torch.float64) if self.histogram is None else self.histogram
+        self.histogram = ranks.sum(found)
 
     def grid(self, options: ActivationOptions) -> StaticGrid:
         """The grid by the rule of `act_range`."""

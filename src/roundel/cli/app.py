@@ -9,7 +9,7 @@ import transformers
 import typer
 from tqdm import tqdm
 
-from roundel.cli.display import Interrupted, err, on_interrupt
+from roundel.cli.display import Interrupted, err, first_rank, on_interrupt
 from roundel.cli.evaluate import evaluate_command
 from roundel.cli.generate import generate_command
 from roundel.cli.inspect import inspect_command
@@ -17,6 +17,7 @@ from roundel.cli.plan import plan_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
 from roundel.errors import RoundelError, Stopped
+from roundel.ranks import leave, met, number
 
 app = typer.Typer(
     name="roundel",
@@ -45,11 +46,16 @@ def main() -> None:
     try:
         app()
     except RoundelError as error:
-        _complain(str(error))
+        if first_rank():
+            _complain(str(error))
+        elif met() and not error.everywhere:
+            _complain(f"rank {number()}: {error}")
         sys.exit(error.exit_code)
     except Interrupted:
         _complain("interrupted at once; what was finished before is kept")
         sys.exit(Stopped.exit_code)
+    finally:
+        leave()
 
 
 def _silence_bars() -> None:

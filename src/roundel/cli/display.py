@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from roundel.progress import Progress
+from roundel.ranks import number
 
 # Tables in logs and pipes get the width that their columns need.
 out = Console(width=None if sys.stdout.isatty() else 240)
@@ -32,19 +33,31 @@ def on_interrupt(number: int, frame: FrameType | None) -> None:
     if not _working or _working[-1].stop_asked:
         raise Interrupted
     _working[-1].stop_asked = True
-    err.print("Stopping after this step; Ctrl-C again stops at once", style="yellow", highlight=False)
+    if first_rank():
+        err.print("Stopping after this step; Ctrl-C again stops at once", style="yellow", highlight=False)
 
 
-class TerminalProgress(Progress):
-    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`).
+def first_rank() -> bool:
+    """Whether this process speaks for all that share the work."""
+    return number() == 0
+
+
+def terminal_progress(*, stoppable: bool = False) -> Progress:
+    """What shows work in the terminal; silent where another rank speaks.
 
     Args:
         stoppable: the work looks at `stop_asked`: Ctrl-C asks first.
     """
+    progress = TerminalProgress() if first_rank() else Progress()
+    if stoppable:
+        _working.append(progress)
+    return progress
 
-    def __init__(self, *, stoppable: bool = False) -> None:
-        if stoppable:
-            _working.append(self)
+
+class TerminalProgress(Progress):
+    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`)."""
+
+    def __init__(self) -> None:
         self._bars: Bars | None = None
         self._tasks: list[TaskID] = []
         self._plain: list[_PlainStage] = []

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from roundel.api import evaluate
-from roundel.cli.display import TerminalProgress, out
+from roundel.cli.display import first_rank, out, terminal_progress
+from roundel.cli.launch import on_ranks
 from roundel.errors import OutputError
 
 
@@ -23,6 +24,9 @@ def evaluate_command(
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many windows.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    nproc: Annotated[
+        int | None, typer.Option(help="Share the windows among so many processes of this machine.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
@@ -31,6 +35,7 @@ def evaluate_command(
         raise OutputError(
             f"{json_file} cannot be written: the name of a file in an existing folder is wanted"
         )
+    on_ranks(nproc)
     figures = evaluate(
         model,
         text=text,
@@ -39,8 +44,10 @@ def evaluate_command(
         limit=limit,
         device=device,
         trust_remote_code=trust_remote_code,
-        progress=TerminalProgress(),
+        progress=terminal_progress(),
     )
+    if not first_rank():
+        return
     table = Table(title=figures["convention"], title_justify="left", title_style="dim")
     table.add_column("")
     table.add_column(Path(model).name, justify="right")

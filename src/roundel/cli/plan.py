@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from roundel.api import plan
-from roundel.cli.display import TerminalProgress, out
+from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import MethodChoice, StreamChoice, choose_recipe, streams_of
 from roundel.engine.plan import Plan, size
 from roundel.engine.trial import Trial
@@ -44,7 +44,7 @@ def plan_command(
         streams=streams_of(stream_to_disk),
         trust_remote_code=trust_remote_code,
         trial=trial,
-        progress=TerminalProgress(stoppable=True),
+        progress=terminal_progress(stoppable=True),
     )
     out.print(_table(counted))
     out.print(counted.words, highlight=False, soft_wrap=True)

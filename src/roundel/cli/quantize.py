@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from roundel.api import Quantized, quantize
-from roundel.cli.display import TerminalProgress, out
+from roundel.cli.display import first_rank, out, terminal_progress
+from roundel.cli.launch import on_ranks
 from roundel.engine.plan import size
 from roundel.engine.streams import StreamOptions
 from roundel.errors import RecipeError
@@ -78,6 +79,9 @@ def quantize_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set iters=400."),
     ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(help="Share the work among so many processes of this machine.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace a non-empty output folder.")] = False,
     restart: Annotated[
@@ -116,7 +120,8 @@ def quantize_command(
     chosen = choose_recipe(recipe, changes, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
-    progress = TerminalProgress(stoppable=True)
+    on_ranks(nproc)
+    progress = terminal_progress(stoppable=True)
     progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
     result = quantize(
         model,
@@ -131,7 +136,8 @@ def quantize_command(
         allow_pickle=allow_pickle,
         progress=progress,
     )
-    _print_result(result)
+    if first_rank():
+        _print_result(result)
 
 
 def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[str] | None) -> Recipe:

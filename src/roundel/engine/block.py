@@ -13,21 +13,39 @@ from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
 from roundel.engine.parametrize import make_parametrization
 from roundel.engine.ranges import static_grids
 from roundel.engine.smoothing import smooth_block
+from roundel.engine.split import split
 from roundel.engine.streams import Stream, StreamHome, Streams, batches, relative_error, run_all
 from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight
+from roundel.methods.hessian import Hessian
 from roundel.methods.tuner import BlockData, Keeper, tune
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
 from roundel.model.storage import Storage
 from roundel.progress import Progress
+from roundel.ranks import ALONE, Ranks
 from roundel.recipe import Recipe
 from roundel.report.records import BlockRecord, LayerRecord
 
 # Distinct, reproducible seeds for the minibatches of every block.
 _SEED_STRIDE = 1_000_003
+
+
+@dataclass
+class Known:
+    """What is known of an unquantized block before it is quantized, because somebody else needed it too.
+
+    Attributes:
+        outputs: on the original stream.
+        statistics: of the inputs of its Linears on that stream, if they were collected.
+        hessians: of the same inputs.
+    """
+
+    outputs: Stream
+    statistics: InputStatistics | None = None
+    hessians: InputHessians | None = None
 
 
 @dataclass
@@ -59,6 +77,7 @@ class BlockQuantizer:
         activations: attached to the model, where activations are quantized.
         storage: where the weights of blocks are.
         keeper_of: what remembers the tuning of a block, by the name of the attempt.
+        ranks: that quantize every block together.
     """
 
     def __init__(
@@ -73,10 +92,11 @@ class BlockQuantizer:
         activations: ActivationQuantizer | None,
         storage: Storage,
         keeper_of: Callable[[str], Keeper | None],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.stack, self.coverage, self.recipe, self.device = stack, coverage, recipe, device
         self.progress, self.home, self.activations, self.keeper_of = progress, home, activations, keeper_of
-        self._runner, self.storage = runner, storage
+        self._runner, self.storage, self.ranks = runner, storage, ranks
         self.amp = autocast_dtype(device, recipe.amp)
         self.records: dict[str, LayerRecord] = {layer.name: layer for layer in coverage.layers}
 
@@ -86,8 +106,13 @@ class BlockQuantizer:
         assert self._runner is not None
         return self._runner
 
-    def quantize(self, index: int, streams: Streams | None) -> Finished:
+    def quantize(self, index: int, streams: Streams | None, known: Known | None = None) -> Finished:
         """Quantize a block; in float32 where the half precision does not hold it.
+
+        Args:
+            index: of the block.
+            streams: what enters it; None where no data are read.
+            known: what is known of it already.
 
         Raises:
             NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
@@ -96,18 +121,18 @@ class BlockQuantizer:
         for view in self._views(index):
             _check_weight(view)
         if self.amp is None or streams is None:
-            return self._quantize(index, streams, "")
+            return self._quantize(index, streams, known, "")
         restore = self.storage.saved(block, self.stack.block_name(index))
         try:
-            return self._quantize(index, streams, "")
+            return self._quantize(index, streams, known, "")
         except NonFiniteError as error:
             half = str(self.amp).removeprefix("torch.")
             self.progress.say(f"{error}: the block is done again in float32")
             restore()
             with self._in_float32():
-                return self._quantize(index, streams, f"done in float32: not finite in {half}")
+                return self._quantize(index, streams, None, f"done in float32: not finite in {half}")
 
-    def _quantize(self, index: int, streams: Streams | None, note: str) -> Finished:
+    def _quantize(self, index: int, streams: Streams | None, known: Known | None, note: str) -> Finished:
         record = BlockRecord(self.stack.block_name(index), note=note)
         views = self._views(index)
         with computing(self.stack.blocks[index], self.device):
@@ -115,7 +140,7 @@ class BlockQuantizer:
                 targets = self._to_nearest(views, None)
                 weights = self._finish(targets, {t.view.name: t.rounded for t in targets})
                 return Finished(weights, record, None)
-            weights, original = self._with_data(index, views, streams, record)
+            weights, original = self._with_data(index, views, streams, known, record)
         inputs = streams.quantized
         if self.amp is None:
             # Nothing will be done again: the block's inputs may go before its outputs come.
@@ -127,7 +152,7 @@ class BlockQuantizer:
                 quantized = self._outputs("quantized", index, inputs, quantized=True)
         outputs = Streams(original, quantized)
         if self.recipe.block_loss:
-            record.loss_end = relative_error(outputs)
+            record.loss_end = relative_error(outputs, self.ranks)
         return Finished(weights, record, outputs)
 
     def head(self, view: LinearView, streams: Streams | None) -> dict[str, QuantizedWeight]:
@@ -139,38 +164,76 @@ class BlockQuantizer:
             if self.recipe.hessian_guided:
                 with InputHessians([[view]]) as hessians, self._active():
                     self._feed_head(view, streams)
-                targets = round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+                hessians.join(self.ranks)
+                targets = self._round([view], hessians)
             else:
                 with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
                     if streams is not None and self.recipe.start == "search":
                         self._feed_head(view, streams)
+                statistics.join(self.ranks)
                 targets = self._to_nearest([view], statistics)
             return self._finish(targets, {t.view.name: t.rounded for t in targets})
 
     def _feed_head(self, view: LinearView, streams: Streams | None) -> None:
         """Let whoever watches the head see its inputs; the head itself does not run."""
         assert streams is not None
-        for rows in batches(streams.inputs, self.recipe.batch_size):
-            self.runner.inputs_of(view.module, streams.inputs[rows].to(self.runner.device))
+        with self.ranks.agreed():
+            for rows in batches(streams.inputs, self.recipe.batch_size):
+                self.runner.inputs_of(view.module, streams.inputs[rows].to(self.runner.device))
+
+    def look(self, index: int, original: Stream, *, statistics: bool, hessians: bool) -> Known:
+        """Run an unquantized block on the original stream, for whoever quantizes it.
+
+        Args:
+            index: of the block.
+            original: what enters it.
+            statistics: collect the second moments of its Linears' inputs.
+            hessians: collect all of them.
+        """
+        views = self._views(index)
+        block = self.stack.blocks[index]
+        with computing(block, self.device):
+            sharing = self._sharing(index, views, original) if hessians else []
+            with InputHessians(sharing) as collected:
+                known = self._look(index, views if statistics else [], original)
+            known.hessians = collected if hessians else None
+            collected.join(self.ranks)
+        return known
+
+    def _look(self, index: int, watched: list[LinearView], original: Stream) -> Known:
+        with InputStatistics(watched) as statistics:
+            outputs = self._outputs("original", index, original)
+        statistics.join(self.ranks)
+        return Known(outputs, statistics if watched else None)
 
     def _with_data(
-        self, index: int, views: list[LinearView], streams: Streams, record: BlockRecord
+        self,
+        index: int,
+        views: list[LinearView],
+        streams: Streams,
+        known: Known | None,
+        record: BlockRecord,
     ) -> tuple[dict[str, QuantizedWeight], Stream | None]:
         """Quantize a block; its integers, and its outputs on the original stream, where there is one."""
         if self.recipe.smooth is not None:
             self._smooth(index, views, streams)
-        outputs = None
         # The search is weighted with the unquantized model's inputs: they come free with the targets, and
         # their second moments hardly differ from the quantized stream's.
-        with InputStatistics(views if self.recipe.start == "search" else []) as statistics:
-            if streams.original is not None:
-                outputs = self._outputs("original", index, streams.original)
+        watched = views if self.recipe.start == "search" else []
+        if known is None and streams.original is not None:
+            known = self._look(index, watched, streams.original)
+        elif known is not None and known.statistics is None and watched and streams.original is not None:
+            with InputStatistics(watched) as statistics:
+                self._run_all(index, streams.original)
+            statistics.join(self.ranks)
+            known.statistics = statistics
+        outputs = None if known is None else known.outputs
         if self.recipe.static_activations:
             self._set_static(views, lambda: self._run_all(index, streams.inputs))
         if self.recipe.hessian_guided:
-            targets = self._by_hessian(index, views, streams.inputs)
+            targets = self._by_hessian(index, views, streams, known)
         else:
-            targets = self._to_nearest(views, statistics)
+            targets = self._to_nearest(views, None if known is None else known.statistics)
         weights = {t.view.name: t.rounded for t in targets}
         if self.recipe.tuned and targets:
             assert outputs is not None
@@ -180,40 +243,75 @@ class BlockQuantizer:
     def _smooth(self, index: int, views: list[LinearView], streams: Streams) -> None:
         assert self.recipe.smooth is not None
         inputs = streams.inputs if streams.original is None else streams.original
-        sample = inputs[:1].to(self.device)
+        sample = self._sample(inputs)
         said = smooth_block(
             self.stack.blocks[index],
             views,
             lambda: self.runner.run(index, sample),  # exact: no autocast
             lambda: self._run_all(index, inputs),
             self.recipe.smooth,
+            self.ranks,
         )
         for name, words in said.items():
             self.records[name].smoothing = words
 
     def _set_static(self, views: list[LinearView], run_everything: Callable[[], object]) -> None:
         assert self.activations is not None
-        self.activations.static |= static_grids(views, run_everything, self.recipe)
+        self.activations.static |= static_grids(views, run_everything, self.recipe, self.ranks)
 
-    def _by_hessian(self, index: int, views: list[LinearView], inputs: Stream) -> list[Target]:
+    def _by_hessian(
+        self, index: int, views: list[LinearView], streams: Streams, known: Known | None
+    ) -> list[Target]:
         """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
-        first = inputs[:1].to(self.device)
-        sharing = sharing_inputs(lambda: self._run(index, first), views)
+        of_original = streams.inputs is streams.original and not self.recipe.activations
+        if of_original and known is not None and known.hessians is not None:
+            return self._round(views, known.hessians)
+        sharing = self._sharing(index, views, streams.inputs)
         targets = []
         for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
             with InputHessians(stage) as hessians, self._active():
-                self._run_all(index, inputs)
-            targets += round_by_hessian(hessians, self.coverage.schemes, self.recipe)
+                self._run_all(index, streams.inputs)
+            hessians.join(self.ranks)
+            targets += self._round(views, hessians)
+        return targets
+
+    def _sharing(self, index: int, views: list[LinearView], inputs: Stream) -> list[list[LinearView]]:
+        sample = self._sample(inputs)
+        return sharing_inputs(lambda: self._run(index, sample), views)
+
+    def _sample(self, inputs: Stream) -> torch.Tensor:
+        """The first sample of all, on every rank: what is decided by it is decided alike."""
+        first = {"sample": inputs[:1].cpu()} if self.ranks.first else None
+        return self.ranks.spread(first)["sample"].to(self.device)
+
+    def _round(self, views: list[LinearView], hessians: InputHessians) -> list[Target]:
+        """Round those Linears whose Hessians these are. The result is in the modules then: a later pass sees it."""
+        by_name = {view.name: view for view in views}
+        targets = []
+        for sharing, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
+            moments = hessian.mean() if hessian.tokens else None
+
+            def make(
+                view: LinearView, hessian: Hessian = hessian, moments: torch.Tensor | None = moments
+            ) -> Target:
+                return round_by_hessian(view, self.coverage.schemes[view.name], hessian, moments, self.recipe)
+
+            targets += self._split([by_name[view.name] for view in sharing], make)
+        for target in targets:
+            target.view.write(target.rounded.dequantize())
         return targets
 
     def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> list[Target]:
         schemes, kind = self.coverage.schemes, self.recipe.grid_fit
-        return [
-            round_to_nearest(
+        return self._split(
+            views,
+            lambda view: round_to_nearest(
                 view, schemes[view.name], kind, statistics.mean_of(view.name) if statistics else None
-            )
-            for view in views
-        ]
+            ),
+        )
+
+    def _split(self, views: list[LinearView], make: Callable[[LinearView], Target]) -> list[Target]:
+        return split(views, make, self.coverage.schemes, self.ranks, bases=self.recipe.tuned)
 
     def _tune(
         self, index: int, targets: list[Target], streams: Streams, outputs: Stream, record: BlockRecord
@@ -228,13 +326,15 @@ class BlockQuantizer:
             outputs,
             self.device,
             streams.original if recipe.input_mixing else None,
+            self.ranks,
+            streams.inputs.whole[0],
         )
         keeper = self.keeper_of(f"{index:05d}" + ("" if not record.note else "-float32"))
 
         def step_done(loss: float) -> None:
             self.progress.advance(note=f"loss {loss:.2e}")
             if keeper is None:
-                self.progress.check_stop()
+                self.ranks.check_stop(self.progress.stop_asked)
 
         with self.progress.stage(record.name, recipe.iters), self._active():
             tuned = tune(
@@ -294,7 +394,7 @@ class BlockQuantizer:
 
     def _outputs(self, name: str, index: int, inputs: Stream, *, quantized: bool = False) -> Stream:
         """What a block makes of a whole stream; `quantized`: with the activations that it will have in service."""
-        outputs = self.home.make(stream_name(name, index + 1), inputs.shape)
+        outputs = self.home.make(stream_name(name, index + 1), inputs.whole)
         with self._active() if quantized else nullcontext():
             self._run_all(index, inputs, outputs)
         return outputs
@@ -306,14 +406,9 @@ class BlockQuantizer:
             self.progress.check_stop()
             return self._run(index, hidden)
 
-        run_all(
-            run,
-            inputs,
-            outputs,
-            self.recipe.batch_size,
-            self.device,
-            self.stack.block_name(index),
-        )
+        name = self.stack.block_name(index)
+        with self.ranks.agreed():
+            run_all(run, inputs, outputs, self.recipe.batch_size, self.device, name)
 
 
 def stream_name(name: str, index: int) -> str:

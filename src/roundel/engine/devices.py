@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from roundel.errors import RecipeError
+from roundel.ranks import ALONE, Ranks, place
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -16,15 +17,19 @@ _M_MMAP_THRESHOLD = -3
 KEPT_BYTES = 256 << 20
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """`auto` takes the first accelerator that torch sees, else the CPU.
+
+    Of several ranks on a machine each takes an accelerator of its own.
 
     Raises:
         RecipeError: the named device is unknown or absent.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
+        name = found.type if found else "cpu"
+    if ranks.size > 1 and name not in ("cpu", "meta") and ":" not in name:
+        name = f"{name}:{place()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -13,6 +13,7 @@ from torch import nn
 
 from roundel.methods.hessian import Hessian, HessianDiagonal
 from roundel.model.linears import LinearView
+from roundel.ranks import Ranks
 
 Listen = Callable[[torch.Tensor], None]
 
@@ -44,8 +45,14 @@ class InputStatistics(Watch):
     """Collects each Linear's `mean x_j^2` while a block runs."""
 
     def __init__(self, linears: list[LinearView]) -> None:
+        self.linears = linears
         self.diagonals = {view.name: HessianDiagonal() for view in linears}
         super().__init__([(view, self.diagonals[view.name].add) for view in linears])
+
+    def join(self, ranks: Ranks) -> None:
+        """Count what other ranks have seen."""
+        for view in self.linears:
+            self.diagonals[view.name].join(ranks, view.shape[1], view.weight.device)
 
     def mean_of(self, name: str) -> torch.Tensor | None:
         """`[in]`, or None for a Linear that was not watched or saw no token."""
@@ -60,6 +67,11 @@ class InputHessians(Watch):
         self.hessians = [Hessian() for _ in sharing]
         leaders = [views[0] for views in sharing]
         super().__init__([(v, h.add) for v, h in zip(leaders, self.hessians, strict=True)])
+
+    def join(self, ranks: Ranks) -> None:
+        """Count what other ranks have seen."""
+        for views, hessian in zip(self.sharing, self.hessians, strict=True):
+            hessian.join(ranks, views[0].shape[1], views[0].weight.device)
 
 
 def tensor_key(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -9,11 +9,15 @@ A work folder beside the output, `.NAME.roundel`:
     original-00008.bin, quantized-00008.bin   what enters the block that comes next
     tuning-00008.safetensors  parameters and optimizer inside a block that takes long
     text.safetensors      calibration tokens that the model wrote itself
-    converted/            tensors of the source that transformers makes from several of its own
+    converted/            tensors of the source that transformers makes from several of its own (rank 1: converted-1/)
 
 Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
 whenever the process ends, the folder says what is finished, and nothing of it is half. What follows is computed from
 the same numbers as without an interruption, so the result has the same bytes.
+
+Of several ranks, which all must see the folder, the first holds the lock and writes what all have done together; a rank
+that has quantized a block of its own writes that piece. Another number of ranks may go on with what some have begun:
+the same minibatches, the same decisions, but sums in another order, so the last bits may differ.
 """
 
 import json
@@ -32,9 +36,11 @@ from roundel.errors import ModelError, OutputError
 from roundel.files import reported, write_durably
 from roundel.formats.content import Piece
 from roundel.formats.integers import check_read_back, read_integers, read_note, write_integers
+from roundel.ranks import ALONE, Ranks
 
 _IDENTITY = "run.json"
 _SEAL = "sealed"
+_CONVERTED = "converted"
 _VERSION = 1
 
 
@@ -43,26 +49,33 @@ class Journal:
 
     Args:
         target: the output folder.
+        ranks: the processes of the run.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, ranks: Ranks = ALONE) -> None:
         self.folder = work_folder(target)
-        self.target = target
-        with reported(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            self._lock = FileLock(self.folder / "lock")
+        self.target, self.ranks = target, ranks
+        self._lock = FileLock(self.folder / "lock")
 
     def __enter__(self) -> Self:
+        with self.ranks.agreed():
+            if self.ranks.first:
+                self._acquire()
+        return self
+
+    def _acquire(self) -> None:
         with reported(self.folder):
+            self.folder.mkdir(exist_ok=True)
             try:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
                 raise OutputError(
                     f"another run is writing {self.target}: wait for it, or choose another folder"
                 ) from error
-        return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self.ranks.first:
+            return
         self._lock.release()
         if not self._begun and not self._text.is_file():
             self.remove()  # nothing here is worth going on with
@@ -82,23 +95,38 @@ class Journal:
         identity = json.loads(json.dumps({"version": _VERSION, **identity}))
         if restart or not path.is_file() or not self._begun:
             self.clear()
-            text = json.dumps(identity, indent=1, ensure_ascii=False)
-            write_durably(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+            self._identify(identity)
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(f"{path} cannot be read ({error}): pass --restart to begin again") from error
+        moved = found.get("ranks") != identity.get("ranks")
+        if moved:
+            # Another number of processes, each with its own share of the cores, is no other run.
+            found |= {key: identity.get(key) for key in ("ranks", "threads")}
         differences = list(_differences(found, identity))
         if differences:
             raise OutputError(
                 f"{self.folder} holds an unfinished run of something else: {'; '.join(differences)}. Repeat its "
                 "command to go on with it, or pass --restart to begin again"
             )
+        if moved:
+            self._identify(identity)
+
+    def _identify(self, identity: dict[str, Any]) -> None:
+        text = json.dumps(identity, indent=1, ensure_ascii=False)
+        path = self.folder / _IDENTITY
+        write_durably(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+    @property
+    def begun_here(self) -> bool:
+        """Whether this rank sees what the first one has begun."""
+        return (self.folder / _IDENTITY).is_file()
 
     @property
     def _begun(self) -> bool:
-        return bool(self.finished or any(self.folder.glob("tuning-*")))
+        return any(self.folder.glob("piece-*.safetensors")) or any(self.folder.glob("tuning-*"))
 
     @property
     def finished(self) -> int:
@@ -149,9 +177,19 @@ class Journal:
         for number in range(self.finished):
             yield self.piece(number)
 
-    def discard_snapshots(self) -> None:
+    def has(self, number: int) -> bool:
+        """Whether a piece is finished, be those before it or not."""
+        return self._piece(number).is_file()
+
+    def discard_pieces(self, first: int) -> None:
+        """Forget pieces from `first` on, which several ranks finished before those that come first."""
+        for path in self.folder.glob("piece-*.safetensors"):
+            if path.name >= self._piece(first).name:
+                path.unlink()
+
+    def discard_snapshots(self, number: int) -> None:
         """The block whose tuning they hold is finished."""
-        for path in self.folder.glob("tuning-*"):
+        for path in self.folder.glob(f"tuning-{number:05d}*"):
             path.unlink()
 
     def keep_text(self, key: dict[str, Any], tokens: torch.Tensor) -> None:
@@ -176,13 +214,13 @@ class Journal:
     @property
     def converted(self) -> Path:
         """A folder for tensors of the source in another form, made anew whenever the source is opened."""
-        return self.folder / "converted"
+        return self.folder / (_CONVERTED if self.ranks.first else f"{_CONVERTED}-{self.ranks.number}")
 
     def clear(self) -> None:
         """Forget what was finished."""
         with reported(self.folder):
             for path in self.folder.iterdir():
-                if path.name in ("lock", self.converted.name, self._text.name):
+                if path.name in ("lock", self._text.name) or path.name.startswith(_CONVERTED):
                     continue
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -195,6 +233,8 @@ class Journal:
 
     def remove(self) -> None:
         """The run is over: the folder goes."""
+        if not self.ranks.first:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager

@@ -9,6 +9,7 @@ from roundel.files import write_durably
 from roundel.formats.integers import read_integers, write_integers
 from roundel.methods.tuner import Snapshot
 from roundel.progress import Progress
+from roundel.ranks import ALONE, Ranks
 
 
 class TuningKeeper:
@@ -19,10 +20,14 @@ class TuningKeeper:
         model: names and shapes for the integers in it.
         progress: knows whether the work was asked to stop.
         every: seconds between snapshots; writing never takes more than a tenth of the time.
+        ranks: that tune together, all in the same state: the first of them writes.
     """
 
-    def __init__(self, path: Path, model: Any, progress: Progress, every: float) -> None:
+    def __init__(
+        self, path: Path, model: Any, progress: Progress, every: float, ranks: Ranks = ALONE
+    ) -> None:
         self.path, self.model, self.progress, self.every = path, model, progress, every
+        self.ranks = ranks
         self._last = time.monotonic()
         self._cost = 0.0
 
@@ -40,11 +45,13 @@ class TuningKeeper:
             Stopped: after a last snapshot, if the work was asked to end.
         """
         began = time.monotonic()
-        if self.progress.stop_asked or began - self._last >= max(self.every, 10 * self._cost):
+        stop = self.ranks.any(self.progress.stop_asked)
+        due = began - self._last >= max(self.every, 10 * self._cost)
+        if self.ranks.first and (stop or due):
             self._write(snapshot())
             self._last = time.monotonic()
             self._cost = self._last - began
-        self.progress.check_stop()
+        self.ranks.check_stop(stop)
 
     def _write(self, found: Snapshot) -> None:
         note = {"step": found.step, "numbers": found.numbers}

@@ -45,6 +45,7 @@ class Plan:
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
         checking: peak while the output is written and read back.
+        processes: that need as much memory each; the first of them alone does the sampling and the checking.
     """
 
     memory: dict[str, int]
@@ -55,17 +56,19 @@ class Plan:
     samples: int
     sampling: int = 0
     checking: int = 0
+    processes: int = 1
 
     @property
     def peak(self) -> int:
-        """Of main memory."""
-        return max(sum(self.memory.values()), self.sampling, self.checking)
+        """Of main memory, of all processes together."""
+        return max(self.processes * sum(self.memory.values()), self.sampling, self.checking)
 
     @property
     def words(self) -> str:
         """The plan in a line."""
         disk = "" if self.free_disk is None else f"; {size(self.disk)} on disk ({size(self.free_disk)} free)"
-        return f"Plan: about {size(self.peak)} of memory ({size(self.free_memory)} free){disk}"
+        whose = f" for {self.processes} processes" if self.processes > 1 else ""
+        return f"Plan: about {size(self.peak)} of memory{whose} ({size(self.free_memory)} free){disk}"
 
     @property
     def disk_words(self) -> str:
@@ -77,7 +80,7 @@ class Plan:
 
     @property
     def _room(self) -> int:
-        return self.free_memory + self.memory.get(_ITSELF, 0)
+        return self.free_memory + self.processes * self.memory.get(_ITSELF, 0)
 
     @property
     def fits(self) -> bool:
@@ -87,19 +90,23 @@ class Plan:
     @property
     def fits_without_streams(self) -> bool:
         """Whether it would with the streams in files."""
-        return self.peak - self.memory.get(_STREAMS, 0) <= self._room
+        return self.peak - self._streams <= self._room
+
+    @property
+    def _streams(self) -> int:
+        return self.processes * self.memory.get(_STREAMS, 0)
 
     @property
     def advice(self) -> list[str]:
         """What to do where memory will not suffice."""
         if self.fits:
             return []
-        room, streams = self._room, self.memory.get(_STREAMS, 0)
+        room, streams = self._room, self._streams
         ways = []
         if streams and self.fits_without_streams:
             fitting = int(self.samples * (room - (self.peak - streams)) / streams)
             ways += ["--stream-to-disk float32", f"--set nsamples={max(1, fitting)}"]
-        if self.memory.get(_BATCH, 0) > self.peak // 5:
+        if self.processes * self.memory.get(_BATCH, 0) > self.peak // 5:
             ways.append("--low-memory")
         if self.sampling > room:
             ways.append("--calibration FILE (to write its own text the model has to be in memory whole)")
@@ -122,6 +129,9 @@ def make_plan(
     resident: int,
     of_sample: int,
     of_batch: int,
+    ranks: int = 1,
+    processes: int = 1,
+    independent: bool = False,
 ) -> Plan:
     """Count.
 
@@ -138,6 +148,9 @@ def make_plan(
         resident: bytes of the process before any weights.
         of_sample: bytes that a block holds of every sample of a batch.
         of_batch: bytes that it holds whatever the batch.
+        ranks: processes that share the samples.
+        processes: those of them that are on this machine.
+        independent: each of them quantizes blocks of its own, on all samples, which are in files.
     """
     all_weights = _bytes(model)
     blocks = [_bytes(block) for block in stack.blocks]
@@ -154,10 +167,12 @@ def make_plan(
     width = getattr(model.config.get_text_config(), "hidden_size", 0)
     stream = _FLOAT * recipe.nsamples * recipe.seqlen * width if recipe.needs_calibration else 0
     count = _stream_count(recipe) if stream else 0
-    if stream and not home.on_disk and home.device.type == "cpu":
-        memory[_STREAMS] = count * stream
+    if stream and not (home.on_disk or independent) and home.device.type == "cpu":
+        memory[_STREAMS] = count * -(-stream // ranks)
     if recipe.needs_calibration:
         batch = min(recipe.batch_size, recipe.nsamples)
+        if recipe.tuned and not independent:
+            batch = -(-batch // ranks)
         memory[_BATCH] = batch * of_sample
         memory["weights in half precision"] = of_batch
     if home.device.type == "cpu":
@@ -165,7 +180,11 @@ def make_plan(
     output = _output_bytes(model, coverage, recipe)
     kept = 0
     if target is not None and stream:
-        kept = count * stream * home.dtype.itemsize // _FLOAT if home.on_disk else 2 * min(count, 2) * stream
+        if home.on_disk or independent:
+            alive = ranks + 2 if independent else count
+            kept = alive * stream * home.dtype.itemsize // _FLOAT
+        else:
+            kept = 2 * min(count, 2) * stream
     disk = 2 * output + kept if target is not None else 0
     sampling = resident + all_weights if writes_text else 0
     # The files and what they are decoded to; or what goes into one file, and its bytes.
@@ -178,6 +197,7 @@ def make_plan(
         free_memory=free_memory(),
         free_disk=None if target is None else shutil.disk_usage(_existing(target)).free,
         samples=recipe.nsamples if stream else 0,
+        processes=processes,
         sampling=sampling,
         checking=checking,
     )

@@ -8,10 +8,11 @@ from roundel.activations.scheme import StaticGrid
 from roundel.engine.inputs import Watch
 from roundel.errors import ModelError
 from roundel.model.linears import LinearView
+from roundel.ranks import Ranks
 
 
 def static_grids(
-    views: list[LinearView], run_everything: Callable[[], object], options: ActivationOptions
+    views: list[LinearView], run_everything: Callable[[], object], options: ActivationOptions, ranks: Ranks
 ) -> dict[str, StaticGrid]:
     """Watch one pass over all calibration data, two where the rule needs a histogram.
 
@@ -22,7 +23,9 @@ def static_grids(
     seen: set[str] = set()
     with Watch([(v, observers[v.name].extremes) for v in views] + [(v, _note(seen, v.name)) for v in views]):
         run_everything()
-    unseen = [view.name for view in views if view.name not in seen]
+    for observer in observers.values():
+        observer.join_extremes(ranks)
+    unseen = [view.name for view in views if not ranks.any(view.name in seen)]
     if unseen:
         raise ModelError(
             f"{unseen[0]} saw no calibration token, so its inputs have no static range: give more calibration data, "
@@ -31,6 +34,8 @@ def static_grids(
     if options.act_range != "minmax":
         with Watch([(view, observers[view.name].count) for view in views]):
             run_everything()
+        for observer in observers.values():
+            observer.join_counts(ranks)
     return {name: observer.grid(options) for name, observer in observers.items()}
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from roundel.engine.inputs import Watch, sharing_inputs, tensor_key
 from roundel.model.linears import LinearView
+from roundel.ranks import ALONE, Ranks
 
 # Largest relative change of a block's output, in float32, that a fold may cause.
 _TOLERANCE = 1e-4
@@ -29,15 +30,17 @@ def smooth_block(
     run_sample: Callable[[], torch.Tensor],
     run_everything: Callable[[], object],
     exponent: float,
+    ranks: Ranks = ALONE,
 ) -> dict[str, str]:
     """Smooth the Linears of a block, in place.
 
     Args:
         block: the decoder block, in float32.
         views: its Linears that will be quantized.
-        run_sample: runs the block on a little data; its output decides whether a fold is sound.
+        run_sample: runs the block on a little data, the same on all ranks; its output decides whether a fold is sound.
         run_everything: runs the block on all calibration data.
         exponent: a.
+        ranks: that share the data.
 
     Returns:
         For every Linear by name what became of it, for the coverage table.
@@ -46,6 +49,8 @@ def smooth_block(
     largest = {view.name: _Largest() for view in views}
     with Watch([(view, largest[view.name].add) for view in views]):
         run_everything()
+    for view in views:
+        largest[view.name].join(ranks, view)
     said: dict[str, str] = {}
     for group in sharing_inputs(run_sample, views):
         words = _smooth_group(
@@ -64,6 +69,12 @@ class _Largest:
     def add(self, inputs: torch.Tensor) -> None:
         found = inputs.detach().float().abs().flatten(0, -2).amax(0)
         self.value = found if self.value is None else torch.maximum(self.value, found)
+
+    def join(self, ranks: Ranks, view: LinearView) -> None:
+        if not ranks.any(self.value is not None):
+            return
+        found = self.value if self.value is not None else view.weight.new_zeros(view.shape[1])
+        self.value = ranks.max(found)
 
 
 def _norms_before(

@@ -6,7 +6,8 @@ service. A method that trains on unquantized inputs runs without the second, one
 without the first.
 
 A stream is a tensor, or a file that is read and written row by row. (Not a memory-mapped one: its pages would count as
-the process's own memory, and whoever limits that would be surprised.)
+the process's own memory, and whoever limits that would be surprised.) Of several ranks each holds its own samples; a
+file has those of all ranks, in their order, so that it can be read by another number of ranks.
 """
 
 import os
@@ -18,7 +19,8 @@ from typing import Protocol
 import torch
 
 from roundel.errors import NonFiniteError, RecipeError
-from roundel.files import reported, write_durably
+from roundel.files import flush, reported
+from roundel.ranks import ALONE, Ranks
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 Rows = slice | list[int]
@@ -27,29 +29,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Stream(Protocol):
-    """Hidden states `[N, S, H]`; whatever is read is fp32."""
+    """Hidden states of this rank's samples; whatever is read is fp32.
+
+    Attributes:
+        shape: `[n, S, H]` of this rank's share.
+        whole: `[N, S, H]` of all ranks together.
+    """
 
     shape: tuple[int, int, int]
+    whole: tuple[int, int, int]
 
     def __getitem__(self, rows: Rows) -> torch.Tensor:
-        """Samples, `[n, S, H]`."""
+        """Samples of the share, `[n, S, H]`."""
         ...
 
     def __setitem__(self, rows: slice, values: torch.Tensor) -> None:
-        """Write samples."""
-        ...
-
-    def keep(self, path: Path) -> None:
-        """Put the whole stream into a file that outlives the process."""
+        """Write samples of the share."""
         ...
 
 
 class MemoryStream:
     """A stream in memory, on any device."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, samples: int | None = None) -> None:
         self.tensor = tensor
         self.shape = (tensor.shape[0], tensor.shape[1], tensor.shape[2])
+        self.whole = (self.shape[0] if samples is None else samples, *self.shape[1:])
 
     def __getitem__(self, rows: Rows) -> torch.Tensor:
         """Samples."""
@@ -59,30 +64,31 @@ class MemoryStream:
         """Write samples."""
         self.tensor[rows] = values.to(self.tensor.device)
 
-    def keep(self, path: Path) -> None:
-        """Write a file in one go."""
-        write_durably(path, lambda part: self.tensor.cpu().numpy().tofile(part))
-
 
 class FileStream:
     """A stream in a file, in 32 or 16 bit.
 
     Args:
         path: read if it exists, else made.
-        shape: `[N, S, H]`.
+        whole: `[N, S, H]`, of the file.
         dtype: of the numbers in the file.
+        ranks: whose shares are in the file.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        self.path, self.shape, self.dtype = path, shape, dtype
-        self._row = shape[1] * shape[2] * dtype.itemsize
+    def __init__(
+        self, path: Path, whole: tuple[int, int, int], dtype: torch.dtype, ranks: Ranks = ALONE
+    ) -> None:
+        self.path, self.whole, self.dtype = path, whole, dtype
+        self._own = ranks.own(whole[0])
+        self.shape = (len(self._own), *whole[1:])
+        self._row = whole[1] * whole[2] * dtype.itemsize
         with reported(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            os.ftruncate(self._file, shape[0] * self._row)
+            os.ftruncate(self._file, whole[0] * self._row)
 
     def __getitem__(self, rows: Rows) -> torch.Tensor:
         """Read samples."""
-        numbers = range(self.shape[0])[rows] if isinstance(rows, slice) else rows
+        numbers = self._own[rows] if isinstance(rows, slice) else [self._own[row] for row in rows]
         found = torch.empty(len(numbers), *self.shape[1:], dtype=self.dtype)
         with reported(self.path):
             for place, number in enumerate(numbers):
@@ -92,17 +98,19 @@ class FileStream:
 
     def __setitem__(self, rows: slice, values: torch.Tensor) -> None:
         """Write samples, rounded to the file's type."""
-        bytes_ = values.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().tobytes()
-        first = rows.start or 0
+        stored = values.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy()
         with reported(self.path):
-            written = 0
-            while written < len(bytes_):  # one call writes 2 GiB at most
-                written += os.pwrite(self._file, bytes_[written:], first * self._row + written)
+            for number, row in zip(self._own[rows], stored, strict=True):
+                self._write(row.data.cast("B"), number * self._row)
 
-    def keep(self, path: Path) -> None:
-        """It is there, under this very path; wait for the disk."""
-        assert path == self.path
-        with reported(path):
+    def _write(self, content: memoryview, place: int) -> None:
+        while content:  # one call writes 2 GiB at most
+            written = os.pwrite(self._file, content, place)
+            content, place = content[written:], place + written
+
+    def flush(self) -> None:
+        """Wait until all is on the disk."""
+        with reported(self.path):
             os.fsync(self._file)
 
     def __del__(self) -> None:
@@ -118,37 +126,55 @@ class StreamHome:
         folder: of files; None: nothing is kept on disk.
         on_disk: streams are files.
         dtype: of the numbers in those files.
+        ranks: whose shares the streams are.
     """
 
     device: torch.device
     folder: Path | None = None
     on_disk: bool = False
     dtype: torch.dtype = torch.float32
+    ranks: Ranks = ALONE
 
-    def make(self, name: str, shape: tuple[int, int, int]) -> Stream:
-        """An empty stream; `name` is that of its file."""
+    def make(self, name: str, whole: tuple[int, int, int]) -> Stream:
+        """An empty stream, `whole` of all ranks together, which make it together; `name` is that of its file."""
         if self.on_disk:
             path = self._path(name)
-            path.unlink(missing_ok=True)
-            return FileStream(path, shape, self.dtype)
-        return MemoryStream(torch.empty(shape, device=self.device))
+            with self.ranks.agreed():
+                if self.ranks.first:
+                    path.unlink(missing_ok=True)
+            return FileStream(path, whole, self.dtype, self.ranks)
+        share = len(self.ranks.own(whole[0]))
+        return MemoryStream(torch.empty((share, *whole[1:]), device=self.device), whole[0])
 
     def keep(self, name: str, stream: Stream) -> None:
-        """See that a stream outlives the process."""
-        stream.keep(self._path(name))
-
-    def find(self, name: str, shape: tuple[int, int, int]) -> Stream:
-        """A stream that was kept."""
+        """See that a stream outlives the process; all ranks together."""
         path = self._path(name)
-        if self.on_disk:
-            return FileStream(path, shape, self.dtype)
-        with reported(path):
-            tensor = torch.from_file(str(path), size=shape[0] * shape[1] * shape[2]).view(shape).clone()
-        return MemoryStream(tensor.to(self.device))
+        if isinstance(stream, FileStream):
+            assert path == stream.path
+            with self.ranks.agreed():
+                stream.flush()
+            return
+        part = path.with_name(f".{path.name}.part")
+        with self.ranks.agreed():
+            file = FileStream(part, stream.whole, torch.float32, self.ranks)
+            for rows in batches(stream, 1):
+                file[rows] = stream[rows]
+            file.flush()
+        with self.ranks.agreed():
+            if self.ranks.first:
+                with reported(path):
+                    part.replace(path)
+                    flush(path.parent)
+
+    def find(self, name: str, whole: tuple[int, int, int]) -> Stream:
+        """A stream that was kept."""
+        file = FileStream(self._path(name), whole, self.dtype if self.on_disk else torch.float32, self.ranks)
+        return file if self.on_disk else MemoryStream(file[:].to(self.device), whole[0])
 
     def discard(self, name: str) -> None:
         """A kept stream is wanted no more."""
-        self._path(name).unlink(missing_ok=True)
+        if self.ranks.first:
+            self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None
@@ -175,9 +201,9 @@ class StreamOptions:
         if self.dtype != "float32" and not self.on_disk:
             raise RecipeError(f"streams of {self.dtype} are files: streams in memory are float32")
 
-    def home(self, device: torch.device, folder: Path) -> StreamHome:
+    def home(self, device: torch.device, folder: Path, ranks: Ranks = ALONE) -> StreamHome:
         """For a run with this work folder."""
-        return StreamHome(device, folder, bool(self.on_disk), DTYPES[self.dtype])
+        return StreamHome(device, folder, bool(self.on_disk), DTYPES[self.dtype], ranks)
 
 
 @dataclass
@@ -207,16 +233,17 @@ def batches(stream: Stream, size: int) -> Iterator[slice]:
         yield slice(first, min(first + size, stream.shape[0]))
 
 
-def relative_error(streams: Streams) -> float:
+def relative_error(streams: Streams, ranks: Ranks) -> float:
     """Mean over the tokens of |quantized - original|^2 / |original|^2, sample by sample to save memory."""
     assert streams.original is not None
     assert streams.quantized is not None
-    total = 0.0
+    errors = []
     for rows in batches(streams.original, 1):
         wanted, found = streams.original[rows], streams.quantized[rows]
         power = wanted.square().mean(-1).clamp_min(1e-30)
-        total += float(((found - wanted).square().mean(-1) / power).mean())
-    return total / streams.original.shape[0]
+        errors.append(float(((found - wanted).square().mean(-1) / power).mean()))
+    samples = streams.original.whole[0]
+    return sum(ranks.in_order(errors, ranks.own(samples), samples)) / samples
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from roundel.engine.inputs import InputHessians
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight, Scheme, Start
 from roundel.methods.gptq import gptq
@@ -45,24 +44,18 @@ def round_to_nearest(
     return Target(view, weight, weight, start, start.quantize(weight, scheme), note)
 
 
-def round_by_hessian(hessians: InputHessians, schemes: dict[str, Scheme], recipe: Recipe) -> list[Target]:
-    """Every Linear that shares one of the inputs, by GPTQ or SpQR; to nearest where too few tokens came by.
-
-    The rounded weights are written into the modules, so that a later pass sees them.
-    """
-    targets = []
-    for views, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
-        moments = hessian.mean() if hessian.tokens else None
-        for view in views:
-            target = _round_one(view, schemes[view.name], hessian, moments, recipe)
-            view.write(target.rounded.dequantize())
-            targets.append(target)
-    return targets
-
-
-def _round_one(
+def round_by_hessian(
     view: LinearView, scheme: Scheme, hessian: Hessian, moments: torch.Tensor | None, recipe: Recipe
 ) -> Target:
+    """A target rounded by GPTQ or SpQR; to nearest where too few tokens came by.
+
+    Args:
+        view: the Linear.
+        scheme: its grid.
+        hessian: of its inputs.
+        moments: its mean, if anything was seen.
+        recipe: method and options.
+    """
     wanted = recipe.min_tokens * view.shape[1]
     diagonal = None if moments is None else moments.diagonal()
     if moments is None or hessian.tokens < wanted:

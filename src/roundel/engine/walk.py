@@ -2,11 +2,15 @@
 
 For each decoder block: load it, quantize it, write down what it has become, let it go, pass the activations on. Each
 block that is written down is finished for good: the next walk with the same journal begins behind it.
+
+Several ranks walk together: each carries its own samples through every block. Where blocks do not depend on each other
+(all inputs are the unquantized model's) and there is a journal, every rank quantizes a block of its own instead.
 """
 
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,12 +18,12 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import StaticGrid
-from roundel.engine.block import BlockQuantizer, stream_name
+from roundel.engine.block import BlockQuantizer, Known, stream_name
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import keep_freed_memory
 from roundel.engine.journal import Journal
 from roundel.engine.keeper import TuningKeeper
-from roundel.engine.streams import StreamHome, Streams
+from roundel.engine.streams import Stream, StreamHome, Streams
 from roundel.errors import Stopped
 from roundel.formats.content import Piece
 from roundel.grid import QuantizedWeight
@@ -28,6 +32,7 @@ from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
 from roundel.model.storage import InMemory, Storage
 from roundel.progress import Progress
+from roundel.ranks import ALONE, Ranks
 from roundel.recipe import Recipe
 from roundel.report.records import BlockRecord, LayerRecord, Outcome
 
@@ -53,6 +58,8 @@ class Job:
         keep: leave the quantized blocks, and their integers, in memory.
         activations: attached to the model, where activations are quantized; left enabled.
         snapshot_seconds: how often the state inside a block is written down.
+        ranks: the processes that walk together.
+        alone: no other job is done beside this one, block by block.
     """
 
     model: Any
@@ -68,6 +75,14 @@ class Job:
     keep: bool = True
     activations: ActivationQuantizer | None = None
     snapshot_seconds: float = SNAPSHOT_SECONDS
+    ranks: Ranks = ALONE
+    alone: bool = True
+
+    @property
+    def independent(self) -> bool:
+        """Whether every rank quantizes blocks of its own."""
+        several = self.ranks.size > 1 and self.journal is not None
+        return several and self.alone and not self.recipe.needs_quantized_stream
 
 
 def quantize_model(job: Job) -> Outcome:
@@ -77,25 +92,17 @@ def quantize_model(job: Job) -> Outcome:
         NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
         Stopped: the work was asked to end.
     """
-    if job.device.type == "cpu":
-        keep_freed_memory()
-    walk = _Walk(job)
+    walk = Walk(job)
     count = len(job.stack)
-    with job.progress.stage("Quantizing blocks", count):
-        finished = walk.resume()
-        job.progress.advance(min(finished, count))
-        try:
-            for index in range(finished, count):
-                job.progress.check_stop()
-                walk.block(index)
-                job.progress.advance()
-            if job.coverage.head is not None and finished <= count:
-                job.progress.check_stop()
-                walk.head(job.coverage.head)
-        except Stopped as stopped:
-            raise Stopped(walk.farewell) from stopped
-    if job.activations is not None:
-        job.activations.enabled = True
+    with job.progress.stage("Quantizing blocks", count), walk.saying_farewell():
+        walk.resume()
+        job.progress.advance(min(walk.finished, count))
+        if job.independent:
+            walk.rounds()
+        while walk.finished < count:
+            walk.block()
+            job.progress.advance()
+        walk.head()
     return walk.outcome
 
 
@@ -107,34 +114,56 @@ def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer
     return BlockRunner(job.model, job.stack, tokens, cache, quiet, around)
 
 
-class _Walk:
+class Walk:
+    """A walk under way.
+
+    Attributes:
+        finished: blocks, and the head, that are done.
+        streams: what enters the next block.
+    """
+
     def __init__(self, job: Job) -> None:
-        self.job, self.stack, self.journal = job, job.stack, job.journal
+        if job.device.type == "cpu":
+            keep_freed_memory()
+        self.finished = 0
+        self.job, self.stack, self.journal, self.ranks = job, job.stack, job.journal, job.ranks
+        # Ranks that quantize blocks of their own meet in files.
+        self.home = replace(job.home, on_disk=True) if job.independent else job.home
         self.outcome = Outcome([], job.coverage.layers)
         self.streams: Streams | None = None
-        self.runner = None if job.tokens is None else make_runner(job, job.tokens, job.activations)
-        self.worker = BlockQuantizer(
+        self.runner = None
+        if job.tokens is not None:
+            self.runner = make_runner(job, job.tokens[self.ranks.own(len(job.tokens))], job.activations)
+        self.worker = self._worker(self.home, self.ranks)
+
+    def _worker(self, home: StreamHome, ranks: Ranks) -> BlockQuantizer:
+        job = self.job
+
+        def keeper(attempt: str) -> TuningKeeper | None:
+            if job.journal is None:
+                return None
+            path = job.journal.folder / f"tuning-{attempt}.safetensors"
+            return TuningKeeper(path, job.model, job.progress, job.snapshot_seconds, ranks)
+
+        return BlockQuantizer(
             job.stack,
             job.coverage,
             job.recipe,
             job.device,
             job.progress,
-            job.home,
+            home,
             self.runner,
             job.activations,
             job.storage,
-            self._keeper,
+            keeper,
+            ranks,
         )
 
-    def _keeper(self, attempt: str) -> TuningKeeper | None:
-        if self.journal is None:
-            return None
-        path = self.journal.folder / f"tuning-{attempt}.safetensors"
-        return TuningKeeper(path, self.job.model, self.job.progress, self.job.snapshot_seconds)
-
-    def resume(self) -> int:
-        """Take over what the journal holds; returns how many pieces are finished."""
-        finished = 0 if self.journal is None else self.journal.finished
+    def resume(self) -> None:
+        """Take over what the journal holds, and get ready for the rest."""
+        finished = self.finished = 0 if self.journal is None else self.journal.finished
+        if self.journal is not None and not self.job.independent and self.ranks.first:
+            self.journal.discard_pieces(finished)
         for number in range(finished):
             self._take_over(number)
         if finished:
@@ -144,7 +173,6 @@ class _Walk:
                 self._prepare(self.runner, first=finished == 0)
             if finished:
                 self.streams = self._find_streams(finished)
-        return finished
 
     def _prepare(self, runner: BlockRunner, first: bool) -> None:
         """Record the arguments of all blocks, and what enters the first one."""
@@ -153,26 +181,35 @@ class _Walk:
         block, name = self.stack.blocks[0], self.stack.block_name(0)
         job.storage.load(block, name)
         # Later, these passes would be counted by whoever watches a block's inputs.
-        for count in {1, *(len(rows) for rows in job.tokens.split(size))}:
+        for count in self._batch_sizes(size, len(job.tokens)):
             runner.prepare(count)
         if not first:
             job.storage.release(block, name)
             return
         stream, row = None, 0
         for hidden in runner.first_inputs(size):
-            stream = stream or job.home.make("first", (len(job.tokens), hidden.shape[1], hidden.shape[2]))
+            stream = stream or self.home.make("first", (len(job.tokens), *hidden.shape[1:]))
             stream[row : row + len(hidden)] = hidden
             row += len(hidden)
+        assert stream is not None
         original, quantized = job.recipe.needs_original_stream, job.recipe.needs_quantized_stream
         self.streams = Streams(stream if original else None, stream if quantized else None)
+
+    def _batch_sizes(self, size: int, count: int) -> set[int]:
+        """Of all passes that this rank will make: over its share, over all where it works alone, in training."""
+        samples = {len(self.ranks.own(count)), count if self.job.independent else 1}
+        sizes = {1, len(self.ranks.own(min(size, count)))}
+        for number in samples:
+            sizes |= {min(size, number), number % size}
+        return sizes - {0}
 
     def _find_streams(self, index: int) -> Streams:
         assert self.journal is not None
         shape = self.journal.note(index - 1)["stream_shape"]
-        recipe, home = self.job.recipe, self.job.home
+        recipe = self.job.recipe
 
-        def find(name: str) -> Any:
-            return home.find(stream_name(name, index), (shape[0], shape[1], shape[2]))
+        def find(name: str) -> Stream:
+            return self.home.find(stream_name(name, index), (shape[0], shape[1], shape[2]))
 
         return Streams(
             find("original") if recipe.needs_original_stream else None,
@@ -184,22 +221,115 @@ class _Walk:
         """Blocks, and the head where it is quantized."""
         return len(self.stack) + (self.job.coverage.head is not None)
 
-    def block(self, index: int) -> None:
+    def check_stop(self) -> None:
+        """Between blocks.
+
+        Raises:
+            Stopped: the work was asked to end.
+        """
+        self.ranks.check_stop(self.job.progress.stop_asked)
+
+    @contextmanager
+    def saying_farewell(self) -> Iterator[None]:
+        """Whoever asked the work to end is told how far it is."""
+        try:
+            yield
+        except Stopped as stopped:
+            farewell = Stopped(self._farewell)
+            farewell.everywhere = stopped.everywhere
+            raise farewell from stopped
+
+    def rounds(self) -> None:
+        """Every rank quantizes a block of its own, again and again, until all are finished."""
+        assert self.journal is not None
+        count = len(self.stack)
+        alone = self._worker(replace(self.home, ranks=ALONE), ALONE)
+        while self.finished < count:
+            self.check_stop()
+            last = min(self.finished + self.ranks.size, count)
+            if self.streams is not None:
+                self._carry(self.finished, last)
+            mine = self.finished + self.ranks.number
+            # Who fails lets the others finish what they are at: it is not lost.
+            with self.ranks.agreed():
+                if mine < last and not self.journal.has(mine):
+                    self._block_alone(alone, mine)
+            behind = self.journal.finished
+            for index in range(self.finished, behind):
+                self._take_over(index)
+                self._discard_streams(index)
+                self.job.progress.advance()
+            self.finished = behind
+            if self.streams is not None and behind > last:
+                self.streams = self._find_streams(behind)  # a piece of an earlier process came next
+
+    def _carry(self, first: int, last: int) -> None:
+        """This rank's samples through unquantized blocks; all that enters them is in files then, for all ranks."""
+        for index in range(first, last):
+            assert self.streams is not None
+            assert self.streams.original is not None
+            block, name = self.stack.blocks[index], self.stack.block_name(index)
+            self.job.storage.load(block, name)
+            known = self.worker.look(index, self.streams.original, statistics=False, hessians=False)
+            self.job.storage.release(block, name)
+            self.home.keep(stream_name("original", index + 1), known.outputs)
+            self.streams = Streams(known.outputs, None)
+
+    def _block_alone(self, worker: BlockQuantizer, index: int) -> None:
         began = time.perf_counter()
+        block, name = self.stack.blocks[index], self.stack.block_name(index)
+        streams = known = None
+        if self.streams is not None:
+            entering = stream_name("original", index) if index else "first"
+            shape = self.streams.inputs.whole
+            streams = Streams(worker.home.find(entering, shape), None)
+            known = Known(worker.home.find(stream_name("original", index + 1), shape))
+        self.job.storage.load(block, name)
+        done = worker.quantize(index, streams, known)
+        done.record.seconds = time.perf_counter() - began
+        self._commit(index, name, block, done.weights, done.record)
+        self.job.storage.release(block, name)
+
+    def look(self, *, statistics: bool, hessians: bool) -> Known:
+        """What there is to know of the next block before it is quantized, for several walks on the same stream."""
+        assert self.streams is not None
+        assert self.streams.original is not None
+        index = self.finished
+        self.job.storage.load(self.stack.blocks[index], self.stack.block_name(index))
+        return self.worker.look(index, self.streams.original, statistics=statistics, hessians=hessians)
+
+    def block(self, known: Known | None = None) -> None:
+        """Quantize the next block, all ranks together.
+
+        Raises:
+            NonFiniteError: NaN or infinity in weights, activations or losses.
+            Stopped: the work was asked to end.
+        """
+        self.check_stop()
+        began = time.perf_counter()
+        index = self.finished
         job, block, name = self.job, self.stack.blocks[index], self.stack.block_name(index)
         job.storage.load(block, name)
-        done = self.worker.quantize(index, self.streams)
+        done = self.worker.quantize(index, self.streams, known)
         self.streams = done.streams
         done.record.seconds = time.perf_counter() - began
         self.outcome.blocks.append(done.record)
         self._finish(index, name, block, done.weights, done.record)
+        self.finished += 1
         if not job.keep:
             job.storage.release(block, name)
 
-    def head(self, view: LinearView) -> None:
-        with self.job.storage.around(self.job.model, self.stack):
-            weights = self.worker.head(view, self.streams)
-        self._finish(len(self.stack), view.name, view.module, weights, None)
+    def head(self) -> None:
+        """What comes behind the blocks: the head, where it is to be quantized and not done yet."""
+        view = self.job.coverage.head
+        if view is not None and self.finished <= len(self.stack):
+            self.check_stop()
+            with self.job.storage.around(self.job.model, self.stack):
+                weights = self.worker.head(view, self.streams)
+            self._finish(len(self.stack), view.name, view.module, weights, None)
+            self.finished += 1
+        if self.job.activations is not None:
+            self.job.activations.enabled = True
 
     def _finish(
         self,
@@ -217,7 +347,21 @@ class _Walk:
         last = number + 1 == self.parts
         streams = {} if self.streams is None or last else self.streams.present
         for kind, stream in streams.items():
-            self.job.home.keep(stream_name(kind, number + 1), stream)
+            self.home.keep(stream_name(kind, number + 1), stream)
+        with self.ranks.agreed():
+            if self.ranks.first:
+                self._commit(number, name, module, weights, record)
+        self._discard_streams(number)
+
+    def _commit(
+        self,
+        number: int,
+        name: str,
+        module: torch.nn.Module,
+        weights: dict[str, QuantizedWeight],
+        record: BlockRecord | None,
+    ) -> None:
+        assert self.journal is not None
         others = {
             f"{name}.{key}": tensor.detach().cpu().contiguous()
             for key, tensor in module.state_dict().items()
@@ -232,12 +376,15 @@ class _Walk:
                 for layer in weights
                 if activations is not None and layer in activations.static
             },
-            "stream_shape": next((stream.shape for stream in streams.values()), None),
+            "stream_shape": None if self.streams is None else self.streams.inputs.whole,
         }
         self.journal.commit(number, self.job.model, Piece(weights, others), note)
+        self.journal.discard_snapshots(number)
+
+    def _discard_streams(self, number: int) -> None:
+        """The block that they entered is finished."""
         for gone in ("first", stream_name("original", number), stream_name("quantized", number)):
-            self.job.home.discard(gone)
-        self.journal.discard_snapshots()
+            self.home.discard(gone)
 
     def _take_over(self, number: int) -> None:
         """Report, and where it is kept use, a piece that an earlier process finished."""
@@ -262,7 +409,7 @@ class _Walk:
             own[name].copy_(tensor)
 
     @property
-    def farewell(self) -> str:
+    def _farewell(self) -> str:
         if self.journal is None:
             return "stopped; nothing was written"
         return f"stopped behind {self._done(self.journal.finished)}; the same command goes on from here"

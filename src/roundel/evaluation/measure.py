@@ -9,7 +9,7 @@ and losses of perplexity cancel.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from roundel.errors import ModelError, NonFiniteError
+from roundel.ranks import ALONE, Ranks
 
 # Rows of logits handled at once: bounds the fp32 copies at large vocabularies.
 _LOGIT_ROWS = 512
@@ -39,46 +40,72 @@ def measure(
     windows: torch.Tensor,
     reference: Any | None = None,
     on_window: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Quality:
     """Measure a model on token windows.
+
+    Several ranks share the windows. Figures of single windows are summed in the order of the windows, so the result
+    does not depend on how many there are.
 
     Args:
         model: a causal language model; `model(input_ids=[1, S]).logits` is `[1, S, V]`.
         windows: `[N, S]` token ids.
         reference: the original, for KL and top-1 agreement.
         on_window: called after each window.
+        ranks: the processes that measure together.
 
     Raises:
         ModelError: the vocabularies differ, or a model knows fewer tokens or positions than the windows have.
         NonFiniteError: the logits hold NaN or infinity.
     """
-    for asked in (model, reference):
-        if asked is not None:
-            check_reach(asked, windows)
-    loss = reference_loss = divergence = agreement = 0.0
-    for number, window in enumerate(windows):
-        logits = _logits(model, window, number)
-        loss += _next_token_loss(logits, window)
-        if reference is not None:
-            wanted = _logits(reference, window, number)
-            if wanted.shape != logits.shape:
-                raise ModelError(
-                    f"the model predicts {logits.shape[-1]} tokens, the reference {wanted.shape[-1]}: "
-                    "a reference with the same vocabulary is wanted"
-                )
-            reference_loss += _next_token_loss(wanted, window)
-            kl, same = _compare(wanted, logits)
-            divergence += kl
-            agreement += same
-        on_window()
     count = len(windows)
+    own = ranks.own(count)
+    found: list[_Figures] = []
+    with ranks.agreed():
+        for asked in (model, reference):
+            if asked is not None:
+                check_reach(asked, windows)
+        for number in own:
+            found.append(_of_window(model, windows[number], number, reference))
+            on_window()
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(ranks.in_order(list(values), own, count)) / count
+
+    perplexity = math.exp(mean(figures.loss for figures in found))
+    if reference is None:
+        return Quality(perplexity, windows.numel())
     return Quality(
-        perplexity=math.exp(loss / count),
-        tokens=windows.numel(),
-        reference_perplexity=math.exp(reference_loss / count) if reference is not None else None,
-        kl=divergence / count if reference is not None else None,
-        top1_agreement=agreement / count if reference is not None else None,
+        perplexity,
+        windows.numel(),
+        reference_perplexity=math.exp(mean(figures.reference_loss for figures in found)),
+        kl=mean(figures.kl for figures in found),
+        top1_agreement=mean(figures.same for figures in found),
     )
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Means over a window."""
+
+    loss: float
+    reference_loss: float = 0.0
+    kl: float = 0.0
+    same: float = 0.0
+
+
+def _of_window(model: Any, window: torch.Tensor, number: int, reference: Any | None) -> _Figures:
+    logits = _logits(model, window, number)
+    loss = _next_token_loss(logits, window)
+    if reference is None:
+        return _Figures(loss)
+    wanted = _logits(reference, window, number)
+    if wanted.shape != logits.shape:
+        raise ModelError(
+            f"the model predicts {logits.shape[-1]} tokens, the reference {wanted.shape[-1]}: "
+            "a reference with the same vocabulary is wanted"
+        )
+    return _Figures(loss, _next_token_loss(wanted, window), *_compare(wanted, logits))
 
 
 def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:

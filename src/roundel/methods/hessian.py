@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from roundel.errors import NonFiniteError
+from roundel.ranks import Ranks
 
 # Columns per stripe of the symmetric update: wide enough for a fast matrix product.
 _STRIPE = 512
@@ -31,6 +32,10 @@ class HessianDiagonal:
         squares = flat.square().sum(0)
         self.total = squares if self.total is None else self.total.add_(squares)
         self.tokens += flat.shape[0]
+
+    def join(self, ranks: Ranks, width: int, device: torch.device) -> None:
+        """Count what other ranks have seen."""
+        self.total, self.tokens = _joined(self.total, self.tokens, ranks, (width,), device)
 
     def mean(self) -> torch.Tensor | None:
         """`[in]`, or None if nothing was seen."""
@@ -59,11 +64,26 @@ class Hessian:
             self.total[first:last, first:].addmm_(rows[:, first:last].t(), rows[:, first:])
         self.tokens += rows.shape[0]
 
+    def join(self, ranks: Ranks, width: int, device: torch.device) -> None:
+        """Count what other ranks have seen."""
+        self.total, self.tokens = _joined(self.total, self.tokens, ranks, (width, width), device)
+
     def mean(self) -> torch.Tensor:
         """H, `[in, in]` fp32, symmetric."""
         assert self.total is not None, "no inputs were seen"
         upper = self.total.triu() / self.tokens
         return upper + upper.triu(1).t()
+
+
+def _joined(
+    total: torch.Tensor | None, tokens: int, ranks: Ranks, shape: tuple[int, ...], device: torch.device
+) -> tuple[torch.Tensor | None, int]:
+    if ranks.size == 1:
+        return total, tokens
+    seen = int(ranks.total(tokens))
+    total = torch.zeros(shape, device=device) if total is None else total
+    ranks.sum(total)
+    return (total if seen else None), seen
 
 
 @dataclass(frozen=True)

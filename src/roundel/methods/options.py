@@ -53,7 +53,8 @@ class TuningOptions(BaseModel):
     """Largest range factor; they start at 1 and never fall below 0. 1 lets a range only shrink."""
 
     use_quant_input: bool = True
-    """Feed a block the output of the quantized blocks before it; off: that of the unquantized ones."""
+    """Feed a block the output of the quantized blocks before it; off: that of the unquantized ones, so that blocks
+    do not depend on each other. Also for gptq and spqr, whose papers feed the former."""
 
     keep: Literal["last", "best-fixed", "best-minibatch"] = "last"
     """Which iterate survives. last: the final one. best-fixed: the one with the lowest loss on the fixed

@@ -16,6 +16,12 @@ The fake-quantized weights are computed once per step and become the leaves of t
 the modules compute with these very tensors); their gradients, summed over the micro-batches, are then sent through the
 parametrization once. So the cost of a method's own mathematics does not grow with gradient accumulation, and any block
 runs unmodified.
+
+Several ranks tune a block together: each computes the gradients of its own samples of a minibatch, and their sum goes
+through everybody's parametrization, so that all take the same step. A minibatch of B takes one sample of each residue
+modulo B. So it spreads over the data, and W ranks, which own residues modulo W, have equal parts of it where W divides
+B. Who computes is the only difference: minibatches, steps and decisions do not depend on the number of ranks, sums of
+gradients do in their last bits.
 """
 
 import math
@@ -32,6 +38,7 @@ from roundel.methods.optimizer import make_optimizer, make_schedule
 from roundel.methods.options import TuningOptions
 from roundel.methods.parametrization import Parametrization
 from roundel.model.linears import LinearView
+from roundel.ranks import ALONE, Ranks
 
 # Keeps the gradients of an fp16 autocast pass out of the subnormal range; a power of two, so exact.
 _LOSS_SCALE = 2.0**14
@@ -60,10 +67,12 @@ class BlockData:
     Attributes:
         name: of the block, for messages.
         run: the block on a batch of inputs `[B, S, H] -> [B, S, H]`, on the device, autocast where wanted.
-        inputs: of the block.
+        inputs: of the block, this rank's samples.
         targets: the unquantized block's outputs.
         device: where `run` computes.
         originals: the unquantized model's inputs, where `input_mixing` wants them.
+        ranks: that tune the block together.
+        samples: how many all ranks have; None: as many as there are inputs.
     """
 
     name: str
@@ -72,6 +81,13 @@ class BlockData:
     targets: Samples
     device: torch.device
     originals: Samples | None = None
+    ranks: Ranks = ALONE
+    samples: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Samples of all ranks."""
+        return self.inputs.shape[0] if self.samples is None else self.samples
 
 
 @dataclass(frozen=True)
@@ -267,7 +283,8 @@ class _Trainer:
         self.parametrizations = parametrizations
         self.batch_size = options.batch_size
         self.accumulate = options.gradient_accumulate_steps
-        count = data.inputs.shape[0]
+        self.ranks = data.ranks
+        count = data.count
         self.trained = count - min(options.holdout, max(count // 4, 0 if count == 1 else 1))
         # One sample alone is trained and judged on: there is nothing to hold out.
         self.held = range(self.trained, count) if self.trained < count else range(count)
@@ -278,9 +295,10 @@ class _Trainer:
 
     def _mean_power(self) -> float:
         """Mean squared output over all samples, one at a time: a stream may be larger than memory."""
-        count = self.data.targets.shape[0]
-        total = sum(float(self.data.targets[[row]][:, :-1].float().square().mean()) for row in range(count))
-        return max(total / count, 1e-30)
+        own = range(self.data.targets.shape[0])
+        powers = [float(self.data.targets[[row]][:, :-1].float().square().mean()) for row in own]
+        total = sum(self.ranks.in_order(powers, self.ranks.own(self.data.count), self.data.count))
+        return max(total / self.data.count, 1e-30)
 
     def export(self) -> dict[str, QuantizedWeight]:
         return {name: p.export() for name, p in self.parametrizations.items()}
@@ -293,11 +311,12 @@ class _Trainer:
     def judge(self, weights: Mapping[str, QuantizedWeight]) -> float:
         """Relative loss of the integers on the fixed held-out samples."""
         self.write(weights)
-        total = 0.0
-        for first in range(0, len(self.held), self.batch_size):
-            rows = list(self.held[first : first + self.batch_size])
-            total += float(self._loss(rows, self.data.inputs[rows])) * len(rows)
-        return total / len(self.held)
+        losses: list[float] = []
+        places, own = self.ranks.mine(self.held)
+        for first in range(0, len(own), self.batch_size):
+            rows = own[first : first + self.batch_size]
+            losses += self._losses(rows, self.data.inputs[rows]).tolist()
+        return sum(self.ranks.in_order(losses, places, len(self.held))) / len(self.held)
 
     def gradients(self, generator: torch.Generator) -> float:
         """Leave the gradients of one step in the parameters; return its loss."""
@@ -308,35 +327,51 @@ class _Trainer:
             self.linears[name].parameter.requires_grad_(True)
         total = 0.0
         for _ in range(self.accumulate):
-            rows = self._next_batch(generator)
-            loss = self._loss(rows, self._mixed(rows, generator)) / self.accumulate
+            batch = self._next_batch(generator)
+            places, rows = self.ranks.mine(batch)
+            inputs = self._mixed(rows, self._mixture(len(batch), generator), places)
+            if not rows:
+                continue
+            loss = self._losses(rows, inputs).sum() / (len(batch) * self.accumulate)
             total += float(loss.detach())
             (loss * _LOSS_SCALE).backward()
+        summed = {name: self.ranks.begin_sum(self.linears[name].take_gradient()) for name in weights}
         for name in list(weights):
             # One at a time: a gradient of the weight may go before the next Linear's parameters get theirs.
-            torch.autograd.backward([weights.pop(name)], [self.linears[name].take_gradient()])
-        return total
+            torch.autograd.backward([weights.pop(name)], [summed.pop(name)()])
+        return self.ranks.total(total)
 
-    def _mixed(self, rows: list[int], generator: torch.Generator) -> torch.Tensor:
-        """The inputs of training, some of them the unquantized model's."""
-        inputs = self.data.inputs[rows]
+    def _mixture(self, size: int, generator: torch.Generator) -> torch.Tensor | None:
+        """Which inputs of a minibatch are the unquantized model's."""
         if self.data.originals is None:
-            return inputs
-        original = torch.rand(inputs.shape, generator=generator) < self.mixing
-        return torch.where(original.to(inputs.device), self.data.originals[rows], inputs)
+            return None
+        return torch.rand(size, *self.data.inputs.shape[1:], generator=generator) < self.mixing
 
-    def _loss(self, rows: list[int], inputs: torch.Tensor) -> torch.Tensor:
+    def _mixed(self, rows: list[int], mixture: torch.Tensor | None, places: list[int]) -> torch.Tensor:
+        """The inputs of training: this rank's rows, which are at these places of the minibatch."""
+        inputs = self.data.inputs[rows]
+        if self.data.originals is None or mixture is None:
+            return inputs
+        return torch.where(mixture[places].to(inputs.device), self.data.originals[rows], inputs)
+
+    def _losses(self, rows: list[int], inputs: torch.Tensor) -> torch.Tensor:
+        """The loss of each sample, `[n]`."""
         targets = self.data.targets[rows].to(self.data.device)[:, :-1]
         # The last token's output predicts nothing that training saw; the reference leaves it out too.
         error = self.data.run(inputs.to(self.data.device))[:, :-1].float() - targets.float()
         power = targets.float().square().mean(-1, keepdim=True).clamp_min(1e-30)
         weight = self.relative / power + (1 - self.relative) / self.mean_power
-        return (error.square() * weight).mean()
+        return (error.square() * weight).mean((1, 2))
 
     def _next_batch(self, generator: torch.Generator) -> list[int]:
-        """Samples without replacement, reshuffled when they run out; full batches only."""
+        """Samples without replacement, one of each residue, reshuffled when they run out; full batches only."""
         size = min(self.batch_size, self.trained)
-        if len(self.order) < size:
-            self.order = torch.randperm(self.trained, generator=generator).tolist()
+        if not self.order:
+            # What is accumulated is one minibatch, whether it comes in one part or in several.
+            together = size * self.accumulate if size * self.accumulate <= self.trained else size
+            turns = self.trained // together
+            strata = [torch.arange(residue, self.trained, together) for residue in range(together)]
+            shuffled = [s[torch.randperm(len(s), generator=generator)[:turns]] for s in strata]
+            self.order = torch.stack(shuffled, 1).flatten().tolist()
         rows, self.order = self.order[:size], self.order[size:]
         return rows

@@ -89,6 +89,7 @@ class OnDisk:
         self, readers: dict[str, tuple[Mapping[str, torch.Tensor], str]], tied: dict[str, str]
     ) -> None:
         self._readers, self._tied = readers, tied
+        self._untied: set[str] = set()
         self._around = False
 
     def load(self, block: nn.Module, name: str) -> None:
@@ -119,6 +120,7 @@ class OnDisk:
             yield
             return
         names = [name for name in self._readers if not name.startswith(f"{stack.name}.")]
+        names = [name for name in names if name not in self._untied]
         for name in names:
             _put(model, name, self._read(name))
         model.tie_weights()
@@ -127,13 +129,13 @@ class OnDisk:
             yield
         finally:
             self._around = False
-            for name in set(names) & self._readers.keys():
+            for name in set(names) - self._untied:
                 _put(model, name, model.get_parameter(name).to("meta"))
             model.tie_weights()
 
     def untied(self, name: str) -> None:
-        """It is read no more."""
-        self._readers.pop(name, None)
+        """It is read no more, though another tensor may lie in the file under its name."""
+        self._untied.add(name)
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Read the absent ones."""

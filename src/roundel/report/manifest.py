@@ -55,6 +55,7 @@ def build_manifest(
     device: str,
     amp: str,
     threads: int,
+    ranks: int,
     seconds: float,
 ) -> dict[str, Any]:
     """Everything about a run as plain data.
@@ -67,7 +68,8 @@ def build_manifest(
         calibration: source, shape and fingerprint of the tokens; None if none were used.
         device: where blocks computed.
         amp: the autocast type that was used.
-        threads: of torch on the CPU.
+        threads: of torch on the CPU, in each process.
+        ranks: processes that shared the work.
         seconds: wall time of the quantization.
     """
     return {
@@ -80,6 +82,7 @@ def build_manifest(
         "device": device,
         "amp": amp,
         "threads": threads,
+        "ranks": ranks,
         "bits_per_weight": outcome.bits_per_weight(),
         "paper_bits": outcome.paper_bits(),
         "outlier_share": outcome.outlier_share(),
