@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roundel.api import Quantized, evaluate, generate, load, plan, quantize, read_integers
+    from roundel.api import Quantized, evaluate, generate, load, plan, quantize, read_integers, sweep
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.grid import QuantizedWeight, Scheme
@@ -32,6 +32,7 @@ __all__ = [
     "plan",
     "quantize",
     "read_integers",
+    "sweep",
 ]
 
 _HOMES = {

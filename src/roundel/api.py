@@ -1,6 +1,7 @@
 """What a Python user imports: quantize, load, evaluate."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.run import Given, ModelOrPath, Run, Writing, open_model, stream_device
+from roundel.sweep import sweep_model
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,54 @@ def quantize(
 def _place(model: ModelOrPath) -> Path | None:
     """Where a model is, if it has a name: what an output must not replace."""
     return Path(model).expanduser() if isinstance(model, str | Path) and str(model).strip() else None
+
+
+def sweep(
+    model: str | Path,
+    recipes: Sequence[Recipe | str | Path],
+    output: str | Path,
+    *,
+    calibration: CalibrationSource | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    restart: bool = False,
+    streams: StreamOptions = StreamOptions(),
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Quantize a model with several recipes, block by block abreast, sharing what they have in common.
+
+    Calibration data are read once. Recipes that read the same in the same way share the unquantized model's
+    activations, the statistics of its Linears' inputs, and, with `use_quant_input=false`, Hessians. Every result has
+    the bytes that `quantize` would give it.
+
+    Args:
+        model: folder, .gguf file or hub id.
+        recipes: of different names.
+        output: a folder; every recipe writes one of its name in it.
+        calibration, device, overwrite, restart, streams, trust_remote_code, allow_pickle, progress: as for `quantize`.
+
+    Returns:
+        The manifests by the folders' names, in the order of the recipes.
+
+    Raises:
+        RoundelError: bad input or a failed check; recipes that are finished by then stay, and are not done again.
+    """
+    given = Given(model, None, calibration, trust_remote_code, allow_pickle)
+    chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
+    ranks = join()
+    return sweep_model(
+        given,
+        chosen,
+        Path(output).expanduser(),
+        choose_device(device, ranks),
+        progress or Progress(),
+        ranks,
+        streams,
+        overwrite=overwrite,
+        restart=restart,
+    )
 
 
 def plan(

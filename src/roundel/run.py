@@ -1,7 +1,9 @@
 """One run, from what the user gave to the written folder: open, decide, gather text, plan, walk, write, check."""
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
 from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
+from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype
 from roundel.engine.journal import Journal
@@ -29,6 +32,7 @@ from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
 from roundel.model.storage import InMemory
 from roundel.progress import Progress
+from roundel.ranks import Ranks
 from roundel.recipe import Recipe
 from roundel.report.contents import measure_folder
 from roundel.report.manifest import build_manifest, versions, write_manifest
@@ -42,13 +46,18 @@ _NO_MATTER = ("name", "description", "format")
 
 @dataclass(frozen=True)
 class Given:
-    """What a caller gave."""
+    """What a caller gave.
+
+    Attributes:
+        known: what was found out about it, for all runs on it: by what decides it.
+    """
 
     model: ModelOrPath
     tokenizer: Any | None
     calibration: CalibrationSource | None
     trust_remote_code: bool
     allow_pickle: bool
+    known: dict[str, Any] = field(default_factory=dict)
 
     def open(self, stream_with: Path | None = None) -> SourceModel:
         """The original model; its blocks stay on disk where there is a folder `stream_with`."""
@@ -90,6 +99,7 @@ class Run:
         writing: how the result is written; None: it stays in memory.
         stream_with: without writing: a folder for the tensors of a streamed model.
         target: without writing: the folder that would be written.
+        alone: no other run is done beside this one, block by block.
 
     Raises:
         RoundelError: bad input, found before the work.
@@ -105,8 +115,9 @@ class Run:
         writing: Writing | None = None,
         stream_with: Path | None = None,
         target: Path | None = None,
+        alone: bool = True,
     ) -> None:
-        self.began = time.perf_counter()
+        self.began, self.alone = time.perf_counter(), alone
         self.given, self.recipe, self.device = given, recipe, device
         self.progress, self.home, self.writing, self.ranks = progress, home, writing, home.ranks
         self.target = writing.journal.target if writing else target
@@ -149,6 +160,14 @@ class Run:
         return Calibration(tokens, *about)
 
     def _read(self) -> Calibration:
+        decides = {key: getattr(self.recipe, key) for key in CalibrationOptions.model_fields}
+        key = f"calibration {decides}"
+        if key not in self.given.known:
+            self.given.known[key] = self._read_anew()
+        found: Calibration = self.given.known[key]
+        return found
+
+    def _read_anew(self) -> Calibration:
         if self.writing is None or not self._writes_text:
             return self._gather(self.given.calibration)
         # Sampling takes minutes to hours: an interrupted run does not do it again.
@@ -186,11 +205,17 @@ class Run:
         parameters = list(self.model.parameters())
         return {
             # It takes a pass over the whole checkpoint: once is enough.
-            "fingerprint": self.ranks.tell(lambda: fingerprint(self.model, self.source.storage)),
+            "fingerprint": self.ranks.tell(self._fingerprint),
             "bytes": sum(p.numel() * p.element_size() for p in parameters),
             "bits_per_weight": torch.finfo(self.model.dtype).bits,
             "parameters": sum(p.numel() for p in parameters),
         }
+
+    def _fingerprint(self) -> str:
+        if "fingerprint" not in self.given.known:
+            self.given.known["fingerprint"] = fingerprint(self.model, self.source.storage)
+        found: str = self.given.known["fingerprint"]
+        return found
 
     @property
     def _checks_whole(self) -> bool:
@@ -200,7 +225,8 @@ class Run:
     def _amp(self) -> str:
         return str(autocast_dtype(self.device, self.recipe.amp) or torch.float32).removeprefix("torch.")
 
-    def _job(self, activations: ActivationQuantizer | None = None) -> Job:
+    def job(self, activations: ActivationQuantizer | None = None) -> Job:
+        """What the engine is to do."""
         return Job(
             model=self.model,
             stack=self.stack,
@@ -215,6 +241,7 @@ class Run:
             keep=not self.streamed,
             activations=activations,
             ranks=self.ranks,
+            alone=self.alone,
         )
 
     def count(self) -> Plan:
@@ -236,17 +263,17 @@ class Run:
             of_batch=self._kept.once,
             ranks=self.ranks.size,
             processes=self.ranks.here,
-            independent=self._job().independent,
+            independent=self.job().independent,
         )
 
     @cached_property
     def _kept(self) -> Kept:
-        return bytes_of_batch(self._job()) if self.data else Kept(0, 0)
+        return bytes_of_batch(self.job()) if self.data else Kept(0, 0)
 
     def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
         """The plan in bytes, and one block tried."""
         plan = self.count()
-        return plan, run_trial(self._job(), plan) if trial else None
+        return plan, run_trial(self.job(), plan) if trial else None
 
     def quantize(self) -> Done:
         """Do it.
@@ -254,24 +281,38 @@ class Run:
         Raises:
             RoundelError: a failed check; no output appears then.
         """
-        _ = self.original, self.data  # before anything is changed
-        if self.writing is not None:
-            self._begin(self.writing)
-        plan = self._choose_streams(self.count())
-        self._tell(plan)
+        self.begin()
+        plan = self.count()
+        if self.prefers_files(plan):
+            self.keep_streams_in_files()
+            plan = self.count()
+        tell_plan(plan, self.progress, self.ranks)
+        with self.ready() as job:
+            outcome = quantize_model(job)
+        return self.finish(job, outcome, plan)
+
+    @contextmanager
+    def ready(self) -> Iterator[Job]:
+        """The job, with the model made ready for it; where it fails, nothing stays attached to the model."""
         if self.coverage.head is not None:
             self._untie(self.coverage.head)
         activations = None
         if self.recipe.activations:
             layers = list(self.coverage.schemes)
             activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
-        job = self._job(activations)
         try:
-            outcome = quantize_model(job)
+            yield self.job(activations)
         except BaseException:
             if activations is not None:
                 activations.detach()
             raise
+
+    def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Done:
+        """Write, check and report.
+
+        Raises:
+            RoundelError: a failed check; no output appears then.
+        """
         manifest = self._manifest(outcome, plan)
         if self.writing is not None:
             with self.ranks.agreed():
@@ -280,8 +321,12 @@ class Run:
             manifest = self.ranks.tell(lambda: manifest)
         return Done(self.model, self.source.tokenizer, outcome.weights, manifest)
 
-    def _begin(self, writing: Writing) -> None:
-        """Go on with an interrupted run, if there is one and it is the same."""
+    def begin(self) -> None:
+        """Look at model and data, before anything is changed; go on with an interrupted run, if it is the same."""
+        _ = self.original, self.data
+        writing = self.writing
+        if writing is None:
+            return
         recipe = self.recipe.model_dump(mode="json")
         identity = {
             "recipe": {key: value for key, value in recipe.items() if key not in _NO_MATTER},
@@ -314,23 +359,16 @@ class Run:
             head.module.weight = torch.nn.Parameter(weight, requires_grad=False)
             self.source.storage.untied(f"{head.name}.weight")
 
-    def _choose_streams(self, plan: Plan) -> Plan:
-        """Streams go to files where the choice is left to the plan and memory does not suffice."""
+    def prefers_files(self, plan: Plan) -> bool:
+        """Whether streams belong into files: the choice is left to the plan, and memory does not hold them."""
         undecided = self.writing is not None and self.writing.streams.on_disk is None
-        if not self.ranks.tell(lambda: undecided and not plan.fits and plan.fits_without_streams):
-            return plan
+        found: bool = self.ranks.tell(lambda: undecided and not plan.fits and plan.fits_without_streams)
+        return found
+
+    def keep_streams_in_files(self) -> None:
+        """From now on."""
         self.home = replace(self.home, on_disk=True)
         self.progress.say("The activations between blocks are kept in files: memory does not hold them")
-        return self.count()
-
-    def _tell(self, plan: Plan) -> None:
-        """The plan in a line, and what to do where it will not fit."""
-        self.progress.say(plan.words)
-        with self.ranks.agreed():
-            if plan.free_disk is not None and plan.disk > plan.free_disk:
-                raise OutputError(plan.disk_words)
-        for advice in plan.advice:
-            self.progress.say(advice)
 
     def _manifest(self, outcome: Outcome, plan: Plan) -> dict[str, Any]:
         manifest = build_manifest(
@@ -382,6 +420,20 @@ class Run:
                 name: t.detach().cpu().contiguous() for name, t in state if not name.startswith(journaled)
             }
         return Piece(others=others)
+
+
+def tell_plan(plan: Plan, progress: Progress, ranks: Ranks) -> None:
+    """The plan in a line, and what to do where it will not fit.
+
+    Raises:
+        OutputError: the disk is too small.
+    """
+    progress.say(plan.words)
+    with ranks.agreed():
+        if plan.free_disk is not None and plan.disk > plan.free_disk:
+            raise OutputError(plan.disk_words)
+    for advice in plan.advice:
+        progress.say(advice)
 
 
 def stream_device(recipe: Recipe, device: torch.device) -> torch.device:

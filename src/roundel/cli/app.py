@@ -16,6 +16,7 @@ from roundel.cli.inspect import inspect_command
 from roundel.cli.plan import plan_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
+from roundel.cli.sweep import sweep_command
 from roundel.errors import RoundelError, Stopped
 from roundel.ranks import leave, met, number
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("quantize")(quantize_command)
+app.command("sweep")(sweep_command)
 app.command("plan")(plan_command)
 app.command("eval")(evaluate_command)
 app.command("generate")(generate_command)

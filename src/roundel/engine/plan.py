@@ -8,7 +8,7 @@ counted. Time, and the peak that these parts come to in fact, are measured (tria
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import nn
 
+from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import kept_of_freed
 from roundel.engine.streams import StreamHome
@@ -27,6 +28,7 @@ from roundel.recipe import Recipe
 _FLOAT = 4
 # Parts of a plan that its advice looks at.
 _ITSELF, _STREAMS, _BATCH = "the process itself", "streams of activations", "activations of one batch"
+_STAYING = ("weights around the blocks", "all blocks")
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
 # Copies of the largest Hessian: its halves, damped, factorized, permuted, scaled.
@@ -45,6 +47,7 @@ class Plan:
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
         checking: peak while the output is written and read back.
+        stream: bytes of one stream, a process's share of it.
         processes: that need as much memory each; the first of them alone does the sampling and the checking.
     """
 
@@ -57,6 +60,7 @@ class Plan:
     sampling: int = 0
     checking: int = 0
     processes: int = 1
+    stream: int = 0
 
     @property
     def peak(self) -> int:
@@ -159,16 +163,16 @@ def make_plan(
     views = [view for view in stack.linears(largest) if view.name in coverage.schemes]
     memory = {
         _ITSELF: resident,
-        "weights around the blocks": around if whole else 0,
-        "all blocks": all_weights - around if whole else 0,
+        **dict(zip(_STAYING, (around, all_weights - around) if whole else (0, 0), strict=True)),
         "one block in float32": _FLOAT * _count(stack.blocks[largest]),
         **_method_state(recipe, views),
     }
     width = getattr(model.config.get_text_config(), "hidden_size", 0)
     stream = _FLOAT * recipe.nsamples * recipe.seqlen * width if recipe.needs_calibration else 0
+    share = -(-stream // ranks)
     count = _stream_count(recipe) if stream else 0
     if stream and not (home.on_disk or independent) and home.device.type == "cpu":
-        memory[_STREAMS] = count * -(-stream // ranks)
+        memory[_STREAMS] = count * share
     if recipe.needs_calibration:
         batch = min(recipe.batch_size, recipe.nsamples)
         if recipe.tuned and not independent:
@@ -198,9 +202,47 @@ def make_plan(
         free_disk=None if target is None else shutil.disk_usage(_existing(target)).free,
         samples=recipe.nsamples if stream else 0,
         processes=processes,
+        stream=share,
         sampling=sampling,
         checking=checking,
     )
+
+
+def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
+    """The plan of several recipes that are done block by block abreast.
+
+    Weights that stay are there once for each recipe, and so are streams of quantized blocks; a block's own work is that
+    of one recipe at a time. Streams of the unquantized model count once for recipes with equal calibration options.
+    """
+    memory = dict(max(plans, key=lambda plan: sum(plan.memory.values())).memory)
+    for part in (*_STAYING, _STREAMS):
+        memory[part] = sum(plan.memory.get(part, 0) for plan in plans)
+    if memory[_STREAMS]:
+        memory[_STREAMS] = _streams_abreast(plans, recipes)
+    return replace(
+        plans[0],
+        memory={name: size for name, size in memory.items() if size},
+        output=sum(plan.output for plan in plans),
+        disk=sum(plan.disk for plan in plans),
+        samples=max(plan.samples for plan in plans),
+        sampling=max(plan.sampling for plan in plans),
+        checking=max(plan.checking for plan in plans),
+    )
+
+
+def _streams_abreast(plans: list[Plan], recipes: list[Recipe]) -> int:
+    """Between blocks: an original stream for each kind of data, a quantized one for each recipe; inside, outputs."""
+    between: dict[object, int] = {}
+    inside = 0
+    for number, (plan, recipe) in enumerate(zip(plans, recipes, strict=True)):
+        original, quantized = recipe.needs_original_stream, recipe.needs_quantized_stream
+        if original:
+            data = tuple(getattr(recipe, key) for key in CalibrationOptions.model_fields)
+            between[data] = plan.stream
+        if quantized:
+            between[number] = plan.stream
+        inside = max(inside, (original + quantized) * plan.stream)
+    return sum(between.values()) + inside
 
 
 def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, block: nn.Module) -> list[int]:

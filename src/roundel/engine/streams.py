@@ -11,15 +11,17 @@ file has those of all ranks, in their order, so that it can be read by another n
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from roundel.errors import NonFiniteError, RecipeError
-from roundel.files import flush, reported
+from roundel.files import flush, reported, write_durably
 from roundel.ranks import ALONE, Ranks
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -39,6 +41,11 @@ class Stream(Protocol):
     shape: tuple[int, int, int]
     whole: tuple[int, int, int]
 
+    @property
+    def path(self) -> Path | None:
+        """Of a file that holds it, if there is one."""
+        ...
+
     def __getitem__(self, rows: Rows) -> torch.Tensor:
         """Samples of the share, `[n, S, H]`."""
         ...
@@ -53,6 +60,7 @@ class MemoryStream:
 
     def __init__(self, tensor: torch.Tensor, samples: int | None = None) -> None:
         self.tensor = tensor
+        self.path: Path | None = None
         self.shape = (tensor.shape[0], tensor.shape[1], tensor.shape[2])
         self.whole = (self.shape[0] if samples is None else samples, *self.shape[1:])
 
@@ -150,9 +158,12 @@ class StreamHome:
         """See that a stream outlives the process; all ranks together."""
         path = self._path(name)
         if isinstance(stream, FileStream):
-            assert path == stream.path
             with self.ranks.agreed():
                 stream.flush()
+        if stream.path is not None and stream.path.is_file():
+            with self.ranks.agreed():
+                if self.ranks.first and stream.path != path:
+                    write_durably(path, partial(_link, stream.path))
             return
         part = path.with_name(f".{path.name}.part")
         with self.ranks.agreed():
@@ -165,6 +176,8 @@ class StreamHome:
                 with reported(path):
                     part.replace(path)
                     flush(path.parent)
+        if isinstance(stream, MemoryStream):
+            stream.path = path
 
     def find(self, name: str, whole: tuple[int, int, int]) -> Stream:
         """A stream that was kept."""
@@ -179,6 +192,15 @@ class StreamHome:
     def _path(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{name}.bin"
+
+
+def _link(source: Path, path: Path) -> None:
+    """The same file under another name; a copy where the disk has no such thing."""
+    path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 @dataclass(frozen=True, kw_only=True)

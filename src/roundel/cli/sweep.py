@@ -1,0 +1,108 @@
+"""`roundel sweep`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from roundel.api import sweep
+from roundel.cli.display import first_rank, out, terminal_progress
+from roundel.cli.launch import on_ranks
+from roundel.cli.quantize import StreamChoice, streams_of
+from roundel.engine.plan import size
+from roundel.errors import RecipeError
+from roundel.recipe import Recipe, load_settings, parse_assignments
+
+
+def sweep_command(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    recipes: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Names of shipped recipes, or YAML files, with commas between."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder in which every recipe writes one of its name.")
+    ],
+    calibration: Annotated[
+        str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of all recipes, e.g. --set nsamples=64."),
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(help="Share the work among so many processes of this machine.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there already.")] = False,
+    restart: Annotated[
+        bool, typer.Option(help="Begin again where an interrupted sweep could go on.")
+    ] = False,
+    stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+) -> None:
+    """Quantize a model with several recipes at once; what they have in common is computed once."""
+    chosen = [_recipe(name.strip(), settings) for name in recipes.split(",") if name.strip()]
+    if not chosen:
+        raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
+    on_ranks(nproc)
+    manifests = sweep(
+        model,
+        chosen,
+        output,
+        calibration=calibration,
+        device=device,
+        overwrite=overwrite,
+        restart=restart,
+        streams=streams_of(stream_to_disk),
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=terminal_progress(stoppable=True),
+    )
+    if first_rank():
+        out.print(_table(manifests))
+        out.print(f"Written to {output}", highlight=False, soft_wrap=True)
+
+
+def _recipe(name: str, settings: list[str] | None) -> Recipe:
+    """A recipe under its own name: that of its folder, whatever is set."""
+    recipe = Recipe.create(**load_settings(name))
+    changes = parse_assignments(settings or [])
+    return recipe.with_settings(**changes, name=recipe.name) if changes else recipe
+
+
+def _table(manifests: dict[str, dict[str, Any]]) -> Table:
+    table = Table(
+        title="Mean relative loss of the blocks before and after tuning",
+        title_justify="left",
+        title_style="dim",
+    )
+    for column in (
+        "folder",
+        "bits per weight",
+        "of the whole",
+        "files",
+        "before",
+        "after",
+        "seconds in its blocks",
+    ):
+        table.add_column(column, justify="left" if column == "folder" else "right")
+    for name, manifest in manifests.items():
+        blocks = manifest["blocks"]
+        table.add_row(
+            name,
+            f"{manifest['bits_per_weight']:.3f}",
+            f"{manifest['bits_per_parameter']:.3f}",
+            size(manifest["file_bytes"]),
+            _mean([block["loss_start"] for block in blocks]),
+            _mean([block["loss_end"] for block in blocks]),
+            f"{sum(block['seconds'] for block in blocks):.0f}",
+        )
+    return table
+
+
+def _mean(losses: list[float | None]) -> str:
+    known = [loss for loss in losses if loss is not None]
+    return f"{sum(known) / len(known):.3g}" if known else ""

@@ -1,0 +1,103 @@
+"""Several recipes on one model, block by block abreast, so that what they have in common is computed once.
+
+Recipes that read the same calibration data in the same way meet the same unquantized model: its stream of activations
+is one, and every unquantized block is run on it once, for the targets of all and the second moments of its inputs. So
+are Hessians, where they are those of that stream: in the first block, and everywhere with use_quant_input=false. What a
+recipe's own quantized blocks make of the data is its own. Every recipe ends with the bytes that it has when run alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from roundel.engine.block import Known
+from roundel.engine.streams import Streams
+from roundel.engine.walk import Job, Walk
+from roundel.errors import Stopped
+from roundel.progress import Progress
+from roundel.report.records import Outcome
+
+
+def quantize_abreast(jobs: list[Job], progress: Progress) -> list[Outcome]:
+    """Do jobs on the same model, each with its own copy of it.
+
+    Args:
+        jobs: what to do; each goes on where its own journal ends.
+        progress: told of every block of every job.
+
+    Raises:
+        RoundelError: what a job raises ends all of them.
+    """
+    walks = [Walk(job) for job in jobs]
+    count = len(jobs[0].stack)
+    with progress.stage(f"Quantizing blocks with {len(jobs)} recipes", count * len(jobs)), _farewell():
+        for walk in walks:
+            walk.resume()
+            progress.advance(min(walk.finished, count))
+        for index in range(count):
+            waiting = [walk for walk in walks if walk.finished == index]
+            for kin in _kin(waiting):
+                known = _known(kin)
+                for walk in kin:
+                    walk.block(known)
+                    progress.advance(note=walk.job.recipe.name)
+        for walk in walks:
+            walk.head()
+    return [walk.outcome for walk in walks]
+
+
+@contextmanager
+def _farewell() -> Iterator[None]:
+    try:
+        yield
+    except Stopped as stopped:
+        farewell = Stopped(
+            "stopped; the same command goes on behind the blocks that every recipe has finished"
+        )
+        farewell.everywhere = stopped.everywhere
+        raise farewell from stopped
+
+
+def _kin(walks: list[Walk]) -> list[list[Walk]]:
+    """Those that meet the same unquantized block with the same inputs, in the same arithmetic."""
+    families: dict[object, list[Walk]] = {}
+    for walk in walks:
+        families.setdefault(_family(walk), []).append(walk)
+    return list(families.values())
+
+
+def _family(walk: Walk) -> object:
+    job, recipe = walk.job, walk.job.recipe
+    if walk.streams is None or walk.streams.original is None or job.tokens is None:
+        return id(walk)
+    if recipe.smooth is not None or recipe.kv_bits is not None:
+        return id(walk)  # its blocks are changed before they are run, or run with a cache
+    key = (job.tokens.shape, job.tokens.numpy().tobytes(), recipe.amp, recipe.batch_size)
+    return (*key, recipe.low_gpu_mem_usage, frozenset(job.coverage.schemes))
+
+
+def _known(kin: list[Walk]) -> Known | None:
+    """What one of them sees for all; a single one sees for itself."""
+    if len(kin) == 1:
+        return None
+    leader = kin[0]
+    assert leader.streams is not None
+    original = leader.streams.original
+    for walk in kin:
+        assert walk.streams is not None
+        # Each has found or made its own, with the same numbers: one is enough.
+        first = walk.streams.quantized is walk.streams.original
+        walk.streams = Streams(original, original if first else walk.streams.quantized)
+    recipes = [walk.job.recipe for walk in kin]
+    guided = [walk for walk in kin if walk.job.recipe.hessian_guided and _reads_original(walk)]
+    return leader.look(
+        statistics=any(recipe.start == "search" for recipe in recipes),
+        hessians=len(guided) > 1,
+    )
+
+
+def _reads_original(walk: Walk) -> bool:
+    assert walk.streams is not None
+    recipe = walk.job.recipe
+    return (
+        walk.streams.inputs is walk.streams.original and not recipe.true_sequential and not recipe.activations
+    )
