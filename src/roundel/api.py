@@ -26,7 +26,7 @@ from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.run import Given, ModelOrPath, Run, Writing, open_model, stream_device
-from roundel.sweep import sweep_model
+from roundel.runs import sweep_model
 
 
 @dataclass(frozen=True)

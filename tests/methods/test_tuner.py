@@ -117,7 +117,9 @@ def test_mixed_inputs_come_from_both_streams_in_the_share_that_was_asked() -> No
     assert torch.equal(found[~from_original], data.inputs[rows][~from_original])
     assert float(from_original.float().mean()) == pytest.approx(0.25, abs=0.03)
     plain = _Trainer(data, views, parametrizations, options)
-    assert torch.equal(plain._mixed(rows, plain._mixture(4, torch.Generator()), [0, 1, 2, 3]), data.inputs[rows])
+    assert torch.equal(
+        plain._mixed(rows, plain._mixture(4, torch.Generator()), [0, 1, 2, 3]), data.inputs[rows]
+    )
 
 
 def test_a_result_worse_than_the_start_is_thrown_away() -> None:

@@ -1,0 +1,40 @@
+"""Run by torchrun in the tests: quantize a model with several recipes, one after the other, on all ranks."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import roundel
+from roundel.ranks import join, leave
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, work, folder = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
+    for name, entry in work.items():
+        recipe = roundel.Recipe(**entry["recipe"])
+        done = roundel.quantize(model, recipe, output=folder / name, **entry["how"])
+        if done.weights is not None:
+            state = done.model.state_dict()
+            dense = {
+                key: weight.dequantize(state[f"{key}.weight"].dtype) for key, weight in done.weights.items()
+            }
+            assert all(torch.equal(dense[key], state[f"{key}.weight"]) for key in dense)
+            digest = sum(float(tensor.double().abs().sum()) for tensor in state.values())
+            assert join().in_order([digest], [join().number], join().size) == [digest] * join().size
+    several = ("rtn", "search", "autoround")
+    chosen = [roundel.Recipe(**work[name]["recipe"], name=name) for name in several]
+    roundel.sweep(
+        model,
+        [r.with_settings(calibration="pydoc", name=r.name) if r.needs_calibration else r for r in chosen],
+        folder / "sweep",
+    )
+    in_memory = roundel.quantize(model, roundel.Recipe(**work["gptq"]["recipe"]), **work["gptq"]["how"])
+    assert len(in_memory.weights) == 14
+    leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Several processes that share a run: the same result, one error for all, a journal that any number goes on with."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import roundel
+from roundel.engine.devices import choose_device
+from roundel.engine.streams import FileStream, MemoryStream, StreamHome
+from roundel.errors import RecipeError
+from roundel.methods.options import TuningOptions
+from roundel.methods.tuner import BlockData, _Trainer
+from roundel.ranks import Ranks
+
+DATA = {"nsamples": 13, "seqlen": 48, "batch_size": 5}
+TUNING = {"iters": 14, "holdout": 3, **DATA}
+# Blocks that depend on no other one, or nothing but sums in the order of the samples: the same bytes.
+EXACT = {
+    "rtn": {"method": "rtn", "group_size": 32},
+    "search": {"method": "rtn", "start": "search", "bits": 3, **DATA},
+    "gptq, unquantized inputs": {"method": "gptq", "use_quant_input": False, **DATA},
+    "signround": {"method": "signround", "iters": 9, "holdout": 3, "lm_head": True, **DATA},
+}
+# Sums of gradients and second moments over ranks: the same but for the order of the summands.
+CLOSE = {
+    "gptq": {"method": "gptq", "bits": 3, "true_sequential": True, "block_loss": True, **DATA},
+    "spqr": {"method": "spqr", "bits": 3, "outliers": 0.01, "lm_head": True, **DATA},
+    "tuned spqr": {"start": "spqr", "outliers": 0.01, "bits": 3, "group_size": 16, "scale_bits": 3, "zero_bits": 3,
+                   "round_zero": False, "enable_minmax_tuning": False, **TUNING},
+    "autoround": {"bits": 3, "keep": "best-fixed", "judge_every": 3, "gradient_accumulate_steps": 2, **TUNING},
+    "lrq": {"method": "lrq", "offsets": True, "input_mixing": 0.5, "act_bits": 8, "act_scale": "static",
+            "act_range": "mse", "smooth": 0.5, **TUNING},
+    "kv": {"method": "flexround", "kv_bits": 8, "start": "gptq", **TUNING},
+}  # fmt: skip
+
+
+def work() -> dict[str, dict]:
+    entries = {}
+    for name, settings in {**EXACT, **CLOSE}.items():
+        how: dict[str, object] = {} if name == "rtn" else {"calibration": "pydoc"}
+        # A model in memory and a streamed one.
+        how["stream"] = name in ("search", "signround", "autoround", "lrq")
+        entries[name] = {"recipe": {"format": "roundel", **settings}, "how": how}
+    entries["gptq"]["how"].pop("stream")
+    return entries
+
+
+@pytest.fixture(scope="module")
+def results(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of one, two and four ranks, in folders `1`, `2` and `4`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "work.json").write_text(json.dumps(work()))
+    script = Path(__file__).with_name("on_ranks.py")
+    for size in (1, 2, 4):
+        launch = (
+            [] if size == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+        )
+        arguments = [str(script), str(llama), str(folder / "work.json"), str(folder / str(size))]
+        done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "roundel.json"}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", EXACT)
+def test_the_same_bytes(name: str, size: int, results: Path) -> None:
+    assert files(results / str(size) / name) == files(results / "1" / name)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", CLOSE)
+def test_the_same_but_for_the_order_of_sums(
+    name: str, size: int, results: Path, llama: Path, folder_kl
+) -> None:
+    one, several = (roundel.read_integers(results / n / name) for n in ("1", str(size)))
+    equal = sum(int((several[key].codes == weight.codes).sum()) for key, weight in one.items())
+    count = sum(weight.codes.numel() for weight in one.values())
+    # A code that lies between two others flips, and error feedback carries it on; signs of small gradients flip.
+    assert equal > 0.8 * count
+    reached = [folder_kl(results / n / name, llama) for n in ("1", str(size))]
+    assert reached[1] == pytest.approx(reached[0], rel=0.1)
+    told = [json.loads((results / n / name / "roundel.json").read_text()) for n in ("1", str(size))]
+    assert [manifest["ranks"] for manifest in told] == [1, size]
+    assert [b["name"] for b in told[1]["blocks"]] == [b["name"] for b in told[0]["blocks"]]
+    for before, after in zip(told[0]["blocks"], told[1]["blocks"], strict=True):
+        for loss in ("loss_start", "loss_end"):
+            assert after[loss] == before[loss] or after[loss] == pytest.approx(before[loss], rel=0.1)
+
+
+def test_nothing_is_left_beside_the_outputs(results: Path) -> None:
+    for size in ("1", "2", "4"):
+        assert {path.name for path in (results / size).iterdir()} == {*EXACT, *CLOSE, "sweep"}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_sweep(size: int, results: Path) -> None:
+    for name in ("rtn", "search", "autoround"):
+        found = files(results / str(size) / "sweep" / name)
+        # Gradients are summed in the same order as without a sweep.
+        assert found == files(results / str(size) / name)
+        if name in EXACT:
+            assert found == files(results / "1" / name)
+
+
+def command(llama: Path, out: Path, *more: str) -> list[str]:
+    settings = [f"--set={key}={value}" for key, value in TUNING.items()]
+    base = [sys.executable, "-m", "roundel", "quantize", str(llama), "-o", str(out), "--group-size", "32"]
+    return [*base, *settings, *more]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed the POSIX way")
+def test_a_killed_rank_ends_all_and_any_number_goes_on(llama: Path, tmp_path: Path) -> None:
+    # Long enough to be hit between the first block and the end.
+    run = command(llama, tmp_path / "out", "--set=iters=150", "--calibration=pydoc")
+    two = [*run, "--nproc", "2"]
+    straight = [
+        *command(llama, tmp_path / "straight", "--set=iters=150", "--calibration=pydoc"),
+        "--nproc",
+        "2",
+    ]
+    run, two, straight = ([a for a in c if a != "--set=iters=14"] for c in (run, two, straight))
+    assert not subprocess.run(straight, capture_output=True).returncode
+    for resume in (two, run):
+        process = subprocess.Popen(two, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not (tmp_path / ".out.roundel" / "piece-00000.safetensors").is_file():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        ranks = psutil.Process(process.pid).children()
+        victim = max(ranks, key=lambda rank: rank.pid)
+        victim.kill()
+        _, said = process.communicate()
+        assert process.returncode == 8
+        assert "was killed (SIGKILL), and the others were stopped" in said
+        assert not any(rank.is_running() for rank in ranks)
+        assert not (tmp_path / "out").exists()
+        done = subprocess.run(resume, capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+        assert "Going on behind 1 finished block" in done.stderr
+        if resume is two:
+            assert files(tmp_path / "out") == files(tmp_path / "straight")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+        (tmp_path / "out").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--calibration", "nowhere.txt"], 4, "no file nowhere.txt"),
+        (
+            ["--calibration", "pydoc", "--set=nsamples=1", "--set=holdout=1"],
+            4,
+            "1 samples cannot be shared by 2 ranks",
+        ),
+        (["--nproc", "0"], 2, "--nproc 0: 1 process or more is wanted"),
+    ],
+)
+def test_an_error_is_said_once(
+    arguments: list[str], code: int, message: str, llama: Path, tmp_path: Path
+) -> None:
+    run = [
+        a
+        for a in command(llama, tmp_path / "out")
+        if not any(a.startswith(b[:14]) for b in arguments if "=" in b)
+    ]
+    launch = [] if "--nproc" in arguments else ["--nproc", "2"]
+    done = subprocess.run([*run, *arguments, *launch], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert message in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluation_is_the_same_to_the_last_digit(
+    llama: Path, results: Path, held_out: Path, tmp_path: Path
+) -> None:
+    figures = []
+    for size in ("1", "2"):
+        file = tmp_path / f"{size}.json"
+        run = [
+            sys.executable,
+            "-m",
+            "roundel",
+            "eval",
+            str(results / "1" / "gptq"),
+            "--reference",
+            str(llama),
+        ]
+        run += ["--text", str(held_out), "--window", "64", "--limit", "9", "--json", str(file)]
+        done = subprocess.run([*run, "--nproc", size], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+        assert done.stdout.count("KL to the original") == 1
+        figures.append(json.loads(file.read_text()))
+    assert figures[0] == figures[1]
+
+
+def test_every_minibatch_takes_one_sample_of_each_residue() -> None:
+    for count, batch, accumulate in ((20, 4, 1), (20, 2, 4), (23, 8, 1), (7, 8, 1), (9, 4, 8)):
+        inputs = torch.zeros(count, 2, 3)
+        data = BlockData("toy", lambda hidden: hidden, inputs, inputs, torch.device("cpu"))
+        options = TuningOptions(batch_size=batch, gradient_accumulate_steps=accumulate, holdout=1)
+        trainer = _Trainer(data, {}, {}, options)
+        generator = torch.Generator().manual_seed(0)
+        size = min(batch, trainer.trained)
+        steps = accumulate if size * accumulate <= trainer.trained else 1
+        seen = Counter[int]()
+        for _ in range(400):
+            rows = [row for _ in range(steps) for row in trainer._next_batch(generator)]
+            assert sorted(row % (size * steps) for row in rows) == list(range(size * steps))
+            seen.update(rows)
+        assert set(seen) == set(range(trainer.trained))
+        assert max(seen.values()) < 2 * min(seen.values())
+
+
+def test_shares_of_samples() -> None:
+    rows = [7, 2, 4, 9, 0]
+    for size in (1, 2, 3):
+        ranks = [Ranks(number, size) for number in range(size)]
+        assert sorted(row for rank in ranks for row in rank.own(11)) == list(range(11))
+        for rank in ranks:
+            places, mine = rank.mine(rows)
+            own = rank.own(11)
+            assert [rows[place] for place in places] == [own[row] for row in mine]
+        assert sorted(place for rank in ranks for place in rank.mine(rows)[0]) == [0, 1, 2, 3, 4]
+
+
+def test_a_file_holds_the_shares_of_all_ranks(tmp_path: Path) -> None:
+    whole = torch.randn(5, 2, 3)
+    for number in range(2):
+        share = FileStream(tmp_path / "x.bin", (5, 2, 3), torch.float32, Ranks(number, 2))
+        assert share.shape == (len(whole[number::2]), 2, 3)
+        share[0 : share.shape[0]] = whole[number::2]
+        assert torch.equal(share[[1, 0]], whole[number::2][[1, 0]])
+    home = StreamHome(torch.device("cpu"), tmp_path)
+    assert torch.equal(home.find("x", (5, 2, 3))[:], whole)
+
+
+def test_a_stream_that_is_in_a_file_gets_another_name(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    homes = [StreamHome(torch.device("cpu"), tmp_path / name) for name in ("one", "other")]
+    stream = MemoryStream(torch.randn(5, 2, 3))
+    for home in homes:
+        home.keep("x", stream)
+        assert torch.equal(home.find("x", (5, 2, 3))[:], stream.tensor)
+    assert (tmp_path / "one" / "x.bin").samefile(tmp_path / "other" / "x.bin")
+    homes[0].discard("x")
+    assert torch.equal(homes[1].find("x", (5, 2, 3))[:], stream.tensor)
+
+
+def test_each_rank_of_a_machine_takes_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda *size, device: asked.append(str(device)))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name in ("cuda", "xpu", "cuda:3", "cpu"):
+        choose_device(name, Ranks(5, 8))
+    assert asked == ["cuda:1", "xpu:1", "cuda:3", "cpu"]
+    asked.clear()
+    choose_device("cuda")
+    assert asked == ["cuda"]
+    with pytest.raises(RecipeError):
+        choose_device("meta", Ranks(0, 2))
