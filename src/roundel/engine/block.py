@@ -265,7 +265,7 @@ class BlockQuantizer:
         """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
         of_original = streams.inputs is streams.original and not self.recipe.activations
         if of_original and known is not None and known.hessians is not None:
-            return self._round(views, known.hessians)
+            return self._round(views, known.hessians, Hessian.mean)
         sharing = self._sharing(index, views, streams.inputs)
         targets = []
         for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
@@ -284,12 +284,17 @@ class BlockQuantizer:
         first = {"sample": inputs[:1].cpu()} if self.ranks.first else None
         return self.ranks.spread(first)["sample"].to(self.device)
 
-    def _round(self, views: list[LinearView], hessians: InputHessians) -> list[Target]:
+    def _round(
+        self,
+        views: list[LinearView],
+        hessians: InputHessians,
+        mean: Callable[[Hessian], torch.Tensor] = Hessian.take_mean,
+    ) -> list[Target]:
         """Round those Linears whose Hessians these are. The result is in the modules then: a later pass sees it."""
         by_name = {view.name: view for view in views}
         targets = []
         for sharing, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
-            moments = hessian.mean() if hessian.tokens else None
+            moments = mean(hessian) if hessian.tokens else None
 
             def make(
                 view: LinearView, hessian: Hessian = hessian, moments: torch.Tensor | None = moments

@@ -31,8 +31,8 @@ _ITSELF, _STREAMS, _BATCH = "the process itself", "streams of activations", "act
 _STAYING = ("weights around the blocks", "all blocks")
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
-# Copies of the largest Hessian: its halves, damped, factorized, permuted, scaled.
-_HESSIAN_COPIES = 5
+# Copies of the largest Hessian: permuted, damped and factorized, the factor.
+_HESSIAN_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -306,13 +306,10 @@ def _more_inputs(shapes: list[tuple[int, int]]) -> int:
 
 
 def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) -> dict[str, int]:
-    """Parameters, their gradients and the optimizer's moments; what fake-quantization keeps for its gradients."""
-    entries = 0
-    kept = 1  # whether a weight is inside its range
-    if recipe.enable_minmax_tuning:
-        kept += _FLOAT  # d/ds
+    """Parameters, their gradients and the optimizer's moments; what is computed on the way from them."""
+    entries = kept = 0
     if recipe.divides:
-        kept += 2 * _FLOAT  # log D, d/dlog D
+        kept = _FLOAT  # log D
         if recipe.method == "lrq":
             entries += sum(recipe.resolved_rank(shape) * sum(shape) for shape in shapes)
         else:
@@ -323,7 +320,7 @@ def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) 
     return {
         "parameters and optimizer": _FLOAT * entries * (1 + moments),
         "gradients": _FLOAT * max(weights, entries),
-        "fake-quantization": kept * weights,
+        "divisors": kept * weights,
     }
 
 

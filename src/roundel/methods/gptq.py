@@ -90,7 +90,7 @@ class ErrorFeedback:
         self.diagonal = hessian.diagonal()
         self.layout = Layout(weight, self.diagonal, scheme, options)
         order = self.layout.order
-        self.factor: Factor = factorize(hessian[order][:, order], options.damping)
+        self.factor: Factor = factorize(hessian[order[:, None], order], options.damping)
         self.importance = self.factor.importance  # [in], by position
         self.update = self.factor.root / self.factor.root.diagonal()  # R_ik / R_kk
         self.original = weight.t()[order].contiguous()  # [in, out]

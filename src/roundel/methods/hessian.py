@@ -71,8 +71,24 @@ class Hessian:
     def mean(self) -> torch.Tensor:
         """H, `[in, in]` fp32, symmetric."""
         assert self.total is not None, "no inputs were seen"
-        upper = self.total.triu() / self.tokens
-        return upper + upper.triu(1).t()
+        self._mirror(self.total)
+        return self.total / self.tokens
+
+    def take_mean(self) -> torch.Tensor:
+        """The same in the memory of the sum, which is gone then."""
+        assert self.total is not None, "no inputs were seen"
+        mean, self.total = self.total, None
+        self._mirror(mean)
+        return mean.div_(self.tokens)
+
+    @staticmethod
+    def _mirror(total: torch.Tensor) -> None:
+        """What lies above the diagonal, below it as well."""
+        for first in range(0, len(total), _STRIPE):
+            last = first + _STRIPE
+            square = total[first:last, first:last]
+            square.copy_(square.triu() + square.triu(1).t())
+            total[last:, first:last] = total[first:last, last:].t()
 
 
 def _joined(
@@ -125,7 +141,10 @@ def factorize(hessian: torch.Tensor, damping: float) -> Factor:
         damped = hessian.flip(0, 1)
         # All inputs zero: any positive number will do.
         damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # In place: of a wide layer each copy is hundreds of megabytes.
+        lower, failed = torch.linalg.cholesky_ex(
+            damped, out=(damped, torch.empty(0, dtype=torch.int32, device=damped.device))
+        )
         if not failed:
             return Factor(lower.flip(0, 1), damping)
         damping = max(damping * _MORE_DAMPING, 1e-4)
