@@ -142,7 +142,7 @@ def parse() -> Namespace:
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["rtn"])
     parser.add_argument("--limit", type=float, default=6.0, help="GiB of resident memory")
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--keep", action="store_true", help="do not delete the model")
     return parser.parse_args()

@@ -901,6 +901,54 @@ GENERATE = [
 ]
 
 
+def swept(names: str, *more: Any, model: str | None = None) -> Callable[[Box], list[Any]]:
+    """Several recipes."""
+    return lambda box: ["sweep", model or zoo_model("llama"), "--recipes", names, "-o", "all", *more]
+
+
+SWEEP = [
+    ("no recipes", 2, "--recipes ', ' names none", swept(", ")),
+    ("an unknown recipe among them", 2, "no recipe 'none'", swept("rtn-w4g128,none")),
+    ("a recipe twice", 2, "rtn-w4g128 is given twice", swept("rtn-w4g128,rtn-w4g128")),
+    (
+        "a key that one of them ignores",
+        2,
+        "would ignore nsamples",
+        swept("gptq-w4g128,rtn-w4g128", "--set", "nsamples=4"),
+    ),
+    ("no such model", 3, "no folder ./none", swept("rtn-w4g128", model="./none")),
+    (
+        "a recipe's folder with something else in it",
+        6,
+        "all/rtn-w4g128 exists and is not empty",
+        lambda b: (b.write("all/rtn-w4g128/notes.txt", "mine"), swept("rtn-w4g128")(b))[1],
+    ),
+    (
+        "a recipe's folder with another result",
+        6,
+        "holds the result of another recipe",
+        lambda b: (shutil.copytree(b.quantized(), b / "all/rtn-w4g128"), swept("rtn-w4g128")(b))[1],
+    ),
+    (
+        "calibration that is not there",
+        4,
+        "no file none.txt",
+        swept("gptq-w4g128", "--calibration", "none.txt", "--set", "seqlen=32"),
+    ),
+]
+
+RANKS = [
+    ("no process", 2, "--nproc 0: 1 process or more", plain("--nproc", "0")),
+    (
+        "less than none",
+        2,
+        "--nproc -2: 1 process or more",
+        lambda b: evaluated(b, zoo_model("llama"), "--nproc", "-2"),
+    ),
+    ("no number", 2, "Invalid value for '--nproc'", plain("--nproc", "all")),
+]
+
+
 def _cases() -> Iterator[Case]:
     sections: list[tuple[str, int | None, list[Any]]] = [
         ("Weight files", 3, FILES),
@@ -912,6 +960,8 @@ def _cases() -> Iterator[Case]:
         ("`roundel eval`", None, EVAL),
         ("`roundel inspect`", 3, INSPECT),
         ("`roundel generate`", None, GENERATE),
+        ("`roundel sweep`", None, SWEEP),
+        ("`--nproc`", None, RANKS),
     ]
     for section, code, rows in sections:
         for words, *row in rows:
@@ -1017,7 +1067,7 @@ def errors_page() -> str:
         "    python tests/test_bad_inputs.py",
         "",
         "Exit codes: 2 recipe and options, 3 model, 4 calibration data or text, 5 format, 6 output folder, 7 NaN or "
-        "infinity.",
+        "infinity, 8 another rank is gone, 130 stopped.",
     ]
     for section in dict.fromkeys(case.section for case in CASES):
         lines += ["", f"## {section}", "", "| input | code | message |", "|---|---|---|"]

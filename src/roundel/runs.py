@@ -1,7 +1,7 @@
 """Several recipes on one model in one go: opened, planned and walked together, each with an output of its own."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def sweep_model(
     source = Path(given.model).expanduser() if isinstance(given.model, str | Path) else None
     manifests: dict[str, dict[str, Any]] = {}
     with ExitStack() as journals:
+        if ranks.first and not output.exists():
+            journals.callback(_leave_nothing_empty, output)
         runs: dict[str, Run] = {}
         for name, recipe in zip(names, recipes, strict=True):
             target = output / name
@@ -115,6 +117,12 @@ def _finished(run: Run, target: Path) -> dict[str, Any] | None:
             f"{target} holds the result of another {other[0]}: choose another folder, or pass --overwrite"
         )
     return manifest
+
+
+def _leave_nothing_empty(folder: Path) -> None:
+    """Where no recipe came to an end, there is nothing to be left."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _folder_name(recipe: Recipe) -> str:

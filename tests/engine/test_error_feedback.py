@@ -94,8 +94,8 @@ def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
 
     honest = torch.linalg.cholesky_ex
 
-    def fails_at_first(matrix: torch.Tensor):
-        lower, failed = honest(matrix)
+    def fails_at_first(matrix: torch.Tensor, **how: object):
+        lower, failed = honest(matrix, **how)
         return lower, failed + int(calls.append(1) or len(calls) == 1)
 
     calls: list[int] = []
