@@ -22,10 +22,11 @@ from roundel.formats import INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
+from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
-from roundel.run import Given, ModelOrPath, Run, Writing, open_model, stream_device
+from roundel.run import Run, Writing, stream_device
 from roundel.runs import sweep_model
 
 

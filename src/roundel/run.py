@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -12,25 +12,27 @@ from typing import Any
 import psutil
 import torch
 
-from roundel.activations.attach import ActivationQuantizer, attach_saved, attached
+from roundel.activations.attach import ActivationQuantizer, attached
 from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage, decide
 from roundel.engine.devices import autocast_dtype
+from roundel.engine.job import Job
 from roundel.engine.journal import Journal
 from roundel.engine.plan import Plan, make_plan
+from roundel.engine.quantize import quantize_model
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
-from roundel.engine.walk import Job, quantize_model
 from roundel.errors import CalibrationError, ModelError, OutputError
-from roundel.formats import CONTAINERS, Content, Layer, Piece, is_container, open_container
+from roundel.formats import CONTAINERS, Content, Layer, Piece
 from roundel.formats.folder import atomic_folder
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.linears import LinearView
-from roundel.model.source import SourceModel, fingerprint, open_source, open_tokenizer
+from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
+from roundel.opening import Given
 from roundel.progress import Progress
 from roundel.ranks import Ranks
 from roundel.recipe import Recipe
@@ -38,32 +40,8 @@ from roundel.report.contents import measure_folder
 from roundel.report.manifest import build_manifest, versions, write_manifest
 from roundel.report.records import Outcome
 
-ModelOrPath = str | Path | torch.nn.Module
-
 # Keys of a recipe that decide no integer.
 _NO_MATTER = ("name", "description", "format")
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a caller gave.
-
-    Attributes:
-        known: what was found out about it, for all runs on it: by what decides it.
-    """
-
-    model: ModelOrPath
-    tokenizer: Any | None
-    calibration: CalibrationSource | None
-    trust_remote_code: bool
-    allow_pickle: bool
-    known: dict[str, Any] = field(default_factory=dict)
-
-    def open(self, stream_with: Path | None = None) -> SourceModel:
-        """The original model; its blocks stay on disk where there is a folder `stream_with`."""
-        return open_model(
-            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
-        )
 
 
 @dataclass(frozen=True)
@@ -439,58 +417,6 @@ def tell_plan(plan: Plan, progress: Progress, ranks: Ranks) -> None:
 def stream_device(recipe: Recipe, device: torch.device) -> torch.device:
     """Where streams in memory are."""
     return torch.device("cpu") if recipe.low_gpu_mem_usage else device
-
-
-def open_model(
-    model: ModelOrPath,
-    tokenizer: Any | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-    *,
-    quantized: bool = False,
-    stream_with: Path | None = None,
-) -> SourceModel:
-    """Open whatever the user named.
-
-    Args:
-        model: folder, .gguf file, hub id, or a model in memory.
-        tokenizer: instead of the model's own.
-        trust_remote_code: run modeling code that comes with the model.
-        allow_pickle: read pickled checkpoints.
-        quantized: a quantized model is welcome, and its activations are quantized as its folder says.
-        stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
-
-    Raises:
-        ModelError: it cannot be opened.
-    """
-    if isinstance(model, torch.nn.Module):
-        model.eval().requires_grad_(False)
-        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
-    if is_container(model):
-        if not quantized:
-            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
-        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
-        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
-    else:
-        opened = open_source(
-            str(model),
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            quantized=quantized,
-            stream_with=stream_with,
-        )
-    if quantized:
-        _attach_activations(opened.model, Path(model).expanduser())
-    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
-
-
-def _attach_activations(model: Any, folder: Path) -> None:
-    """Quantize activations as the folder says, with the code that its weights were tuned under."""
-    if attach_saved(model, folder) is not None:
-        # A compressed-tensors folder's own hooks would round the same inputs a second time.
-        for module in model.modules():
-            if hasattr(module, "quantization_scheme"):
-                module.quantization_enabled = False
 
 
 def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:

@@ -13,11 +13,12 @@ from roundel.engine.plan import Plan, plan_together
 from roundel.engine.streams import StreamOptions
 from roundel.errors import OutputError, RecipeError
 from roundel.formats.folder import check_target
+from roundel.opening import Given
 from roundel.progress import Progress
 from roundel.ranks import Ranks
 from roundel.recipe import Recipe
 from roundel.report.manifest import MANIFEST, read_manifest
-from roundel.run import Given, Run, Writing, stream_device, tell_plan
+from roundel.run import Run, Writing, stream_device, tell_plan
 
 
 def sweep_model(

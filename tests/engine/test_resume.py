@@ -209,6 +209,23 @@ def test_a_damaged_piece_is_said(llama: Path, tmp_path: Path) -> None:
         roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
 
 
+def test_a_stream_that_is_not_whole_is_said(llama: Path, tmp_path: Path) -> None:
+    recipe = roundel.Recipe(**RECIPES["autoround"])
+    stop(llama, recipe, tmp_path / "out", 45, calibration="pydoc")
+    stream = tmp_path / ".out.roundel" / "quantized-00001.bin"
+    content = stream.read_bytes()
+    for damaged in (content[:-4], content + b"1234", None):
+        stream.unlink()
+        if damaged is not None:
+            stream.write_bytes(damaged)
+        with pytest.raises(
+            OutputError, match=r"quantized-00001.bin is not what was written there.*--restart"
+        ):
+            roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+        stream.write_bytes(content)
+    roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_when_the_output_was_there_already(
     overwrite: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from roundel.engine.block import Known
+from roundel.engine.job import Job
 from roundel.engine.streams import Streams
-from roundel.engine.walk import Job, Walk
+from roundel.engine.walk import Walk
 from roundel.errors import Stopped
 from roundel.progress import Progress
 from roundel.report.records import Outcome

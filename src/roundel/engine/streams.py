@@ -15,12 +15,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from roundel.errors import NonFiniteError, RecipeError
+from roundel.errors import NonFiniteError, OutputError, RecipeError
 from roundel.files import flush, reported, write_durably
 from roundel.ranks import ALONE, Ranks
 
@@ -180,8 +181,15 @@ class StreamHome:
             stream.path = path
 
     def find(self, name: str, whole: tuple[int, int, int]) -> Stream:
-        """A stream that was kept."""
-        file = FileStream(self._path(name), whole, self.dtype if self.on_disk else torch.float32, self.ranks)
+        """A stream that was kept.
+
+        Raises:
+            OutputError: its file is not there, or not whole.
+        """
+        path, dtype = self._path(name), self.dtype if self.on_disk else torch.float32
+        if not path.is_file() or path.stat().st_size != prod(whole) * dtype.itemsize:
+            raise OutputError(f"{path} is not what was written there: pass --restart to begin again")
+        file = FileStream(path, whole, dtype, self.ranks)
         return file if self.on_disk else MemoryStream(file[:].to(self.device), whole[0])
 
     def discard(self, name: str) -> None:

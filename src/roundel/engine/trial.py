@@ -17,9 +17,9 @@ from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
+from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept
 from roundel.engine.streams import MemoryStream, Streams
-from roundel.engine.walk import Job, make_runner
 from roundel.progress import Progress
 from roundel.report.manifest import peak_memory
 

@@ -1,117 +1,27 @@
-"""The walk over the blocks: the whole of Roundel's work on one screen.
-
-For each decoder block: load it, quantize it, write down what it has become, let it go, pass the activations on. Each
-block that is written down is finished for good: the next walk with the same journal begins behind it.
-
-Several ranks walk together: each carries its own samples through every block. Where blocks do not depend on each other
-(all inputs are the unquantized model's) and there is a journal, every rank quantizes a block of its own instead.
+"""A walk over the blocks, step by step: load one, quantize it, write down what it has become, let it go, pass the
+activations on. Each block that is written down is finished for good: the next walk with the same journal begins behind.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import torch
 
-from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import StaticGrid
 from roundel.engine.block import BlockQuantizer, Known, stream_name
-from roundel.engine.coverage import Coverage
 from roundel.engine.devices import keep_freed_memory
-from roundel.engine.journal import Journal
+from roundel.engine.job import Job, make_runner
 from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
 from roundel.errors import Stopped
 from roundel.formats.content import Piece
 from roundel.grid import QuantizedWeight
-from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
-from roundel.model.storage import InMemory, Storage
-from roundel.progress import Progress
-from roundel.ranks import ALONE, Ranks
-from roundel.recipe import Recipe
+from roundel.ranks import Ranks
 from roundel.report.records import BlockRecord, LayerRecord, Outcome
-
-# Inside a block, work of at most so many seconds is lost to an interruption.
-SNAPSHOT_SECONDS = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a walk needs.
-
-    Attributes:
-        model: causal language model in eval mode, on the CPU; changed in place.
-        stack: its decoder blocks.
-        coverage: the grid of each layer.
-        recipe: method and options.
-        tokens: `[N, S]` calibration ids; None for a recipe that needs none.
-        device: where blocks compute.
-        progress: told of every block and step.
-        home: where activations between blocks are.
-        storage: where the weights of blocks are.
-        journal: remembers finished blocks; None: nothing outlives the process.
-        keep: leave the quantized blocks, and their integers, in memory.
-        activations: attached to the model, where activations are quantized; left enabled.
-        snapshot_seconds: how often the state inside a block is written down.
-        ranks: the processes that walk together.
-        alone: no other job is done beside this one, block by block.
-    """
-
-    model: Any
-    stack: BlockStack
-    coverage: Coverage
-    recipe: Recipe
-    tokens: torch.Tensor | None
-    device: torch.device
-    progress: Progress
-    home: StreamHome
-    storage: Storage = field(default_factory=InMemory)
-    journal: Journal | None = None
-    keep: bool = True
-    activations: ActivationQuantizer | None = None
-    snapshot_seconds: float = SNAPSHOT_SECONDS
-    ranks: Ranks = ALONE
-    alone: bool = True
-
-    @property
-    def independent(self) -> bool:
-        """Whether every rank quantizes blocks of its own."""
-        several = self.ranks.size > 1 and self.journal is not None
-        return several and self.alone and not self.recipe.needs_quantized_stream
-
-
-def quantize_model(job: Job) -> Outcome:
-    """Quantize a model in place: its Linears end up with the dequantized weights.
-
-    Raises:
-        NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
-        Stopped: the work was asked to end.
-    """
-    walk = Walk(job)
-    count = len(job.stack)
-    with job.progress.stage("Quantizing blocks", count), walk.saying_farewell():
-        walk.resume()
-        job.progress.advance(min(walk.finished, count))
-        if job.independent:
-            walk.rounds()
-        while walk.finished < count:
-            walk.block()
-            job.progress.advance()
-        walk.head()
-    return walk.outcome
-
-
-def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer | None) -> BlockRunner:
-    """What runs the blocks of a job's model on some calibration tokens."""
-    cache = activations.cache if activations is not None and activations.kv else None
-    quiet = nullcontext if activations is None else partial(activations.switched, on=False)
-    around = partial(job.storage.around, job.model, job.stack)
-    return BlockRunner(job.model, job.stack, tokens, cache, quiet, around)
 
 
 class Walk:
@@ -134,9 +44,10 @@ class Walk:
         self.runner = None
         if job.tokens is not None:
             self.runner = make_runner(job, job.tokens[self.ranks.own(len(job.tokens))], job.activations)
-        self.worker = self._worker(self.home, self.ranks)
+        self.worker = self.make_worker(self.home, self.ranks)
 
-    def _worker(self, home: StreamHome, ranks: Ranks) -> BlockQuantizer:
+    def make_worker(self, home: StreamHome, ranks: Ranks) -> BlockQuantizer:
+        """What quantizes blocks of this job, with these streams and together with these ranks."""
         job = self.job
 
         def keeper(attempt: str) -> TuningKeeper | None:
@@ -165,14 +76,14 @@ class Walk:
         if self.journal is not None and not self.job.independent and self.ranks.first:
             self.journal.discard_pieces(finished)
         for number in range(finished):
-            self._take_over(number)
+            self.take_over(number)
         if finished:
             self.job.progress.say(f"Going on behind {self._done(finished)}")
         if self.runner is not None and finished < self.parts:
             with self.job.storage.around(self.job.model, self.stack):
                 self._prepare(self.runner, first=finished == 0)
             if finished:
-                self.streams = self._find_streams(finished)
+                self.find_streams()
 
     def _prepare(self, runner: BlockRunner, first: bool) -> None:
         """Record the arguments of all blocks, and what enters the first one."""
@@ -203,18 +114,21 @@ class Walk:
             sizes |= {min(size, number), number % size}
         return sizes - {0}
 
-    def _find_streams(self, index: int) -> Streams:
+    def find_streams(self) -> None:
+        """What enters the next block was kept by an earlier process, or by other ranks."""
         assert self.journal is not None
+        index = self.finished
         shape = self.journal.note(index - 1)["stream_shape"]
         recipe = self.job.recipe
 
         def find(name: str) -> Stream:
             return self.home.find(stream_name(name, index), (shape[0], shape[1], shape[2]))
 
-        return Streams(
-            find("original") if recipe.needs_original_stream else None,
-            find("quantized") if recipe.needs_quantized_stream else None,
-        )
+        with self.ranks.agreed():
+            self.streams = Streams(
+                find("original") if recipe.needs_original_stream else None,
+                find("quantized") if recipe.needs_quantized_stream else None,
+            )
 
     @property
     def parts(self) -> int:
@@ -238,57 +152,6 @@ class Walk:
             farewell = Stopped(self._farewell)
             farewell.everywhere = stopped.everywhere
             raise farewell from stopped
-
-    def rounds(self) -> None:
-        """Every rank quantizes a block of its own, again and again, until all are finished."""
-        assert self.journal is not None
-        count = len(self.stack)
-        alone = self._worker(replace(self.home, ranks=ALONE), ALONE)
-        while self.finished < count:
-            self.check_stop()
-            last = min(self.finished + self.ranks.size, count)
-            if self.streams is not None:
-                self._carry(self.finished, last)
-            mine = self.finished + self.ranks.number
-            # Who fails lets the others finish what they are at: it is not lost.
-            with self.ranks.agreed():
-                if mine < last and not self.journal.has(mine):
-                    self._block_alone(alone, mine)
-            behind = self.journal.finished
-            for index in range(self.finished, behind):
-                self._take_over(index)
-                self._discard_streams(index)
-                self.job.progress.advance()
-            self.finished = behind
-            if self.streams is not None and behind > last:
-                self.streams = self._find_streams(behind)  # a piece of an earlier process came next
-
-    def _carry(self, first: int, last: int) -> None:
-        """This rank's samples through unquantized blocks; all that enters them is in files then, for all ranks."""
-        for index in range(first, last):
-            assert self.streams is not None
-            assert self.streams.original is not None
-            block, name = self.stack.blocks[index], self.stack.block_name(index)
-            self.job.storage.load(block, name)
-            known = self.worker.look(index, self.streams.original, statistics=False, hessians=False)
-            self.job.storage.release(block, name)
-            self.home.keep(stream_name("original", index + 1), known.outputs)
-            self.streams = Streams(known.outputs, None)
-
-    def _block_alone(self, worker: BlockQuantizer, index: int) -> None:
-        began = time.perf_counter()
-        block, name = self.stack.blocks[index], self.stack.block_name(index)
-        streams = known = None
-        if self.streams is not None:
-            entering = stream_name("original", index) if index else "first"
-            shape = self.streams.inputs.whole
-            streams = Streams(worker.home.find(entering, shape), None)
-            known = Known(worker.home.find(stream_name("original", index + 1), shape))
-        self.job.storage.load(block, name)
-        done = worker.quantize(index, streams, known)
-        done.record.seconds = time.perf_counter() - began
-        self._commit(index, name, block, done.weights, done.record)
-        self.job.storage.release(block, name)
 
     def look(self, *, statistics: bool, hessians: bool) -> Known:
         """What there is to know of the next block before it is quantized, for several walks on the same stream."""
@@ -350,10 +213,10 @@ class Walk:
             self.home.keep(stream_name(kind, number + 1), stream)
         with self.ranks.agreed():
             if self.ranks.first:
-                self._commit(number, name, module, weights, record)
-        self._discard_streams(number)
+                self.commit(number, name, module, weights, record)
+        self.discard_streams(number)
 
-    def _commit(
+    def commit(
         self,
         number: int,
         name: str,
@@ -361,6 +224,7 @@ class Walk:
         weights: dict[str, QuantizedWeight],
         record: BlockRecord | None,
     ) -> None:
+        """Write a piece."""
         assert self.journal is not None
         others = {
             f"{name}.{key}": tensor.detach().cpu().contiguous()
@@ -381,12 +245,12 @@ class Walk:
         self.journal.commit(number, self.job.model, Piece(weights, others), note)
         self.journal.discard_snapshots(number)
 
-    def _discard_streams(self, number: int) -> None:
+    def discard_streams(self, number: int) -> None:
         """The block that they entered is finished."""
         for gone in ("first", stream_name("original", number), stream_name("quantized", number)):
             self.home.discard(gone)
 
-    def _take_over(self, number: int) -> None:
+    def take_over(self, number: int) -> None:
         """Report, and where it is kept use, a piece that an earlier process finished."""
         assert self.journal is not None
         note = self.journal.note(number)

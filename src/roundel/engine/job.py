@@ -1,0 +1,75 @@
+"""What a walk over the blocks needs, put together by whoever starts it."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from roundel.activations.attach import ActivationQuantizer
+from roundel.engine.coverage import Coverage
+from roundel.engine.journal import Journal
+from roundel.engine.streams import StreamHome
+from roundel.model.blocks import BlockStack
+from roundel.model.capture import BlockRunner
+from roundel.model.storage import InMemory, Storage
+from roundel.progress import Progress
+from roundel.ranks import ALONE, Ranks
+from roundel.recipe import Recipe
+
+# Inside a block, work of at most so many seconds is lost to an interruption.
+SNAPSHOT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a walk needs.
+
+    Attributes:
+        model: causal language model in eval mode, on the CPU; changed in place.
+        stack: its decoder blocks.
+        coverage: the grid of each layer.
+        recipe: method and options.
+        tokens: `[N, S]` calibration ids; None for a recipe that needs none.
+        device: where blocks compute.
+        progress: told of every block and step.
+        home: where activations between blocks are.
+        storage: where the weights of blocks are.
+        journal: remembers finished blocks; None: nothing outlives the process.
+        keep: leave the quantized blocks, and their integers, in memory.
+        activations: attached to the model, where activations are quantized; left enabled.
+        snapshot_seconds: how often the state inside a block is written down.
+        ranks: the processes that walk together.
+        alone: no other job is done beside this one, block by block.
+    """
+
+    model: Any
+    stack: BlockStack
+    coverage: Coverage
+    recipe: Recipe
+    tokens: torch.Tensor | None
+    device: torch.device
+    progress: Progress
+    home: StreamHome
+    storage: Storage = field(default_factory=InMemory)
+    journal: Journal | None = None
+    keep: bool = True
+    activations: ActivationQuantizer | None = None
+    snapshot_seconds: float = SNAPSHOT_SECONDS
+    ranks: Ranks = ALONE
+    alone: bool = True
+
+    @property
+    def independent(self) -> bool:
+        """Whether every rank quantizes blocks of its own."""
+        several = self.ranks.size > 1 and self.journal is not None
+        return several and self.alone and not self.recipe.needs_quantized_stream
+
+
+def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer | None) -> BlockRunner:
+    """What runs the blocks of a job's model on some calibration tokens."""
+    cache = activations.cache if activations is not None and activations.kv else None
+    quiet = nullcontext if activations is None else partial(activations.switched, on=False)
+    around = partial(job.storage.around, job.model, job.stack)
+    return BlockRunner(job.model, job.stack, tokens, cache, quiet, around)

@@ -1,0 +1,89 @@
+"""Opening what a caller named as the model: a folder, a file, a hub id, a quantized folder, a model in memory."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roundel.activations.attach import attach_saved
+from roundel.calibration.gather import CalibrationSource
+from roundel.errors import ModelError
+from roundel.formats import is_container, open_container
+from roundel.model.source import SourceModel, open_source, open_tokenizer
+
+ModelOrPath = str | Path | torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a caller gave.
+
+    Attributes:
+        known: what was found out about it, for all runs on it: by what decides it.
+    """
+
+    model: ModelOrPath
+    tokenizer: Any | None
+    calibration: CalibrationSource | None
+    trust_remote_code: bool
+    allow_pickle: bool
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, stream_with: Path | None = None) -> SourceModel:
+        """The original model; its blocks stay on disk where there is a folder `stream_with`."""
+        return open_model(
+            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
+        )
+
+
+def open_model(
+    model: ModelOrPath,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    *,
+    quantized: bool = False,
+    stream_with: Path | None = None,
+) -> SourceModel:
+    """Open whatever the user named.
+
+    Args:
+        model: folder, .gguf file, hub id, or a model in memory.
+        tokenizer: instead of the model's own.
+        trust_remote_code: run modeling code that comes with the model.
+        allow_pickle: read pickled checkpoints.
+        quantized: a quantized model is welcome, and its activations are quantized as its folder says.
+        stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    if isinstance(model, torch.nn.Module):
+        model.eval().requires_grad_(False)
+        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
+    if is_container(model):
+        if not quantized:
+            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
+        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
+        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
+    else:
+        opened = open_source(
+            str(model),
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            quantized=quantized,
+            stream_with=stream_with,
+        )
+    if quantized:
+        _attach_activations(opened.model, Path(model).expanduser())
+    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
+
+
+def _attach_activations(model: Any, folder: Path) -> None:
+    """Quantize activations as the folder says, with the code that its weights were tuned under."""
+    if attach_saved(model, folder) is not None:
+        # A compressed-tensors folder's own hooks would round the same inputs a second time.
+        for module in model.modules():
+            if hasattr(module, "quantization_scheme"):
+                module.quantization_enabled = False
