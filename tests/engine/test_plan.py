@@ -38,7 +38,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"method": "rtn"},
         {"method": "gptq", "start": "minmax"},
+        {"method": "spqr", "bits": 3, "outliers": 0.005},
         {"method": "autoround", "start": "minmax", "iters": 3},
+        {"method": "signround", "start": "gptq", "iters": 3},
         {"method": "flexround", "start": "minmax", "iters": 3},
         {"method": "lrq", "start": "minmax", "iters": 3, "offsets": True},
     ],

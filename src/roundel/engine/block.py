@@ -1,6 +1,6 @@
 """One decoder block: run it unquantized to get the targets, choose the grids, round, tune, write the weights back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -137,8 +137,7 @@ class BlockQuantizer:
         views = self._views(index)
         with computing(self.stack.blocks[index], self.device):
             if streams is None:
-                targets = self._to_nearest(views, None)
-                weights = self._finish(targets, {t.view.name: t.rounded for t in targets})
+                weights = self._finish_each(self._to_nearest(views, None))
                 return Finished(weights, record, None)
             weights, original = self._with_data(index, views, streams, known, record)
         inputs = streams.quantized
@@ -165,14 +164,12 @@ class BlockQuantizer:
                 with InputHessians([[view]]) as hessians, self._active():
                     self._feed_head(view, streams)
                 hessians.join(self.ranks)
-                targets = self._round([view], hessians)
-            else:
-                with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
-                    if streams is not None and self.recipe.start == "search":
-                        self._feed_head(view, streams)
-                statistics.join(self.ranks)
-                targets = self._to_nearest([view], statistics)
-            return self._finish(targets, {t.view.name: t.rounded for t in targets})
+                return self._finish_each(self._round([view], hessians))
+            with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
+                if streams is not None and self.recipe.start == "search":
+                    self._feed_head(view, streams)
+            statistics.join(self.ranks)
+            return self._finish_each(self._to_nearest([view], statistics))
 
     def _feed_head(self, view: LinearView, streams: Streams | None) -> None:
         """Let whoever watches the head see its inputs; the head itself does not run."""
@@ -234,11 +231,15 @@ class BlockQuantizer:
             targets = self._by_hessian(index, views, streams, known)
         else:
             targets = self._to_nearest(views, None if known is None else known.statistics)
-        weights = {t.view.name: t.rounded for t in targets}
-        if self.recipe.tuned and targets:
-            assert outputs is not None
-            weights = self._tune(index, targets, streams, outputs, record)
-        return self._finish(targets, weights), outputs
+        if not self.recipe.tuned:
+            return self._finish_each(targets), outputs
+        assert outputs is not None
+        wanted = list(targets)
+        tuned = self._tune(index, wanted, streams, outputs, record) if wanted else {}
+        weights: dict[str, QuantizedWeight] = {}
+        for target in wanted:
+            weights |= self._finish(target, tuned[target.view.name])
+        return weights, outputs
 
     def _smooth(self, index: int, views: list[LinearView], streams: Streams) -> None:
         assert self.recipe.smooth is not None
@@ -261,19 +262,18 @@ class BlockQuantizer:
 
     def _by_hessian(
         self, index: int, views: list[LinearView], streams: Streams, known: Known | None
-    ) -> list[Target]:
+    ) -> Iterator[Target]:
         """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
         of_original = streams.inputs is streams.original and not self.recipe.activations
         if of_original and known is not None and known.hessians is not None:
-            return self._round(views, known.hessians, Hessian.mean)
+            yield from self._round(views, known.hessians, Hessian.mean)
+            return
         sharing = self._sharing(index, views, streams.inputs)
-        targets = []
         for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
             with InputHessians(stage) as hessians, self._active():
                 self._run_all(index, streams.inputs)
             hessians.join(self.ranks)
-            targets += self._round(views, hessians)
-        return targets
+            yield from self._round(views, hessians)
 
     def _sharing(self, index: int, views: list[LinearView], inputs: Stream) -> list[list[LinearView]]:
         sample = self._sample(inputs)
@@ -289,10 +289,9 @@ class BlockQuantizer:
         views: list[LinearView],
         hessians: InputHessians,
         mean: Callable[[Hessian], torch.Tensor] = Hessian.take_mean,
-    ) -> list[Target]:
+    ) -> Iterator[Target]:
         """Round those Linears whose Hessians these are. The result is in the modules then: a later pass sees it."""
         by_name = {view.name: view for view in views}
-        targets = []
         for sharing, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
             moments = mean(hessian) if hessian.tokens else None
 
@@ -301,12 +300,11 @@ class BlockQuantizer:
             ) -> Target:
                 return round_by_hessian(view, self.coverage.schemes[view.name], hessian, moments, self.recipe)
 
-            targets += self._split([by_name[view.name] for view in sharing], make)
-        for target in targets:
-            target.view.write(target.rounded.dequantize())
-        return targets
+            for target in self._split([by_name[view.name] for view in sharing], make):
+                target.view.write(target.rounded.dequantize())
+                yield target
 
-    def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> list[Target]:
+    def _to_nearest(self, views: list[LinearView], statistics: InputStatistics | None) -> Iterator[Target]:
         schemes, kind = self.coverage.schemes, self.recipe.grid_fit
         return self._split(
             views,
@@ -315,7 +313,7 @@ class BlockQuantizer:
             ),
         )
 
-    def _split(self, views: list[LinearView], make: Callable[[LinearView], Target]) -> list[Target]:
+    def _split(self, views: list[LinearView], make: Callable[[LinearView], Target]) -> Iterator[Target]:
         return split(views, make, self.coverage.schemes, self.ranks, bases=self.recipe.tuned)
 
     def _tune(
@@ -357,25 +355,30 @@ class BlockQuantizer:
         record.trained = sum(p.trained for p in parametrizations.values())
         return tuned.weights
 
-    def _finish(
-        self, targets: list[Target], weights: dict[str, QuantizedWeight]
-    ) -> dict[str, QuantizedWeight]:
+    def _finish_each(self, targets: Iterable[Target]) -> dict[str, QuantizedWeight]:
+        """Those that are not tuned, one after the other: what a Linear was goes before the next one comes."""
+        weights: dict[str, QuantizedWeight] = {}
         for target in targets:
-            name, quantized = target.view.name, weights[target.view.name]
-            dequantized = quantized.dequantize()
-            target.view.write(dequantized)
-            record, scheme = self.records[name], quantized.scheme
-            record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
-            record.bits_per_weight = quantized.bits_per_weight()
-            record.paper_bits = quantized.paper_bits()
-            record.outliers, record.note = quantized.outlier_share, target.note
-            inputs = self.recipe.activations.inputs
-            record.inputs = inputs.words if inputs else ""
-            if target.note:
-                self.progress.say(f"{name}: {target.note}")
-            power = target.weight.square().mean().clamp_min(1e-30)
-            record.error = float((dequantized - target.weight).square().mean() / power)
-        return {name: weight.to(torch.device("cpu")) for name, weight in weights.items()}
+            weights |= self._finish(target, target.rounded)
+        return weights
+
+    def _finish(self, target: Target, quantized: QuantizedWeight) -> dict[str, QuantizedWeight]:
+        """Write a Linear's weight, and what is to be reported of it."""
+        name = target.view.name
+        dequantized = quantized.dequantize()
+        target.view.write(dequantized)
+        record, scheme = self.records[name], quantized.scheme
+        record.bits, record.group_size, record.sym = scheme.bits, scheme.group_size, scheme.sym
+        record.bits_per_weight = quantized.bits_per_weight()
+        record.paper_bits = quantized.paper_bits()
+        record.outliers, record.note = quantized.outlier_share, target.note
+        inputs = self.recipe.activations.inputs
+        record.inputs = inputs.words if inputs else ""
+        if target.note:
+            self.progress.say(f"{name}: {target.note}")
+        power = target.weight.square().mean().clamp_min(1e-30)
+        record.error = float((dequantized - target.weight).square().mean() / power)
+        return {name: quantized.to(torch.device("cpu"))}
 
     def _views(self, index: int) -> list[LinearView]:
         return [v for v in self.stack.linears(index) if v.name in self.coverage.schemes]

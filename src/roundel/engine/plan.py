@@ -31,6 +31,8 @@ _ITSELF, _STREAMS, _BATCH = "the process itself", "streams of activations", "act
 _STAYING = ("weights around the blocks", "all blocks")
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
+# The same with error feedback: before, in columns, rounded so far, errors, and what is written.
+_COLUMN_COPIES = 6
 # Copies of the largest Hessian: permuted, damped and factorized, the factor.
 _HESSIAN_COPIES = 3
 
@@ -248,12 +250,15 @@ def _streams_abreast(plans: list[Plan], recipes: list[Recipe]) -> int:
 def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, block: nn.Module) -> list[int]:
     """Sizes of the tensors that autograd keeps of one sample for a block's gradients, its weights left out."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in block.parameters()}
-    seen: dict[int, torch.Tensor] = {}  # alive, so that no address is used twice
+    # Alive, so that no address is used twice. Memory alone, as below: tensors that the graph keeps and that hold the
+    # graph themselves would keep each other for ever.
+    seen: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
-            seen[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage
+        return tensor.detach()
 
     wanted = [(parameter, parameter.requires_grad) for parameter in block.parameters()]
     try:
@@ -264,7 +269,7 @@ def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, bloc
     finally:
         for parameter, required in wanted:
             parameter.requires_grad_(required)
-    return [tensor.untyped_storage().nbytes() for tensor in seen.values()]
+    return [storage.nbytes() for storage in seen.values()]
 
 
 def free_memory() -> int:
@@ -286,16 +291,25 @@ def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
     shapes = [view.shape for view in views]
     weights = sum(out * width for out, width in shapes)
     largest = max((out * width for out, width in shapes), default=0)
-    state = {"weights before and codes": (_FLOAT + 1) * weights}
-    if recipe.hessian_guided:
-        widths = sorted({width for _, width in shapes}, reverse=True)
-        inputs = sum(width**2 for width in widths) + _more_inputs(shapes)
-        state["Hessians"] = _FLOAT * (inputs + _HESSIAN_COPIES * widths[0] ** 2)
-        state["compensated weights"] = _FLOAT * weights
+    # Without tuning, what a Linear was goes when the next one comes.
+    state = {"codes": weights}
     if recipe.tuned:
-        state |= _learned_state(recipe, shapes, weights)
-    state["one Linear on its way"] = _WEIGHT_COPIES * _FLOAT * largest
+        state["weights before"] = _FLOAT * weights
+    guided = _hessians(shapes) if recipe.hessian_guided else {}
+    learned = _learned_state(recipe, shapes, weights) if recipe.tuned else {}
+    # One comes after the other.
+    state |= guided if sum(guided.values()) > sum(learned.values()) else learned
+    if guided and learned:
+        state["compensated weights"] = _FLOAT * weights
+    copies = _COLUMN_COPIES if recipe.hessian_guided else _WEIGHT_COPIES
+    state["one Linear on its way"] = copies * _FLOAT * largest
     return state
+
+
+def _hessians(shapes: list[tuple[int, int]]) -> dict[str, int]:
+    widths = sorted({width for _, width in shapes}, reverse=True)
+    inputs = sum(width**2 for width in widths) + _more_inputs(shapes)
+    return {"Hessians": _FLOAT * (inputs + _HESSIAN_COPIES * widths[0] ** 2)}
 
 
 def _more_inputs(shapes: list[tuple[int, int]]) -> int:

@@ -1,7 +1,7 @@
 """The Linears of a block, each worked on by one of the ranks and handed to all."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -19,8 +19,8 @@ def split(
     ranks: Ranks,
     *,
     bases: bool,
-) -> list[Target]:
-    """A target for every Linear, made by the rank that has least to do; the same on all ranks.
+) -> Iterator[Target]:
+    """A target for every Linear in turn, made by the rank that has least to do; the same on all ranks.
 
     Args:
         views: the Linears.
@@ -30,19 +30,18 @@ def split(
         bases: somebody wants to know what the integers were rounded from (tuning does).
     """
     if ranks.size == 1:
-        return [make(view) for view in views]
+        yield from map(make, views)
+        return
     owners = _owners(views, ranks.size)
     made: dict[str, Target] = {}
     with ranks.agreed():
         for view in views:
             if owners[view.name] == ranks.number:
                 made[view.name] = make(view)
-    targets = []
     for view in views:
-        own = made.get(view.name)
+        own = made.pop(view.name, None)
         tensors = ranks.spread(None if own is None else _pack(own, bases), owners[view.name])
-        targets.append(own or _unpack(tensors, view, schemes[view.name]))
-    return targets
+        yield own or _unpack(tensors, view, schemes[view.name])
 
 
 def _owners(views: list[LinearView], size: int) -> dict[str, int]:

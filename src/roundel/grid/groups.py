@@ -30,7 +30,8 @@ def to_groups(rows: torch.Tensor, scheme: Scheme) -> torch.Tensor:
 
 def from_groups(groups: torch.Tensor, in_features: int) -> torch.Tensor:
     """Undo `to_groups`: `[out, G, g]` to `[out, in_features]`, dropping the padding."""
-    return groups.reshape(groups.shape[0], -1)[:, :in_features]
+    rows = groups.reshape(groups.shape[0], -1)
+    return rows[:, :in_features] if rows.shape[1] > in_features else rows
 
 
 def importance_groups(diagonal: torch.Tensor | None, rows: torch.Tensor, scheme: Scheme) -> torch.Tensor:

@@ -72,11 +72,12 @@ class _FakeQuantize(torch.autograd.Function):
         inside = (rounded >= 0).logical_and_(rounded <= scheme.levels)
         position.mul_(inside)
         if needs_scale:
-            slope = rounded.clamp_(0, scheme.levels).sub_(zero).sub_(position)
-            grad_scale = slope.mul_(grad).sum(-1, keepdim=True)
+            rounded.clamp_(0, scheme.levels).sub_(zero).sub_(position)  # (q - z) - u inside
+            grad_scale = rounded.mul_(grad).sum(-1, keepdim=True)
         del rounded
         if needs_divisor:
             grad_divisor = position.mul_(grad).mul_(-scale)
+        del position
         if needs_offset or needs_zero:
             passed = grad * inside
             if needs_zero:
