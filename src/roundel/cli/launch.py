@@ -13,6 +13,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from roundel.errors import RankError, RecipeError, Stopped
 from roundel.ranks import launched
 
+# After Ctrl-C a step may take its time.
+_STEP_SECONDS = 900
+
 
 def on_ranks(count: int | None) -> None:
     """Run this very command on so many ranks, and leave with what they leave with.
@@ -39,6 +42,8 @@ def on_ranks(count: int | None) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
     )
+    if hasattr(config, "shutdown_timeout"):  # earlier versions of torch have half a minute's patience
+        config.shutdown_timeout = _STEP_SECONDS
     try:
         elastic_launch(config, sys.executable)("-m", "roundel", *sys.argv[1:])
     except ChildFailedError as error:
