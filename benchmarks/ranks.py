@@ -3,8 +3,8 @@
     python benchmarks/ranks.py MODEL --calibration c4.jsonl --text wiki.test.raw -- --method autoround --set iters=40
 
 What stands behind `--` goes to `roundel quantize`. Every number of ranks has all cores of the machine together: one
-process uses them all, several share them out. Runs take turns, so that a busy machine is busy for all of them; seconds
-are those of the run itself, without starting Python, the least of all turns.
+process uses them all, several share them out, unless `--threads` gives each so many. Runs take turns, so that a busy
+machine is busy for all of them; seconds are those of the run itself, without starting Python, the least of all turns.
 """
 
 import json
@@ -41,16 +41,16 @@ def main() -> None:
             loss = f"{sum(losses) / len(losses):.5f}" if losses else ""
             least = min(seconds[size])
             print(
-                f"| {size} | {threads(size)} | {least:.1f} | {least / min(seconds[one]):.2f} | "
+                f"| {size} | {threads(arguments, size)} | {least:.1f} | {least / min(seconds[one]):.2f} | "
                 f"{equal(outputs[one], out):.2%} | {loss} | {kl(arguments, out)} | "
                 f"{manifest['peak_memory_bytes'] / 1e6:.0f} |",
                 flush=True,
             )
 
 
-def threads(size: int) -> int:
+def threads(arguments: Namespace, size: int) -> int:
     """Of each of so many processes."""
-    return max(1, (os.cpu_count() or 1) // size)
+    return arguments.threads or max(1, (os.cpu_count() or 1) // size)
 
 
 def quantize(arguments: Namespace, size: int, out: Path) -> None:
@@ -67,7 +67,7 @@ def quantize(arguments: Namespace, size: int, out: Path) -> None:
         *text,
         *arguments.rest,
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads(size))}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads(arguments, size))}
     done = subprocess.run([*command, "--nproc", str(size)], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -95,6 +95,7 @@ def parse() -> Namespace:
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="the first is compared with")
+    parser.add_argument("--threads", type=int, help="of every process; left out: all cores shared out")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--calibration")
     parser.add_argument("--text", help="held-out text, for the KL")
