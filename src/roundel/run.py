@@ -77,7 +77,7 @@ class Run:
         writing: how the result is written; None: it stays in memory.
         stream_with: without writing: a folder for the tensors of a streamed model.
         target: without writing: the folder that would be written.
-        alone: no other run is done beside this one, block by block.
+        abreast: other runs are done beside this one, block by block.
 
     Raises:
         RoundelError: bad input, found before the work.
@@ -93,9 +93,9 @@ class Run:
         writing: Writing | None = None,
         stream_with: Path | None = None,
         target: Path | None = None,
-        alone: bool = True,
+        abreast: bool = False,
     ) -> None:
-        self.began, self.alone = time.perf_counter(), alone
+        self.began, self.abreast = time.perf_counter(), abreast
         self.given, self.recipe, self.device = given, recipe, device
         self.progress, self.home, self.writing, self.ranks = progress, home, writing, home.ranks
         self.target = writing.journal.target if writing else target
@@ -219,7 +219,7 @@ class Run:
             keep=not self.streamed,
             activations=activations,
             ranks=self.ranks,
-            alone=self.alone,
+            abreast=self.abreast,
         )
 
     def count(self) -> Plan:

@@ -60,8 +60,8 @@ def sweep_model(
             home = streams.home(stream_device(recipe, device), journal.folder, ranks)
             writing = Writing(journal, overwrite, restart, stream=True, streams=streams)
             with ranks.agreed():
-                run = Run(given, recipe, device, progress, home, writing, alone=False)
-            found = None if overwrite else ranks.tell(lambda run=run, target=target: _finished(run, target))  # type: ignore[misc]
+                run = Run(given, recipe, device, progress, home, writing, abreast=True)
+            found = None if overwrite else _finished(run, target, ranks)
             if found is None:
                 runs[name] = run
             else:
@@ -97,14 +97,20 @@ def _plan(runs: list[Run]) -> Plan:
     return plan_together([run.count() for run in runs], [run.recipe for run in runs])
 
 
-def _finished(run: Run, target: Path) -> dict[str, Any] | None:
+def _finished(run: Run, target: Path, ranks: Ranks) -> dict[str, Any] | None:
     """The manifest of an earlier sweep's output, if it is what this run would write; None if nothing is there.
 
     Raises:
         OutputError: something else is there.
     """
-    if not (target / MANIFEST).is_file():
+    if not ranks.tell((target / MANIFEST).is_file):
         return None
+    _ = run.original, run.data  # found out by all ranks together
+    found: dict[str, Any] = ranks.tell(lambda: _compared(run, target))
+    return found
+
+
+def _compared(run: Run, target: Path) -> dict[str, Any]:
     manifest = read_manifest(target)
     calibration = None if run.data is None else run.data.fingerprint
     same = {

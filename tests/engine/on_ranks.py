@@ -26,11 +26,15 @@ def main() -> None:
             assert join().in_order([digest], [join().number], join().size) == [digest] * join().size
     several = ("rtn", "search", "autoround")
     chosen = [roundel.Recipe(**work[name]["recipe"], name=name) for name in several]
-    roundel.sweep(
-        model,
-        [r.with_settings(calibration="pydoc", name=r.name) if r.needs_calibration else r for r in chosen],
-        folder / "sweep",
-    )
+    manifests = [
+        roundel.sweep(
+            model,
+            [r.with_settings(calibration="pydoc", name=r.name) if r.needs_calibration else r for r in chosen],
+            folder / "sweep",
+        )
+        for _ in ("done", "there already")
+    ]
+    assert manifests[0] == manifests[1]
     in_memory = roundel.quantize(model, roundel.Recipe(**work["gptq"]["recipe"]), **work["gptq"]["how"])
     assert len(in_memory.weights) == 14
     leave()
