@@ -129,12 +129,11 @@ class Run:
             data = self._read() if self.ranks.first else None
         about = self.ranks.tell(lambda: [data.source, data.fingerprint] if data else None)
         tokens = self.ranks.spread({"tokens": data.tokens} if data else None)["tokens"]
-        if len(tokens) < self.ranks.size:
-            error = CalibrationError(
-                f"{len(tokens)} samples cannot be shared by {self.ranks.size} ranks: a sample for each is wanted"
-            )
-            error.everywhere = True
-            raise error
+        with self.ranks.agreed():
+            if len(tokens) < self.ranks.size:
+                raise CalibrationError(
+                    f"{len(tokens)} samples cannot be shared by {self.ranks.size} ranks: a sample for each is wanted"
+                )
         return Calibration(tokens, *about)
 
     def _read(self) -> Calibration:

@@ -24,6 +24,7 @@ RECIPES = {
     "smooth": {"act_bits": 8, "smooth": 0.5, "kv_bits": 8, **TUNING},
     "other data": {"method": "flexround", **TUNING, "nsamples": 7},
     "guided": {"method": "gptq", "use_quant_input": False, **DATA},
+    "guided in turn": {"method": "gptq", "use_quant_input": False, "true_sequential": True, **DATA},
     "guided spqr": {"method": "spqr", "bits": 3, "outliers": 0.01, "use_quant_input": False, **DATA},
 }
 

@@ -6,16 +6,14 @@ are Hessians, where they are those of that stream: in the first block, and every
 recipe's own quantized blocks make of the data is its own. Every recipe ends with the bytes that it has when run alone.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from roundel.engine.block import Known
 from roundel.engine.job import Job
 from roundel.engine.streams import Streams
-from roundel.engine.walk import Walk
-from roundel.errors import Stopped
+from roundel.engine.walk import Walk, saying
 from roundel.progress import Progress
 from roundel.report.records import Outcome
+
+_FAREWELL = "stopped; the same command goes on behind the blocks that every recipe has finished"
 
 
 def quantize_abreast(jobs: list[Job], progress: Progress) -> list[Outcome]:
@@ -30,7 +28,10 @@ def quantize_abreast(jobs: list[Job], progress: Progress) -> list[Outcome]:
     """
     walks = [Walk(job) for job in jobs]
     count = len(jobs[0].stack)
-    with progress.stage(f"Quantizing blocks with {len(jobs)} recipes", count * len(jobs)), _farewell():
+    with (
+        progress.stage(f"Quantizing blocks with {len(jobs)} recipes", count * len(jobs)),
+        saying(lambda: _FAREWELL),
+    ):
         for walk in walks:
             walk.resume()
             progress.advance(min(walk.finished, count))
@@ -44,18 +45,6 @@ def quantize_abreast(jobs: list[Job], progress: Progress) -> list[Outcome]:
         for walk in walks:
             walk.head()
     return [walk.outcome for walk in walks]
-
-
-@contextmanager
-def _farewell() -> Iterator[None]:
-    try:
-        yield
-    except Stopped as stopped:
-        farewell = Stopped(
-            "stopped; the same command goes on behind the blocks that every recipe has finished"
-        )
-        farewell.everywhere = stopped.everywhere
-        raise farewell from stopped
 
 
 def _kin(walks: list[Walk]) -> list[list[Walk]]:
@@ -89,16 +78,8 @@ def _known(kin: list[Walk]) -> Known | None:
         first = walk.streams.quantized is walk.streams.original
         walk.streams = Streams(original, original if first else walk.streams.quantized)
     recipes = [walk.job.recipe for walk in kin]
-    guided = [walk for walk in kin if walk.job.recipe.hessian_guided and _reads_original(walk)]
+    sharing = [walk for walk in kin if walk.streams is not None and walk.worker.shares_hessians(walk.streams)]
     return leader.look(
         statistics=any(recipe.start == "search" for recipe in recipes),
-        hessians=len(guided) > 1,
-    )
-
-
-def _reads_original(walk: Walk) -> bool:
-    assert walk.streams is not None
-    recipe = walk.job.recipe
-    return (
-        walk.streams.inputs is walk.streams.original and not recipe.true_sequential and not recipe.activations
+        hessians=len(sharing) > 1,
     )

@@ -186,7 +186,19 @@ class BlockQuantizer:
             original: what enters it.
             statistics: collect the second moments of its Linears' inputs.
             hessians: collect all of them.
+
+        Raises:
+            NonFiniteError: NaN or infinity, in float32 too.
         """
+        try:
+            return self._look_at(index, original, statistics, hessians)
+        except NonFiniteError:
+            if self.amp is None:
+                raise
+            with self._in_float32():
+                return self._look_at(index, original, statistics, hessians)
+
+    def _look_at(self, index: int, original: Stream, statistics: bool, hessians: bool) -> Known:
         views = self._views(index)
         block = self.stack.blocks[index]
         with computing(block, self.device):
@@ -264,8 +276,7 @@ class BlockQuantizer:
         self, index: int, views: list[LinearView], streams: Streams, known: Known | None
     ) -> Iterator[Target]:
         """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
-        of_original = streams.inputs is streams.original and not self.recipe.activations
-        if of_original and known is not None and known.hessians is not None:
+        if self.shares_hessians(streams) and known is not None and known.hessians is not None:
             yield from self._round(views, known.hessians, Hessian.mean)
             return
         sharing = self._sharing(index, views, streams.inputs)
@@ -274,6 +285,12 @@ class BlockQuantizer:
                 self._run_all(index, streams.inputs)
             hessians.join(self.ranks)
             yield from self._round(views, hessians)
+
+    def shares_hessians(self, streams: Streams) -> bool:
+        """Whether the Hessians by which a block is rounded are those of the original stream, before any rounding."""
+        recipe = self.recipe
+        plain = not recipe.true_sequential and not recipe.activations
+        return recipe.hessian_guided and plain and streams.inputs is streams.original
 
     def _sharing(self, index: int, views: list[LinearView], inputs: Stream) -> list[list[LinearView]]:
         sample = self._sample(inputs)

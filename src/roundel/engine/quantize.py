@@ -6,7 +6,7 @@ Several ranks walk together: each carries its own samples through every block. W
 
 from roundel.engine.job import Job
 from roundel.engine.rounds import walk_in_rounds
-from roundel.engine.walk import Walk
+from roundel.engine.walk import Walk, saying
 from roundel.report.records import Outcome
 
 
@@ -19,7 +19,7 @@ def quantize_model(job: Job) -> Outcome:
     """
     walk = Walk(job)
     count = len(job.stack)
-    with job.progress.stage("Quantizing blocks", count), walk.saying_farewell():
+    with job.progress.stage("Quantizing blocks", count), saying(lambda: walk.farewell):
         walk.resume()
         job.progress.advance(min(walk.finished, count))
         if job.independent:

@@ -3,7 +3,7 @@ activations on. Each block that is written down is finished for good: the next w
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -143,16 +143,6 @@ class Walk:
         """
         self.ranks.check_stop(self.job.progress.stop_asked)
 
-    @contextmanager
-    def saying_farewell(self) -> Iterator[None]:
-        """Whoever asked the work to end is told how far it is."""
-        try:
-            yield
-        except Stopped as stopped:
-            farewell = Stopped(self._farewell)
-            farewell.everywhere = stopped.everywhere
-            raise farewell from stopped
-
     def look(self, *, statistics: bool, hessians: bool) -> Known:
         """What there is to know of the next block before it is quantized, for several walks on the same stream."""
         assert self.streams is not None
@@ -273,10 +263,22 @@ class Walk:
             own[name].copy_(tensor)
 
     @property
-    def _farewell(self) -> str:
+    def farewell(self) -> str:
+        """How far it is, for whoever asked it to end."""
         if self.journal is None:
             return "stopped; nothing was written"
         return f"stopped behind {self._done(self.journal.finished)}; the same command goes on from here"
 
     def _done(self, finished: int) -> str:
         return f"{min(finished, len(self.stack))} finished blocks of {len(self.stack)}"
+
+
+@contextmanager
+def saying(farewell: Callable[[], str]) -> Iterator[None]:
+    """Whoever asked the work to end is told how far it is."""
+    try:
+        yield
+    except Stopped as stopped:
+        told = Stopped(farewell())
+        told.everywhere = stopped.everywhere
+        raise told from stopped
