@@ -20,6 +20,7 @@ class Given:
     """What a caller gave.
 
     Attributes:
+        blocks: pattern of its decoder blocks' names; None: they are found.
         known: what was found out about it, for all runs on it: by what decides it.
     """
 
@@ -28,12 +29,18 @@ class Given:
     calibration: CalibrationSource | None
     trust_remote_code: bool
     allow_pickle: bool
+    blocks: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
     def open(self, stream_with: Path | None = None) -> SourceModel:
         """The original model; its blocks stay on disk where there is a folder `stream_with`."""
         return open_model(
-            self.model, self.tokenizer, self.trust_remote_code, self.allow_pickle, stream_with=stream_with
+            self.model,
+            self.tokenizer,
+            self.trust_remote_code,
+            self.allow_pickle,
+            stream_with=stream_with,
+            blocks=self.blocks,
         )
 
 
@@ -45,6 +52,7 @@ def open_model(
     *,
     quantized: bool = False,
     stream_with: Path | None = None,
+    blocks: str | None = None,
 ) -> SourceModel:
     """Open whatever the user named.
 
@@ -55,6 +63,7 @@ def open_model(
         allow_pickle: read pickled checkpoints.
         quantized: a quantized model is welcome, and its activations are quantized as its folder says.
         stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
+        blocks: pattern of the blocks' names; None: they are found.
 
     Raises:
         ModelError: it cannot be opened.
@@ -74,6 +83,7 @@ def open_model(
             allow_pickle=allow_pickle,
             quantized=quantized,
             stream_with=stream_with,
+            blocks=blocks,
         )
     if quantized:
         _attach_activations(opened.model, Path(model).expanduser())

@@ -56,7 +56,7 @@ _DIVIDING = ("flexround", "lrq")
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
 # The same for error feedback.
-_GUIDED = {"use_quant_input"}
+_GUIDED = {"use_quant_input", "min_tokens"}
 _TUNING = set(TuningOptions.model_fields) - _RUNNING
 _OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 # Added to the name of a recipe that is no longer what its file says.

@@ -15,7 +15,7 @@ import torch
 from roundel.activations.attach import ActivationQuantizer, attached
 from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
 from roundel.calibration.options import CalibrationOptions
-from roundel.engine.coverage import Coverage, decide
+from roundel.engine.coverage import Coverage, check_complete, decide
 from roundel.engine.devices import autocast_dtype
 from roundel.engine.job import Job
 from roundel.engine.journal import Journal
@@ -29,6 +29,7 @@ from roundel.formats.folder import atomic_folder
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import BlockStack, find_blocks
+from roundel.model.experts import divide, rejoin
 from roundel.model.linears import LinearView
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
@@ -108,12 +109,14 @@ class Run:
             raise ModelError(
                 f"{self.source.name} is quantized already: the original, unquantized model is wanted"
             )
-        self.stack: BlockStack = find_blocks(self.model)
+        divide(self.model)
+        self.stack: BlockStack = find_blocks(self.model, given.blocks)
         self.coverage: Coverage = decide(self.model, self.stack, recipe)
+        rejoin(self.model, keep={name.rpartition(".")[0] for name in self.coverage.schemes})
         self.container = CONTAINERS[recipe.format]
         if self.target is not None:
             layers = _layers(self.coverage, recipe, self.model)
-            self.container.check(layers, self.model.dtype, recipe.activations, self.model.config)
+            self.container.check(layers, self.model, recipe.activations)
 
     @property
     def model(self) -> Any:
@@ -282,6 +285,7 @@ class Run:
         except BaseException:
             if activations is not None:
                 activations.detach()
+            rejoin(self.model)
             raise
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Done:
@@ -290,12 +294,15 @@ class Run:
         Raises:
             RoundelError: a failed check; no output appears then.
         """
+        check_complete(outcome.layers, self.model)
         manifest = self._manifest(outcome, plan)
         if self.writing is not None:
             with self.ranks.agreed():
                 if self.ranks.first:
                     self._write(self.writing, job, manifest)
             manifest = self.ranks.tell(lambda: manifest)
+        if job.activations is None or job.activations.inputs is None:
+            rejoin(self.model)  # else the hooks on experts stay
         return Done(self.model, self.source.tokenizer, outcome.weights, manifest)
 
     def begin(self) -> None:
@@ -314,6 +321,7 @@ class Run:
             "threads": torch.get_num_threads(),
             "ranks": self.ranks.size,
             "streams": str(self.home.dtype).removeprefix("torch."),
+            "blocks": self.stack.name,
             "versions": versions(),
         }
         with self.ranks.agreed():
@@ -389,12 +397,13 @@ class Run:
 
     def _outside(self) -> Piece:
         """What is in no block, and not the quantized head."""
-        head, blocks = self.coverage.head, f"{self.stack.name}."
-        journaled = (blocks, f"{head.name}." if head else blocks)
+        head = self.coverage.head
         with self.source.storage.around(self.model, self.stack):
             state = self.model.state_dict().items()
             others = {
-                name: t.detach().cpu().contiguous() for name, t in state if not name.startswith(journaled)
+                name: t.detach().cpu().contiguous()
+                for name, t in state
+                if not self.stack.holds(name) and not (head and name.startswith(f"{head.name}."))
             }
         return Piece(others=others)
 

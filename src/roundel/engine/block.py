@@ -2,20 +2,28 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import autocast_dtype, computing
-from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
+from roundel.engine.inputs import (
+    HESSIAN_BYTES,
+    InputHessians,
+    InputStatistics,
+    TokenCounts,
+    hessian_bytes,
+    in_stages,
+    sharing_inputs,
+)
 from roundel.engine.parametrize import make_parametrization
 from roundel.engine.ranges import static_grids
 from roundel.engine.smoothing import smooth_block
 from roundel.engine.split import split
 from roundel.engine.streams import Stream, StreamHome, Streams, batches, relative_error, run_all
-from roundel.engine.targets import Target, round_by_hessian, round_to_nearest
+from roundel.engine.targets import Target, round_by_hessian, round_to_nearest, too_few
 from roundel.errors import NonFiniteError
 from roundel.grid import QuantizedWeight
 from roundel.methods.hessian import Hessian
@@ -31,6 +39,8 @@ from roundel.report.records import BlockRecord, LayerRecord
 
 # Distinct, reproducible seeds for the minibatches of every block.
 _SEED_STRIDE = 1_000_003
+# Of a block with many experts no more than so many notes are said; the coverage table has them all.
+_MOST_SAID = 2
 
 
 @dataclass
@@ -39,11 +49,13 @@ class Known:
 
     Attributes:
         outputs: on the original stream.
+        tokens: that each of its Linears saw of that stream.
         statistics: of the inputs of its Linears on that stream, if they were collected.
         hessians: of the same inputs.
     """
 
     outputs: Stream
+    tokens: dict[str, int] = field(default_factory=dict)
     statistics: InputStatistics | None = None
     hessians: InputHessians | None = None
 
@@ -99,6 +111,7 @@ class BlockQuantizer:
         self._runner, self.storage, self.ranks = runner, storage, ranks
         self.amp = autocast_dtype(device, recipe.amp)
         self.records: dict[str, LayerRecord] = {layer.name: layer for layer in coverage.layers}
+        self._notes: list[str] = []
 
     @property
     def runner(self) -> BlockRunner:
@@ -133,13 +146,15 @@ class BlockQuantizer:
                 return self._quantize(index, streams, None, f"done in float32: not finite in {half}")
 
     def _quantize(self, index: int, streams: Streams | None, known: Known | None, note: str) -> Finished:
-        record = BlockRecord(self.stack.block_name(index), note=note)
+        record, self._notes = BlockRecord(self.stack.block_name(index), note=note), []
         views = self._views(index)
         with computing(self.stack.blocks[index], self.device):
             if streams is None:
                 weights = self._finish_each(self._to_nearest(views, None))
+                self._say_notes()
                 return Finished(weights, record, None)
             weights, original = self._with_data(index, views, streams, known, record)
+        self._say_notes()
         inputs = streams.quantized
         if self.amp is None:
             # Nothing will be done again: the block's inputs may go before its outputs come.
@@ -157,6 +172,11 @@ class BlockQuantizer:
     def head(self, view: LinearView, streams: Streams | None) -> dict[str, QuantizedWeight]:
         """The output head: as the blocks' Linears with its own inputs where there are data, but never tuned."""
         _check_weight(view)
+        weights = self._head(view, streams)
+        self._say_notes()
+        return weights
+
+    def _head(self, view: LinearView, streams: Streams | None) -> dict[str, QuantizedWeight]:
         with computing(view.module, self.device):
             if self.recipe.static_activations:
                 self._set_static([view], lambda: self._feed_head(view, streams))
@@ -169,6 +189,8 @@ class BlockQuantizer:
                 if streams is not None and self.recipe.start == "search":
                     self._feed_head(view, streams)
             statistics.join(self.ranks)
+            if view.name in statistics.diagonals:
+                self.records[view.name].tokens = statistics.diagonals[view.name].tokens
             return self._finish_each(self._to_nearest([view], statistics))
 
     def _feed_head(self, view: LinearView, streams: Streams | None) -> None:
@@ -203,17 +225,20 @@ class BlockQuantizer:
         block = self.stack.blocks[index]
         with computing(block, self.device):
             sharing = self._sharing(index, views, original) if hessians else []
+            if hessian_bytes(sharing) > HESSIAN_BYTES:
+                sharing = []  # everybody collects them in stages, then
             with InputHessians(sharing) as collected:
                 known = self._look(index, views if statistics else [], original)
-            known.hessians = collected if hessians else None
+            known.hessians = collected if sharing else None
             collected.join(self.ranks)
         return known
 
     def _look(self, index: int, watched: list[LinearView], original: Stream) -> Known:
-        with InputStatistics(watched) as statistics:
+        with InputStatistics(watched) as statistics, TokenCounts(self.stack.linears(index)) as counts:
             outputs = self._outputs("original", index, original)
         statistics.join(self.ranks)
-        return Known(outputs, statistics if watched else None)
+        counts.join(self.ranks)
+        return Known(outputs, counts.seen, statistics if watched else None)
 
     def _with_data(
         self,
@@ -237,6 +262,8 @@ class BlockQuantizer:
             statistics.join(self.ranks)
             known.statistics = statistics
         outputs = None if known is None else known.outputs
+        for name, tokens in {} if known is None else known.tokens.items():
+            self.records[name].tokens = tokens
         if self.recipe.static_activations:
             self._set_static(views, lambda: self._run_all(index, streams.inputs))
         if self.recipe.hessian_guided:
@@ -247,11 +274,22 @@ class BlockQuantizer:
             return self._finish_each(targets), outputs
         assert outputs is not None
         wanted = list(targets)
-        tuned = self._tune(index, wanted, streams, outputs, record) if wanted else {}
+        learning = [target for target in wanted if self._saw_enough(target)]
+        tuned = self._tune(index, learning, streams, outputs, record) if learning else {}
         weights: dict[str, QuantizedWeight] = {}
         for target in wanted:
-            weights |= self._finish(target, tuned[target.view.name])
+            weights |= self._finish(target, tuned.get(target.view.name, target.rounded))
         return weights, outputs
+
+    def _saw_enough(self, target: Target) -> bool:
+        """Whether there is something to tune a Linear on; else it is at its start in the block, and remains there."""
+        tokens = self.records[target.view.name].tokens
+        assert tokens is not None
+        if not too_few(tokens, target.view, self.recipe):
+            return True
+        target.note = target.note or f"not tuned: {too_few(tokens, target.view, self.recipe)}"
+        target.view.write(target.rounded.dequantize())
+        return False
 
     def _smooth(self, index: int, views: list[LinearView], streams: Streams) -> None:
         assert self.recipe.smooth is not None
@@ -275,12 +313,12 @@ class BlockQuantizer:
     def _by_hessian(
         self, index: int, views: list[LinearView], streams: Streams, known: Known | None
     ) -> Iterator[Target]:
-        """Round with error feedback: one pass for all Linears, or one for each distinct input in turn."""
+        """Round with error feedback: one pass for all Linears, or several, each for some of their distinct inputs."""
         if self.shares_hessians(streams) and known is not None and known.hessians is not None:
             yield from self._round(views, known.hessians, Hessian.mean)
             return
         sharing = self._sharing(index, views, streams.inputs)
-        for stage in [[group] for group in sharing] if self.recipe.true_sequential else [sharing]:
+        for stage in in_stages(sharing, one_by_one=self.recipe.true_sequential):
             with InputHessians(stage) as hessians, self._active():
                 self._run_all(index, streams.inputs)
             hessians.join(self.ranks)
@@ -311,6 +349,8 @@ class BlockQuantizer:
         by_name = {view.name: view for view in views}
         for sharing, hessian in zip(hessians.sharing, hessians.hessians, strict=True):
             moments = mean(hessian) if hessian.tokens else None
+            for view in sharing:
+                self.records[view.name].tokens = hessian.tokens
 
             def make(
                 view: LinearView, hessian: Hessian = hessian, moments: torch.Tensor | None = moments
@@ -392,10 +432,20 @@ class BlockQuantizer:
         inputs = self.recipe.activations.inputs
         record.inputs = inputs.words if inputs else ""
         if target.note:
-            self.progress.say(f"{name}: {target.note}")
+            self._notes.append(f"{name}: {target.note}")
         power = target.weight.square().mean().clamp_min(1e-30)
         record.error = float((dequantized - target.weight).square().mean() / power)
         return {name: quantized.to(torch.device("cpu"))}
+
+    def _say_notes(self) -> None:
+        """What was done otherwise than asked."""
+        notes, self._notes = self._notes, []
+        for note in notes[:_MOST_SAID]:
+            self.progress.say(note)
+        if len(notes) > _MOST_SAID:
+            self.progress.say(
+                f"{len(notes) - _MOST_SAID} more Linears of this block have such a note: see roundel inspect"
+            )
 
     def _views(self, index: int) -> list[LinearView]:
         return [v for v in self.stack.linears(index) if v.name in self.coverage.schemes]

@@ -6,14 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from roundel.errors import RecipeError
+from roundel.errors import ModelError, RecipeError
 from roundel.grid import Scheme, scheme_within
 from roundel.model.blocks import BlockStack, linears_outside
+from roundel.model.experts import stacks_in
 from roundel.model.linears import LinearView
+from roundel.model.mixtures import routers
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
 
 _SKIPPED = "left out by a skip pattern"
+_ROUTER = "router: decides on experts, and stays as it is"
+_UNKNOWN_STACK = (
+    "a stack of matrices, and nothing says whether it is [E, out, in] or [E, in, out]: stays as it is; an attribute "
+    "is_transposed of its class would say it"
+)
 
 
 @dataclass
@@ -40,8 +47,12 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     """
     coverage = Coverage({}, [])
     for index in range(len(stack)):
+        deciding = routers(stack.blocks[index], stack.block_name(index))
         for view in stack.linears(index):
-            _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
+            if view.name in deciding:
+                _add(coverage, view, None, _ROUTER, index)
+            else:
+                _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
     head = model.get_output_embeddings()
     for view in linears_outside(model, stack):
         if recipe.lm_head and view.module is head:
@@ -54,8 +65,30 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
             "lm_head=true wants an output head that is a Linear and not left out; none was found"
         )
     _check_patterns(coverage, recipe)
-    _add_others(coverage, model)
+    _add_others(coverage, model, stack)
     return coverage
+
+
+def check_complete(layers: list[LayerRecord], model: nn.Module) -> None:
+    """Every matrix of a model is quantized, or listed with the reason why not: looked at from the model's side.
+
+    Args:
+        layers: the coverage table of a finished run.
+        model: names and shapes are looked at.
+
+    Raises:
+        ModelError: names a matrix that the table passes over.
+    """
+    told = {layer.name for layer in layers if layer.bits is not None or layer.reason}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or name in told or name.removesuffix(".weight") in told:
+            continue
+        matrices = [f"{name}.{index}" for index in range(len(parameter))] if parameter.ndim == 3 else [name]
+        for matrix in matrices:
+            if matrix not in told:
+                raise ModelError(
+                    f"{matrix} was neither quantized nor left out for a reason: nothing is written; please report this"
+                )
 
 
 def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
@@ -66,23 +99,31 @@ def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
     return scheme_within(recipe.target_bits, scheme, view.name, view.shape, permuted=permuted)
 
 
-def _add_others(coverage: Coverage, model: Any) -> None:
-    """Embeddings, and every other matrix that no Linear holds: a router, stacked experts, a convolution."""
+def _add_others(coverage: Coverage, model: Any, stack: BlockStack) -> None:
+    """Embeddings, and every other matrix that no Linear holds: a router, a recurrence, a convolution."""
     linears = {f"{layer.name}.weight" for layer in coverage.layers}
+    stacks = stacks_in(model)
     for name, parameter in model.named_parameters():
-        if parameter.ndim < 2 or name in linears:
+        if parameter.ndim < 2 or name in linears or name in stacks:
             continue
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
-        embedding = isinstance(module, nn.Embedding)
         record = LayerRecord(
             owner if own_name == "weight" else name,
-            "Embedding" if embedding else type(module).__name__,
+            type(module).__name__,
             tuple(parameter.shape),
-            None,
-            "embedding" if embedding else "no Linear: stays as it is",
+            next((i for i, block in enumerate(stack.names) if name.startswith(f"{block}.")), None),
+            _reason_no_linear(module, parameter),
         )
         coverage.layers.append(record)
+
+
+def _reason_no_linear(module: nn.Module, parameter: nn.Parameter) -> str:
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if parameter.ndim == 3 and not type(module).__module__.startswith("torch.nn"):
+        return _UNKNOWN_STACK
+    return "no Linear: stays as it is"
 
 
 def _reason_outside(model: Any, view: LinearView) -> str:

@@ -4,6 +4,7 @@ q, k and v of an attention, gate and up of an MLP read the same tensor. Second m
 are collected once per distinct input, which is found by watching a pass rather than by name.
 """
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
@@ -16,6 +17,9 @@ from roundel.model.linears import LinearView
 from roundel.ranks import Ranks
 
 Listen = Callable[[torch.Tensor], None]
+
+# Hessians that are collected in one pass: those of a dense block fit; a block with hundreds of experts takes several.
+HESSIAN_BYTES = 4 << 30
 
 
 class Watch:
@@ -39,6 +43,25 @@ def _told(listen: Listen) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], Non
         listen(args[0])
 
     return hook
+
+
+class TokenCounts(Watch):
+    """Counts the tokens that reach each Linear while a block runs: not all, where a router sends them to experts."""
+
+    def __init__(self, linears: list[LinearView]) -> None:
+        self.seen = {view.name: 0 for view in linears}
+        super().__init__([(view, self._counting(view.name)) for view in linears])
+
+    def _counting(self, name: str) -> Listen:
+        def count(inputs: torch.Tensor) -> None:
+            self.seen[name] += inputs.shape[:-1].numel()
+
+        return count
+
+    def join(self, ranks: Ranks) -> None:
+        """Count what other ranks have seen."""
+        totals = ranks.sum(torch.tensor(list(self.seen.values()), dtype=torch.float64))
+        self.seen = {name: int(total) for name, total in zip(self.seen, totals.tolist(), strict=True)}
 
 
 class InputStatistics(Watch):
@@ -106,3 +129,35 @@ def sharing_inputs(run_block: Callable[[], object], linears: list[LinearView]) -
         if fresh:
             found.append(fresh)
     return found + [[view] for view in linears if view.name not in grouped]
+
+
+def in_stages(sharing: list[list[LinearView]], *, one_by_one: bool) -> list[list[list[LinearView]]]:
+    """Sets of Linears that share an input, together as far as their Hessians fit into memory.
+
+    Args:
+        sharing: the sets, in the order of their first call.
+        one_by_one: each by itself, but for counterparts in different experts, which do not feed each other.
+    """
+    parts: dict[object, list[list[LinearView]]] = {}
+    for views in sharing:
+        parts.setdefault(counterparts(views[0]) if one_by_one else None, []).append(views)
+    return [stage for part in parts.values() for stage in _bounded(part)]
+
+
+def hessian_bytes(sharing: list[list[LinearView]]) -> int:
+    """Of all sets together, fp32."""
+    return sum(4 * views[0].shape[1] ** 2 for views in sharing)
+
+
+def _bounded(sharing: list[list[LinearView]]) -> list[list[list[LinearView]]]:
+    stages: list[list[list[LinearView]]] = []
+    for views in sharing:
+        if not stages or hessian_bytes([*stages[-1], views]) > HESSIAN_BYTES:
+            stages.append([])
+        stages[-1].append(views)
+    return stages
+
+
+def counterparts(view: LinearView) -> tuple[str, tuple[int, int]]:
+    """The same for Linears of a block that do the same work in different experts: name without numbers, and shape."""
+    return re.sub(r"\d+", "*", view.name), view.shape

@@ -19,9 +19,11 @@ from torch import nn
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import kept_of_freed
+from roundel.engine.inputs import HESSIAN_BYTES
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.blocks import BlockStack
+from roundel.model.experts import Expert
 from roundel.model.linears import LinearView
 from roundel.recipe import Recipe
 
@@ -295,7 +297,7 @@ def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
     state = {"codes": weights}
     if recipe.tuned:
         state["weights before"] = _FLOAT * weights
-    guided = _hessians(shapes) if recipe.hessian_guided else {}
+    guided = _hessians(views) if recipe.hessian_guided else {}
     learned = _learned_state(recipe, shapes, weights) if recipe.tuned else {}
     # One comes after the other.
     state |= guided if sum(guided.values()) > sum(learned.values()) else learned
@@ -306,16 +308,20 @@ def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
     return state
 
 
-def _hessians(shapes: list[tuple[int, int]]) -> dict[str, int]:
-    widths = sorted({width for _, width in shapes}, reverse=True)
-    inputs = sum(width**2 for width in widths) + _more_inputs(shapes)
-    return {"Hessians": _FLOAT * (inputs + _HESSIAN_COPIES * widths[0] ** 2)}
+def _hessians(views: list[LinearView]) -> dict[str, int]:
+    """Each expert has its own; they are collected in stages where they are many."""
+    experts = [view.shape[1] for view in views if isinstance(view.module, Expert)]
+    shapes = [view.shape for view in views if not isinstance(view.module, Expert)]
+    inputs = sum(width**2 for width in {width for _, width in shapes}) + _more_inputs(shapes)
+    inputs += sum(width**2 for width in experts)
+    widest = max((view.shape[1] for view in views), default=0)
+    return {"Hessians": min(_FLOAT * inputs, HESSIAN_BYTES) + _FLOAT * _HESSIAN_COPIES * widest**2}
 
 
 def _more_inputs(shapes: list[tuple[int, int]]) -> int:
     """Hessians beyond one of each width: q, k, v share one, and so do gate and up, but o has its own."""
     widths = [width for _, width in shapes]
-    narrow = min(widths)
+    narrow = min(widths, default=0)
     return 2 * narrow**2 if widths.count(narrow) > 2 else 0
 
 

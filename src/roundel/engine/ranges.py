@@ -5,7 +5,7 @@ from collections.abc import Callable
 from roundel.activations.options import ActivationOptions
 from roundel.activations.ranges import RangeObserver
 from roundel.activations.scheme import StaticGrid
-from roundel.engine.inputs import Watch
+from roundel.engine.inputs import Watch, counterparts
 from roundel.errors import ModelError
 from roundel.model.linears import LinearView
 from roundel.ranks import Ranks
@@ -25,18 +25,26 @@ def static_grids(
         run_everything()
     for observer in observers.values():
         observer.join_extremes(ranks)
-    unseen = [view.name for view in views if not ranks.any(view.name in seen)]
-    if unseen:
-        raise ModelError(
-            f"{unseen[0]} saw no calibration token, so its inputs have no static range: give more calibration data, "
-            "or set act_scale=token"
-        )
+    unseen = {view.name for view in views if not ranks.any(view.name in seen)}
     if options.act_range != "minmax":
         with Watch([(view, observers[view.name].count) for view in views]):
             run_everything()
         for observer in observers.values():
             observer.join_counts(ranks)
-    return {name: observer.grid(options) for name, observer in observers.items()}
+    grids = {name: observer.grid(options) for name, observer in observers.items() if name not in unseen}
+    return grids | {view.name: _widest(view, views, grids) for view in views if view.name in unseen}
+
+
+def _widest(view: LinearView, views: list[LinearView], grids: dict[str, StaticGrid]) -> StaticGrid:
+    """For an expert that the router never chose: the coarsest grid of its counterparts in other experts."""
+    others = [other.name for other in views if counterparts(other) == counterparts(view)]
+    known = [grids[name] for name in others if name in grids]
+    if not known:
+        raise ModelError(
+            f"{view.name} saw no calibration token, so its inputs have no static range: give more calibration data, "
+            "or set act_scale=token"
+        )
+    return max(known, key=lambda grid: grid.scale)
 
 
 def _note(seen: set[str], name: str) -> Callable[[object], None]:

@@ -30,13 +30,12 @@ def walk_in_rounds(walk: Walk) -> None:
     while walk.finished < count:
         walk.check_stop()
         last = min(walk.finished + ranks.size, count)
-        if walk.streams is not None:
-            _carry(walk, last)
+        tokens = _carry(walk, last) if walk.streams is not None else {}
         mine = walk.finished + ranks.number
         # Who fails lets the others finish what they are at: it is not lost.
         with ranks.agreed():
             if mine < last and not journal.has(mine):
-                _block(walk, alone, mine)
+                _block(walk, alone, mine, tokens.get(mine, {}))
         behind = journal.finished
         for index in range(walk.finished, behind):
             walk.take_over(index)
@@ -47,21 +46,23 @@ def walk_in_rounds(walk: Walk) -> None:
             walk.find_streams()  # a piece of an earlier process came next
 
 
-def _carry(walk: Walk, last: int) -> None:
-    """This rank's samples through the blocks before `last`."""
+def _carry(walk: Walk, last: int) -> dict[int, dict[str, int]]:
+    """This rank's samples through the blocks before `last`; of each block the tokens that its Linears saw, of all ranks."""
     assert walk.streams is not None
     assert walk.streams.original is not None
-    stream = walk.streams.original
+    stream, tokens = walk.streams.original, {}
     for index in range(walk.finished, last):
         block, name = walk.stack.blocks[index], walk.stack.block_name(index)
         walk.job.storage.load(block, name)
-        stream = walk.worker.look(index, stream, statistics=False, hessians=False).outputs
+        known = walk.worker.look(index, stream, statistics=False, hessians=False)
+        stream, tokens[index] = known.outputs, known.tokens
         walk.job.storage.release(block, name)
         walk.home.keep(stream_name("original", index + 1), stream)
     walk.streams = Streams(stream, None)
+    return tokens
 
 
-def _block(walk: Walk, worker: BlockQuantizer, index: int) -> None:
+def _block(walk: Walk, worker: BlockQuantizer, index: int, tokens: dict[str, int]) -> None:
     """Quantize a block on the samples of all ranks."""
     began = time.perf_counter()
     block, name = walk.stack.blocks[index], walk.stack.block_name(index)
@@ -70,7 +71,7 @@ def _block(walk: Walk, worker: BlockQuantizer, index: int) -> None:
         shape = walk.streams.inputs.whole
         entering = stream_name("original", index) if index else "first"
         streams = Streams(worker.home.find(entering, shape), None)
-        known = Known(worker.home.find(stream_name("original", index + 1), shape))
+        known = Known(worker.home.find(stream_name("original", index + 1), shape), tokens)
     walk.job.storage.load(block, name)
     done = worker.quantize(index, streams, known)
     done.record.seconds = time.perf_counter() - began

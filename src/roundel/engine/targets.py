@@ -44,6 +44,12 @@ def round_to_nearest(
     return Target(view, weight, weight, start, start.quantize(weight, scheme), note)
 
 
+def too_few(tokens: int, view: LinearView, recipe: Recipe) -> str:
+    """What is missing where a Linear saw fewer tokens than the recipe wants; else nothing."""
+    wanted = recipe.min_tokens * view.shape[1]
+    return f"saw {tokens} tokens, {wanted:.0f} wanted" if tokens < wanted else ""
+
+
 def round_by_hessian(
     view: LinearView, scheme: Scheme, hessian: Hessian, moments: torch.Tensor | None, recipe: Recipe
 ) -> Target:
@@ -56,10 +62,10 @@ def round_by_hessian(
         moments: its mean, if anything was seen.
         recipe: method and options.
     """
-    wanted = recipe.min_tokens * view.shape[1]
     diagonal = None if moments is None else moments.diagonal()
-    if moments is None or hessian.tokens < wanted:
-        note = f"rounded to nearest: saw {hessian.tokens} tokens, {wanted:.0f} wanted"
+    missing = too_few(hessian.tokens, view, recipe)
+    if moments is None or missing:
+        note = f"rounded to nearest: {missing or 'saw no tokens'}"
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     weight = view.weight.float().clone()
     method = spqr if recipe.keeps_outliers else gptq

@@ -196,8 +196,10 @@ def _extrapolate(job: Job, plan: Plan, watch: _Stopwatch, seconds: float, peak: 
     if len(watch.steps) > 2:
         quartiles = statistics.quantiles(watch.steps[1:], n=4)
         spread = max(spread, (quartiles[2] - quartiles[0]) / watch.step)
+    # Blocks may differ, in their number of experts for example: time goes with their weights.
+    first, *others = (sum(p.numel() for p in block.parameters()) for block in job.stack.blocks)
     return Trial(
-        seconds=block * len(job.stack),
+        seconds=block * (1 + sum(others) / first),
         spread=spread,
         block_seconds=block,
         peak=max(plan.sampling, plan.checking, int(peak + streams)),

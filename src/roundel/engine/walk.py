@@ -19,6 +19,7 @@ from roundel.errors import Stopped
 from roundel.formats.content import Piece
 from roundel.grid import QuantizedWeight
 from roundel.model.capture import BlockRunner
+from roundel.model.experts import stacks_in, unquantized
 from roundel.model.linears import LinearView
 from roundel.ranks import Ranks
 from roundel.report.records import BlockRecord, LayerRecord, Outcome
@@ -216,10 +217,10 @@ class Walk:
     ) -> None:
         """Write a piece."""
         assert self.journal is not None
+        state = {f"{name}.{key}": tensor.detach() for key, tensor in module.state_dict().items()}
         others = {
-            f"{name}.{key}": tensor.detach().cpu().contiguous()
-            for key, tensor in module.state_dict().items()
-            if f"{name}.{key}".removesuffix(".weight") not in weights
+            key: tensor.cpu().contiguous()
+            for key, tensor in unquantized(state, stacks_in(module, name), weights).items()
         }
         activations = self.job.activations
         note = {
@@ -260,7 +261,11 @@ class Walk:
             LinearView(name, self.job.model.get_submodule(name)).write(weight.dequantize())
         own = self.job.model.state_dict()
         for name, tensor in piece.others.items():
-            own[name].copy_(tensor)
+            if name in own:
+                own[name].copy_(tensor)
+            else:  # an expert that was left out, of a stack with others that were not
+                expert = name.removesuffix(".weight")
+                LinearView(expert, self.job.model.get_submodule(expert)).write(tensor)
 
     @property
     def farewell(self) -> str:

@@ -29,6 +29,9 @@ How a client multiplies decides which written form gives exactly the tuned weigh
   the `block` strategy with blocks of 1 x g and unpacked int8 zero points: transformers reads them exactly, vLLM does
   not read them.
 
+The experts of a mixture are written under the names that its checkpoints have, gate and up apart, as vLLM reads them.
+transformers reads them where the file says `dequantize: true`, one scheme, no zero points.
+
 A group size that does not divide `in` has no written form that all readers take; groups are then split into
 equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 """
@@ -43,6 +46,7 @@ from typing import Any
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
@@ -52,7 +56,8 @@ from roundel.formats.content import Content, Piece
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import QuantizedWeight, Scheme, pack
-from roundel.model.linears import linears_in
+from roundel.model.experts import stacks_in
+from roundel.model.names import Part, stored_parts, stored_tensors
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
@@ -81,9 +86,7 @@ class CompressedTensors:
 
     name = "compressed-tensors"
 
-    def check(
-        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
-    ) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
@@ -96,25 +99,30 @@ class CompressedTensors:
                 )
             _refuse_beyond_the_grid(layer)
             _written_group(layer.name, layer.scheme, layer.shape[1])
-        if activations.kv and not hasattr(config, "num_key_value_heads"):
+        if activations.kv and not hasattr(model.config, "num_key_value_heads"):
             raise FormatError(
-                f"{type(config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
+                f"{type(model.config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
                 "quantized KV cache: leave kv_bits out, use --format roundel, or --format dense"
             )
         schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
-        _choose_form(schemes, model_dtype, activations)
+        experts = [layer for layer in layers if layer.kind == "Expert"]
+        if experts:
+            _check_experts(experts, schemes, model, activations)
+        _choose_form(schemes, model.dtype, activations, experts=bool(experts))
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
         model = content.model
         schemes = _written_schemes(content)
-        form = _choose_form(set(schemes.values()), model.dtype, content.grids)
-        parts: Iterable[Tensors] = (_piece_tensors(piece, schemes, form) for piece in content.read_pieces())
+        form = _form_of(content, schemes)
+        parts: Iterable[Tensors] = (
+            _piece_tensors(piece, content, schemes, form) for piece in content.read_pieces()
+        )
         if content.activations is not None:
-            parts = chain(parts, [_static_inputs(content.activations)])
-        model.config.quantization_config = _config(model, schemes, form, content.grids)
+            parts = chain(parts, [_static_inputs(content.activations, content.parts)])
+        model.config.quantization_config = _config(content, schemes, form)
         try:
-            write_model(folder, model, parts)
+            write_model(folder, model, parts, converted=True)
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
@@ -128,16 +136,18 @@ def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
     """As transformers loads it: unpacked by compressed-tensors, in the type in which the client multiplies."""
     dtype = content.model.dtype
     schemes = _written_schemes(content)
-    form = _choose_form(set(schemes.values()), dtype, content.grids)
-    tensors = stored.below(name)
-    if not form.dequantize:
-        tensors["weight_scale"] = tensors["weight_scale"].to(dtype)
+    form = _form_of(content, schemes)
     width = content.view(name).shape[1]
     block = schemes[name].width(width) if form.block and not schemes[name].sym else None
     scheme = QuantizationScheme(targets=[name], weights=_weights_config(schemes[name], block))
     compressor: Any = BaseCompressor.get_value_from_registry(_format_name(form))
-    weight: torch.Tensor = compressor.decompress(tensors, scheme)["weight"]
-    return weight.to(dtype)
+    found = torch.empty(content.view(name).shape, dtype=dtype)
+    for part in content.parts[name]:
+        tensors = stored.below(part.name)
+        if not form.dequantize:
+            tensors["weight_scale"] = tensors["weight_scale"].to(dtype)
+        found[part.rows] = compressor.decompress(tensors, scheme)["weight"].to(dtype)
+    return found
 
 
 def _written_schemes(content: Content) -> dict[str, Scheme]:
@@ -147,12 +157,57 @@ def _written_schemes(content: Content) -> dict[str, Scheme]:
     }
 
 
-def _piece_tensors(piece: Piece, schemes: dict[str, Scheme], form: _Form) -> Tensors:
-    tensors = dict(piece.others)
+def _form_of(content: Content, schemes: dict[str, Scheme]) -> _Form:
+    experts = any(name.rpartition(".")[0] in content.stacks for name in schemes)
+    return _choose_form(set(schemes.values()), content.model.dtype, content.grids, experts=experts)
+
+
+def _check_experts(experts: list[Layer], schemes: set[Scheme], model: Any, activations: Activations) -> None:
+    """Refuse what no client reads of experts.
+
+    Raises:
+        FormatError: names one of them and a way out.
+    """
+    stacks = stacks_in(model)
+    parts = stored_parts(model, [layer.name for layer in experts], stacks)
+    named = parts.keys()
+    for layer in experts:
+        stack = layer.name.rpartition(".")[0]
+        missing = [f"{stack}.{i}" for i in range(len(stacks[stack])) if f"{stack}.{i}" not in named]
+        found = {
+            "is kept in one tensor with the other experts by the checkpoints of this model": not parts[
+                layer.name
+            ],
+            "has zero points": not layer.scheme.sym,
+            "is in a model whose activations are quantized": bool(activations),
+            f"is quantized, and {missing[0] if missing else ''} is not": bool(missing),
+            "has another scheme than other layers": len(schemes) > 1,
+        }
+        for what, present in found.items():
+            if present:
+                way_out = "set sym=true, or " if what == "has zero points" else ""
+                raise FormatError(
+                    f"{layer.name} {what}, which compressed-tensors cannot carry for experts: {way_out}use "
+                    "--format roundel, or --format dense"
+                )
+
+
+def _piece_tensors(piece: Piece, content: Content, schemes: dict[str, Scheme], form: _Form) -> Tensors:
+    tensors = stored_tensors(content.model, piece.others) if piece.others else {}
     for name, weight in piece.weights.items():
-        for part, tensor in _layer_tensors(weight, schemes[name], form).items():
-            tensors[f"{name}.{part}"] = tensor
+        layer, parts = _layer_tensors(weight, schemes[name], form), content.parts[name]
+        for part in parts:
+            for key, tensor in (layer if len(parts) == 1 else _rows_of(layer, part.rows)).items():
+                tensors[f"{part.name}.{key}"] = tensor
     return tensors
+
+
+def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
+    """Rows of a symmetric layer, as a layer."""
+    found = {key: tensor[rows].contiguous() for key, tensor in layer.items() if key != "weight_shape"}
+    shape = layer["weight_shape"].clone()
+    shape[0] = len(found["weight_scale"])
+    return {**found, "weight_shape": shape}
 
 
 def _format_name(form: _Form) -> str:
@@ -177,7 +232,7 @@ def _refuse_beyond_the_grid(layer: Layer) -> None:
 
 def _written_group(name: str, scheme: Scheme, in_features: int) -> int:
     """The group size in the file: the scheme's, or a part of it that divides the row; -1 per channel."""
-    if scheme.width(in_features) == in_features:
+    if scheme.group_size == -1 or scheme.group_size > in_features:
         return -1
     part = math.gcd(scheme.group_size, in_features)
     if part != scheme.group_size and part < _SMALLEST_GROUP:
@@ -194,17 +249,20 @@ def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
     return scheme.model_copy(update={"group_size": _written_group(name, scheme, in_features)})
 
 
-def _choose_form(schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations) -> _Form:
+def _choose_form(
+    schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations, *, experts: bool = False
+) -> _Form:
+    """`experts`: some of the layers are experts, whose checks have been passed."""
     kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
     same = all(s.torch_dtype == model_dtype for s in schemes)
     symmetric = all(s.sym for s in schemes)
-    if activations and kept:
+    if activations and kept and not experts:
         # A file with `dequantize: true` runs with unquantized activations.
         packed = activations.inputs is None or any(s.bits != _BYTE for s in schemes)
         return _Form(dequantize=False, block=packed and not symmetric, scale_dtype=None, packed=packed)
-    if kept and symmetric:
+    if kept and symmetric and not experts:
         return _Form(dequantize=False, block=False, scale_dtype=None)
-    if len(schemes) == 1 and not activations:
+    if len(schemes) == 1 and (experts or not activations):
         return _Form(dequantize=True, block=False, scale_dtype=None if same else torch.float32)
     if kept:
         return _Form(dequantize=False, block=True, scale_dtype=None)
@@ -242,12 +300,13 @@ def _signed(codes: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return (codes.to(torch.int16) - scheme.midpoint).to(torch.int8)
 
 
-def _static_inputs(activations: ActivationQuantizer) -> dict[str, torch.Tensor]:
+def _static_inputs(activations: ActivationQuantizer, names: dict[str, list[Part]]) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, grid in activations.static.items():
-        tensors[f"{name}.input_scale"] = torch.tensor([grid.scale])
+        stored = names[name][0].name
+        tensors[f"{stored}.input_scale"] = torch.tensor([grid.scale])
         if activations.inputs is not None and not activations.inputs.sym:
-            tensors[f"{name}.input_zero_point"] = torch.tensor([grid.zero], dtype=torch.int8)
+            tensors[f"{stored}.input_zero_point"] = torch.tensor([grid.zero], dtype=torch.int8)
     return tensors
 
 
@@ -259,7 +318,8 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
     return statistic[:, groups].contiguous()
 
 
-def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Activations) -> dict[str, Any]:
+def _config(content: Content, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
+    model, activations = content.model, content.grids
     written = _format_name(form)
     head = model.get_output_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
@@ -285,12 +345,32 @@ def _config(model: Any, schemes: dict[str, Scheme], form: _Form, activations: Ac
         "format": written,
         "quantization_status": "compressed",
         "kv_cache_scheme": _kv_config(model, activations.kv),
-        "ignore": [view.name for view in linears_in(model, "") if view.name not in schemes],
+        "ignore": _ignored(content, schemes),
         "config_groups": groups,
     }
     if form.dequantize:
         config["dequantize"] = True
     return config
+
+
+def _ignored(content: Content, schemes: dict[str, Scheme]) -> list[str]:
+    """Whatever a client may take for a Linear and is not quantized; routers too, in other clients they are Linears.
+
+    By both of its names, where a checkpoint has another.
+    """
+    model = content.model
+    names = [
+        name
+        for name, module in model.named_modules()
+        if name not in schemes and not isinstance(module, nn.Embedding) and _has_matrix(module)
+    ]
+    stored = stored_tensors(model, {f"{name}.weight": torch.empty(0) for name in names})
+    return list(dict.fromkeys([*names, *(name.removesuffix(".weight") for name in stored)]))
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight: Any = module._parameters.get("weight")
+    return weight is not None and weight.ndim == 2
 
 
 def _weights_config(scheme: Scheme, block: int | None) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.grid import Scheme
@@ -29,16 +27,13 @@ class Container(Protocol):
 
     name: str
 
-    def check(
-        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
-    ) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
 
         Args:
             layers: that are to be quantized.
-            model_dtype: of all other tensors.
+            model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
-            config: the model's.
         """
         ...
 

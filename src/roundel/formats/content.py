@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
 from roundel.grid import QuantizedWeight, Scheme
+from roundel.model.experts import Stack, stacks_in
 from roundel.model.linears import LinearView
+from roundel.model.names import Part, stored_parts
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class Content:
     def grids(self) -> Activations:
         """Of the activations."""
         return self.activations.grids if self.activations else Activations()
+
+    @cached_property
+    def stacks(self) -> dict[str, Stack]:
+        """Experts that share a tensor, by its name."""
+        return stacks_in(self.model)
+
+    @cached_property
+    def parts(self) -> dict[str, list[Part]]:
+        """As what checkpoints keep each quantized Linear."""
+        return stored_parts(self.model, self.schemes, self.stacks)
 
     def view(self, name: str) -> LinearView:
         """A quantized Linear."""

@@ -16,6 +16,7 @@ from roundel.formats.content import Content, Piece
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
+from roundel.model.experts import joined
 
 
 class Dense:
@@ -23,9 +24,7 @@ class Dense:
 
     name = "dense"
 
-    def check(
-        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
-    ) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
 
     def write(self, folder: Path, content: Content) -> None:
@@ -46,7 +45,7 @@ def _tensors(piece: Piece, content: Content) -> Tensors:
         view = content.view(name)
         tensor = weight.dequantize(view.parameter.dtype)
         dense[f"{name}.weight"] = tensor.t().contiguous() if view.transposed else tensor
-    return {**piece.others, **dense}
+    return joined({**piece.others, **dense}, content.stacks)
 
 
 def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from roundel.errors import FormatError
 from roundel.formats.content import Content
 from roundel.formats.shards import ShardReader
+from roundel.model.experts import divide
 from roundel.model.linears import LinearView
 
 Decode = Callable[[ShardReader, str, Content], torch.Tensor]
@@ -71,6 +72,7 @@ def compare_model(reloaded: Any, content: Content) -> None:
     Raises:
         FormatError: names the first tensor that differs.
     """
+    divide(reloaded)
     found = reloaded.state_dict()
     for piece in content.read_pieces():
         for name, weight in piece.weights.items():
@@ -79,6 +81,9 @@ def compare_model(reloaded: Any, content: Content) -> None:
         for name, tensor in piece.others.items():
             if name in found:
                 compare(name, found[name], tensor)
+            elif name.removesuffix(".weight").rpartition(".")[0] in content.stacks:
+                view = LinearView(name, reloaded.get_submodule(name.removesuffix(".weight")))
+                compare(name, view.weight, tensor)
 
 
 def compare_stored(stored: ShardReader, content: Content, decode: Decode) -> None:

@@ -21,6 +21,7 @@ from roundel.formats.content import Content, Piece
 from roundel.formats.integers import check_integers, read_integers, write_integer_files
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
+from roundel.model.experts import divide, joined, stacks_in
 from roundel.model.source import first_line
 
 FILE = "roundel"
@@ -31,9 +32,7 @@ class RoundelContainer:
 
     name = "roundel"
 
-    def check(
-        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
-    ) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """It carries every setting."""
 
     def write(self, folder: Path, content: Content) -> None:
@@ -92,9 +91,14 @@ def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
-        model, info = kind.from_pretrained(
-            None, config=config, state_dict=state, dtype=stored.dtype, output_loading_info=True
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        divide(skeleton)
+        model, info = type(skeleton).from_pretrained(
+            None,
+            config=config,
+            state_dict=joined(state, stacks_in(skeleton)),
+            dtype=stored.dtype,
+            output_loading_info=True,
         )
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path)

@@ -48,19 +48,23 @@ def shard_files(folder: Path, stem: str) -> list[Path]:
     return [single] if single.is_file() else sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
 
 
-def write_model(folder: Path, model: Any, parts: Iterable[Tensors]) -> None:
+def write_model(folder: Path, model: Any, parts: Iterable[Tensors], *, converted: bool = False) -> None:
     """Write config and tensors with transformers' own `save_pretrained`, shard by shard.
 
     Args:
         folder: existing and empty.
         model: its class, config and modules; its tensors are not looked at.
         parts: all tensors, by full name.
+        converted: they are already as a checkpoint keeps them, and named so.
     """
     places: list[Path] = []
     for shard in in_shards(parts, size_of):
         place = folder / f".shard-{len(places)}"
         tensors = {name: tensor for part in shard for name, tensor in part.items()}
-        model.save_pretrained(place, state_dict=tensors, max_shard_size=size_of(tensors) + 1)
+        most = size_of(tensors) + 1
+        model.save_pretrained(
+            place, state_dict=tensors, max_shard_size=most, save_original_format=not converted
+        )
         places.append(place)
     index: dict[str, str] = {}
     total = 0

@@ -42,9 +42,7 @@ class Spqr:
 
     name = "spqr"
 
-    def check(
-        self, layers: list[Layer], model_dtype: torch.dtype, activations: Activations, config: Any
-    ) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:

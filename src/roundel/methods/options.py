@@ -56,6 +56,10 @@ class TuningOptions(BaseModel):
     """Feed a block the output of the quantized blocks before it; off: that of the unquantized ones, so that blocks
     do not depend on each other. Also for gptq and spqr, whose papers feed the former."""
 
+    min_tokens: float = Field(default=0.25, ge=0)
+    """Calibration tokens per input channel that a Linear must have seen; with fewer (an expert that the router hardly
+    ever chose) it is rounded to nearest, not by error feedback, not tuned, and the coverage table says so."""
+
     keep: Literal["last", "best-fixed", "best-minibatch"] = "last"
     """Which iterate survives. last: the final one. best-fixed: the one with the lowest loss on the fixed
     held-out samples, judged every `judge_every` steps. best-minibatch: the lowest loss of a training batch,
@@ -148,10 +152,6 @@ class HessianOptions(BaseModel):
     true_sequential: bool = False
     """Inside a block, give each Linear inputs that passed the block's quantized Linears before it: one more
     pass over the calibration data for each distinct input. Off: one pass for the whole block."""
-
-    min_tokens: float = Field(default=0.25, ge=0)
-    """Calibration tokens per input channel that a Linear must have seen; with fewer it is rounded to nearest
-    and the coverage table says so."""
 
     block_loss: bool = False
     """Run the unquantized model beside the quantized one and record how far the output of every block is off: one

@@ -1,16 +1,22 @@
 """Where the decoder blocks are, found by structure.
 
-A causal language model is embeddings, a stack of blocks and a head. The stack is the `nn.ModuleList` with the
-most weight in Linears, lists inside other lists (experts) left aside. That it really is a chain, each block
-fed with the output of the one before, is checked when the model runs (capture.py).
+A causal language model is embeddings, a stack of blocks and a head. The stack is the list of modules with the most
+weight, lists inside other lists (experts, branches) left aside. Where a second list comes near it, or there is none, a
+guess would be worse than a question: the user is told what was seen, and names the blocks with a pattern. That they
+really are a chain, each block fed with the output of the one before, is checked when the model runs (capture.py).
 """
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from roundel.errors import ModelError
-from roundel.model.linears import LinearView, linears_in
+from roundel.model.linears import LinearView, is_linear, linears_in
+
+# A list with more than this share of the largest list's weight may be meant just as well.
+_RIVAL = 0.5
+_HOW_TO_TELL = "name the blocks, or their list, with --blocks PATTERN (as in --blocks 'model.layers.*')"
 
 
 @dataclass(frozen=True)
@@ -18,44 +24,111 @@ class BlockStack:
     """The decoder blocks of a model.
 
     Attributes:
-        name: the list's name, for example `model.layers`.
-        blocks: its members, in order.
+        name: of what holds them, for example `model.layers`.
+        names: full names of the blocks, in order.
+        blocks: the blocks themselves.
     """
 
     name: str
-    blocks: nn.ModuleList
+    names: tuple[str, ...]
+    blocks: tuple[nn.Module, ...]
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def block_name(self, index: int) -> str:
         """Full name of a block."""
-        return f"{self.name}.{index}"
+        return self.names[index]
+
+    def holds(self, name: str) -> bool:
+        """Whether a module or tensor is inside of a block, by its full name."""
+        return any(name.startswith(f"{block}.") for block in self.names)
 
     def linears(self, index: int) -> list[LinearView]:
         """The Linears of a block under their full names."""
         return linears_in(self.blocks[index], self.block_name(index))
 
 
-def find_blocks(model: nn.Module) -> BlockStack:
+def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
     """Find the decoder blocks.
 
+    Args:
+        model: names, classes and shapes are looked at; tensors may be absent.
+        pattern: of the blocks' full names, or of the list's; None: the heaviest list.
+
     Raises:
-        ModelError: no list of modules holds a Linear.
+        ModelError: it is not clear which modules are the blocks; says what was seen.
     """
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
-    outer = {name: m for name, m in lists.items() if not any(name.startswith(o + ".") for o in lists)}
-    weights = {name: sum(v.parameter.numel() for v in linears_in(m, name)) for name, m in outer.items()}
-    if not weights or not max(weights.values()):
-        seen = ", ".join(lists) or "none"
+    if pattern is not None:
+        return _matching(model, pattern)
+    lists = _lists(model)
+    by_weight = sorted(lists, key=lambda name: _weight(lists[name]), reverse=True)
+    if not by_weight:
         raise ModelError(
-            f"no stack of decoder blocks in {type(model).__name__}: a list of modules with Linears is wanted, "
-            f"module lists found: {seen}"
+            f"no stack of decoder blocks in {type(model).__name__}: a list of modules with Linears is wanted, module "
+            f"lists found: {_seen(model)}; {_HOW_TO_TELL}"
         )
-    name = max(weights, key=lambda n: weights[n])
-    return BlockStack(name, outer[name])
+    name = by_weight[0]
+    if len(by_weight) > 1 and _weight(lists[by_weight[1]]) > _RIVAL * _weight(lists[name]):
+        seen = ", ".join(f"{name} ({_weight(lists[name])} weights)" for name in by_weight[:4])
+        raise ModelError(
+            f"several lists in {type(model).__name__} may be its decoder blocks: {seen}; {_HOW_TO_TELL}"
+        )
+    return _stack(name, list(lists[name].named_children()))
 
 
 def linears_outside(model: nn.Module, stack: BlockStack) -> list[LinearView]:
     """Linears that no block holds: the head, projections around the stack."""
-    return [view for view in linears_in(model, "") if not view.name.startswith(stack.name + ".")]
+    return [view for view in linears_in(model, "") if not stack.holds(view.name)]
+
+
+def _matching(model: nn.Module, pattern: str) -> BlockStack:
+    depth = pattern.count(".")
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if name.count(".") == depth and fnmatchcase(name, pattern)
+    ]
+    if len(found) == 1 and _is_list(found[0][1]):
+        name, only = found[0]
+        return _stack(name, list(only.named_children()))
+    blocks = [(name, module) for name, module in found if _weight(module)]
+    if not blocks:
+        raise ModelError(
+            f"no module of {type(model).__name__} that holds weights is named like {pattern!r}: the name of the "
+            f"blocks' list, or a pattern of their full names, is wanted; module lists found: {_seen(model)}"
+        )
+    return BlockStack(pattern, tuple(name for name, _ in blocks), tuple(module for _, module in blocks))
+
+
+def _stack(name: str, members: list[tuple[str, nn.Module]]) -> BlockStack:
+    return BlockStack(name, tuple(f"{name}.{key}" for key, _ in members), tuple(m for _, m in members))
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential)
+
+
+def _lists(model: nn.Module) -> dict[str, nn.Module]:
+    """Lists whose members may be blocks, those inside others left out."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and _is_list(module) and _may_be_blocks(list(module.children())):
+            found[name] = module
+    return found
+
+
+def _may_be_blocks(members: list[nn.Module]) -> bool:
+    """Most of them have Linears inside, and none is one itself."""
+    with_linears = sum(any(map(is_linear, member.modules())) for member in members)
+    return not any(map(is_linear, members)) and 2 * with_linears > len(members)
+
+
+def _weight(module: nn.Module) -> int:
+    """Of matrices; experts may still be in one tensor."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+
+
+def _seen(model: nn.Module) -> str:
+    return ", ".join(name for name, module in model.named_modules() if _is_list(module)) or "none"

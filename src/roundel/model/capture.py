@@ -71,6 +71,8 @@ class BlockRunner:
         self._calls: dict[int, list[_Call]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
+        # Their hidden states are [S, B, H] (ChatGLM); everywhere else, here too, [B, S, H].
+        self._sequence_first = False
         self._known_form = False
 
     @property
@@ -82,10 +84,12 @@ class BlockRunner:
     @torch.no_grad()
     def first_inputs(self, batch_size: int) -> Iterator[torch.Tensor]:
         """The hidden states that enter the first block, `[B, S, H]` on the model's device, batch by batch."""
+        if not self._known_form:
+            self._see_form(self.tokens)
         taken: list[torch.Tensor] = []
 
         def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            taken.append(_hidden(args, kwargs).detach())
+            taken.append(self._turned(_hidden(args, kwargs).detach()))
             raise _Stop
 
         handle = self.stack.blocks[0].register_forward_pre_hook(take, with_kwargs=True)
@@ -109,13 +113,14 @@ class BlockRunner:
         cache = self.make_cache()
         args = _move(call.args, hidden, cache)
         kwargs = _move(call.kwargs, hidden, cache)
+        entering = self._turned(hidden)
         if call.by_keyword:
-            output = self.stack.blocks[index](*args, hidden_states=hidden, **kwargs)
+            output = self.stack.blocks[index](*args, hidden_states=entering, **kwargs)
         else:
-            output = self.stack.blocks[index](hidden, *args, **kwargs)
+            output = self.stack.blocks[index](entering, *args, **kwargs)
         if cache is not None:
             self._check_cache(index, call, cache)
-        return _first(output)
+        return self._turned(_first(output))
 
     @torch.no_grad()
     def inputs_of(self, module: nn.Module, last_hidden: torch.Tensor) -> torch.Tensor:
@@ -132,7 +137,7 @@ class BlockRunner:
             raise _Stop
 
         def skip(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return self._output(last_hidden)
+            return self._output(self._turned(last_hidden))
 
         handle = module.register_forward_pre_hook(take, with_kwargs=True)
         try:
@@ -141,6 +146,10 @@ class BlockRunner:
         finally:
             handle.remove()
         return taken[0]
+
+    def _turned(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[B, S, H]` from the layout of the blocks, or the other way round."""
+        return hidden.transpose(0, 1).contiguous() if self._sequence_first else hidden
 
     def _output(self, hidden: torch.Tensor) -> Any:
         """Hidden states in the form in which blocks return them."""
@@ -163,6 +172,7 @@ class BlockRunner:
 
         def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._rest = output[1:] if isinstance(output, tuple) else None
+            self._sequence_first = _first(output).shape[0] != 1
             self._known_form = True
             raise _Stop
 
@@ -183,7 +193,8 @@ class BlockRunner:
             if index != len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
                     f"{self.stack.block_name(index)} is not fed with the output of the block before it: "
-                    "a plain chain of decoder blocks is wanted; this architecture is not supported"
+                    "a plain chain of decoder blocks is wanted. If other modules are the blocks, name them with "
+                    "--blocks PATTERN; else this architecture is not supported"
                 )
             calls.append(_make_call(args, kwargs))
             handed_on.append(torch.full_like(hidden, index + 1))
@@ -194,7 +205,8 @@ class BlockRunner:
         if len(calls) != len(self.stack):
             raise ModelError(
                 f"{len(calls)} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; "
-                "exactly one each is wanted; this architecture is not supported"
+                "exactly one each is wanted. If other modules are the blocks, name them with --blocks PATTERN; else "
+                "this architecture is not supported"
             )
         return calls
 

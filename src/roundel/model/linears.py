@@ -1,13 +1,18 @@
 """Linears, whatever their class: one view with the weight as `[out, in]`.
 
-`nn.Linear` stores `[out, in]`; GPT-2's `Conv1D` stores `[in, out]`. Everything above this file sees one shape.
+`nn.Linear` stores `[out, in]`; GPT-2's `Conv1D` stores `[in, out]`; an expert may be a slice of a larger tensor
+(experts.py); a class of somebody's own is a Linear if it says how many features go in and out and has a weight of that
+shape. Everything above this file sees one shape.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from roundel.model.experts import Expert, stacks_in
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,14 @@ class LinearView:
         self.weight.copy_(weight)
 
     def hold(self, weight: torch.Tensor) -> None:
-        """Compute with `weight [out, in]` itself, of the module's type and device, from now on: no copy is made."""
-        self.parameter.data = weight.t().contiguous() if self.transposed else weight
+        """Compute with `weight [out, in]` itself, of the module's type and device, from now on: no copy is made.
+
+        But of an expert, which stays a part of its stack.
+        """
+        if isinstance(self.module, Expert):
+            self.write(weight)
+        else:
+            self.parameter.data = weight.t().contiguous() if self.transposed else weight
 
     def take_gradient(self) -> torch.Tensor:
         """The gradient of the weight, `[out, in]`; the module is left without one and frozen.
@@ -60,10 +71,26 @@ class LinearView:
         return grad.t() if self.transposed else grad
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module multiplies its input by a weight."""
+    if isinstance(module, nn.Linear | Conv1D | Expert):
+        return True
+    weight: Any = module._parameters.get("weight")
+    features = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    return weight is not None and weight.ndim == 2 and tuple(weight.shape) == features
+
+
 def linears_in(module: nn.Module, prefix: str) -> list[LinearView]:
-    """All Linear-like modules below `module`, in definition order; `prefix` is the name of `module`."""
+    """All Linear-like modules below `module`, in definition order, then the experts of divided stacks.
+
+    Args:
+        module: a block, or a whole model.
+        prefix: its name.
+    """
     found = []
     for name, child in module.named_modules():
-        if isinstance(child, nn.Linear | Conv1D):
+        if is_linear(child):
             found.append(LinearView(".".join(part for part in (prefix, name) if part), child))
+    for name, stack in stacks_in(module, prefix).items():
+        found += [LinearView(f"{name}.{index}", expert) for index, expert in enumerate(stack)]
     return found

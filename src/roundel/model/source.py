@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from roundel.errors import ModelError, NonFiniteError
-from roundel.model.blocks import find_blocks
+from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.checkpoint import check_folder, refuse_quantized
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 
@@ -70,6 +70,7 @@ def open_source(
     allow_pickle: bool = False,
     quantized: bool = False,
     stream_with: Path | None = None,
+    blocks: str | None = None,
 ) -> SourceModel:
     """Open a causal language model on the CPU, in the type in which it is stored.
 
@@ -80,6 +81,7 @@ def open_source(
         quantized: open quantized models too (to measure or to run them, not to quantize them again).
         stream_with: leave the blocks of a safetensors checkpoint on disk; a folder for tensors that are not in the
             checkpoint as the model has them. GGUF and pickled files are read whole all the same.
+        blocks: pattern of the decoder blocks' names; None: they are found.
 
     Raises:
         ModelError: with what was found, what is wanted and what to do.
@@ -115,9 +117,11 @@ def open_source(
         skeleton = _skeleton(source, config, trust_remote_code)
         # It tells of absent tensors, which is what was asked for.
         logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-        options["device_map"] = device_map(skeleton, find_blocks(skeleton))
+        options["device_map"] = device_map(skeleton, find_blocks(skeleton, blocks))
         options["offload_folder"] = str(stream_with)
-    model = _open_weights(source, location, config, where, options)
+    model, unexpected = _open_weights(source, location, config, where, options)
+    if unexpected and not quantized:  # packed Linears have no weights to find blocks by
+        _check_depth(source, find_blocks(model, blocks), unexpected)
     storage: Storage = take_off_hooks(model) if "device_map" in options else InMemory()
     return SourceModel(source, model, open_tokenizer(location, **where), storage)
 
@@ -207,7 +211,8 @@ def _is_causal(config: Any) -> bool:
 
 def _open_weights(
     source: str, location: str, config: Any, where: dict[str, Any], options: dict[str, Any]
-) -> nn.Module:
+) -> tuple[nn.Module, list[str]]:
+    """The model, and the names of tensors of the checkpoint that it has no use for."""
     if "gguf_file" not in where:
         options = {**options, "config": config}
     try:
@@ -233,7 +238,7 @@ def _open_weights(
     if "gguf_file" in where:
         _forget_gguf(model)
     model.eval().requires_grad_(False)
-    return model  # type: ignore[no-any-return]
+    return model, sorted(info["unexpected_keys"])
 
 
 def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
@@ -247,11 +252,12 @@ def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
             f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; copy or download it "
             "again"
         )
-    if not info["unexpected_keys"] or getattr(model, "hf_quantizer", None) is not None:
-        return  # packed Linears have no weights to find blocks by
-    stack = find_blocks(model)
+
+
+def _check_depth(source: str, stack: BlockStack, unexpected: list[str]) -> None:
+    """The checkpoint must not have more blocks than the model."""
     pattern = re.compile(re.escape(stack.name) + r"\.(\d+)\.")
-    for name in sorted(info["unexpected_keys"]):
+    for name in unexpected:
         match = pattern.match(name)
         if match and int(match[1]) >= len(stack):
             raise ModelError(

@@ -119,7 +119,7 @@ class OnDisk:
         if self._around:
             yield
             return
-        names = [name for name in self._readers if not name.startswith(f"{stack.name}.")]
+        names = [name for name in self._readers if not stack.holds(name)]
         names = [name for name in names if name not in self._untied]
         for name in names:
             _put(model, name, self._read(name))
@@ -195,9 +195,9 @@ def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
             places[".".join(filter(None, (name, key)))] = "cpu"
         for key, child in module.named_children():
             below = ".".join(filter(None, (name, key)))
-            if below == stack.name:
-                places.update({stack.block_name(index): "disk" for index in range(len(stack))})
-            elif stack.name.startswith(f"{below}."):
+            if below in stack.names:
+                places[below] = "disk"
+            elif any(block.startswith(f"{below}.") for block in stack.names):
                 visit(child, below)
             else:
                 sizes[below] = sum(tensor.numel() for tensor in child.parameters())

@@ -17,6 +17,7 @@ class LayerRecord:
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
         note: what happened to a quantized layer that was not asked for.
+        tokens: of the calibration data that it saw; None where none were read.
         inputs: the grid of its inputs; empty where they are not quantized.
         smoothing: whether SmoothQuant reached it, and where its scale went.
         bits_per_weight: everything stored of the weight, over the number of weights.
@@ -31,6 +32,7 @@ class LayerRecord:
     block: int | None
     reason: str = ""
     note: str = ""
+    tokens: int | None = None
     inputs: str = ""
     smoothing: str = ""
     bits: int | None = None

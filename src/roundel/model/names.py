@@ -1,0 +1,100 @@
+"""Under which names a checkpoint keeps the Linears of a model.
+
+transformers renames and merges tensors when it loads a checkpoint (the experts of a mixture, each in tensors of its
+own, become one) and undoes it when it saves. A container that stores packed codes has to write them under the names of
+the checkpoint, split as the checkpoint splits them. Which names, and which rows, is not written down here a second
+time: transformers itself is asked to save tensors whose entries are the numbers of their rows.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.core_model_loading import revert_weight_conversion
+
+from roundel.model.experts import Stack
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a Linear that a checkpoint keeps as a Linear of its own.
+
+    Attributes:
+        name: in the checkpoint.
+        rows: of the model's Linear, in the checkpoint's order.
+    """
+
+    name: str
+    rows: slice | torch.Tensor
+
+
+def stored_parts(model: Any, linears: Collection[str], stacks: dict[str, Stack]) -> dict[str, list[Part]]:
+    """The parts of each Linear, in order of their rows; none where a checkpoint does not keep it as Linears.
+
+    Args:
+        model: its names and shapes; tensors may be absent.
+        linears: full names of Linears that store `[out, in]`, and of experts.
+        stacks: of the model, by full name.
+    """
+    counter = _RowCounter()
+    counted: dict[str, torch.Tensor] = {}
+    for name in linears:
+        stack_name = name.rpartition(".")[0]
+        stack = stacks.get(stack_name)
+        if stack is None:
+            counted[f"{name}.weight"] = counter.count([name], len(model.get_submodule(name).weight))[0]
+        elif stack_name not in counted:
+            names = [f"{stack_name}.{index}" for index in range(len(stack))]
+            rows = counter.count(names, len(stack[0].weight))
+            counted[stack_name] = rows.transpose(1, 2) if stack.transposed else rows
+    found: dict[str, list[tuple[int, Part]]] = {name: [] for name in linears}
+    for stored, numbers in revert_weight_conversion(model, counted).items():
+        if numbers.ndim != 2 or not stored.endswith(".weight"):
+            continue
+        owner, rows = counter.find(numbers[:, 0])
+        if owner in found:
+            part = Part(stored.removesuffix(".weight"), _sliced(rows))
+            found[owner].append((int(rows[0]), part))
+    return {name: [part for _, part in sorted(parts, key=_first)] for name, parts in found.items()}
+
+
+def stored_tensors(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Ordinary tensors as a checkpoint keeps them."""
+    found: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    return found
+
+
+class _RowCounter:
+    """Gives every row of every Linear a number."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._firsts: list[int] = []
+        self._next = 0
+
+    def count(self, names: list[str], height: int) -> torch.Tensor:
+        """`[len(names), height, 1]`: the rows of some Linears."""
+        first = self._next
+        for name in names:
+            self._names.append(name)
+            self._firsts.append(self._next)
+            self._next += height
+        return torch.arange(first, self._next).view(len(names), height, 1)
+
+    def find(self, numbers: torch.Tensor) -> tuple[str | None, torch.Tensor]:
+        """Whose rows these are, if all are of one Linear, and which."""
+        owners = torch.searchsorted(torch.tensor(self._firsts), numbers, right=True) - 1
+        owner = int(owners[0])
+        same = bool((owners == owner).all())
+        return self._names[owner] if same else None, numbers - self._firsts[owner]
+
+
+def _sliced(rows: torch.Tensor) -> slice | torch.Tensor:
+    first, last = int(rows[0]), int(rows[-1])
+    together = torch.equal(rows, torch.arange(first, first + len(rows)))
+    return slice(first, last + 1) if together else rows
+
+
+def _first(place: tuple[int, Part]) -> int:
+    return place[0]
