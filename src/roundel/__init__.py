@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roundel.api import Quantized, evaluate, generate, load, plan, quantize, read_integers, sweep
+    from roundel.api import Quantized, evaluate, generate, inspect, load, plan, quantize, read_integers, sweep
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.grid import QuantizedWeight, Scheme
@@ -28,6 +28,7 @@ __all__ = [
     "StreamOptions",
     "evaluate",
     "generate",
+    "inspect",
     "load",
     "plan",
     "quantize",

@@ -18,15 +18,18 @@ from roundel.engine.trial import Trial
 from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import check_reach, measure
 from roundel.evaluation.windows import evaluation_windows
-from roundel.formats import INTEGER_FILES, shard_files
+from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
+from roundel.model.experts import rejoin
+from roundel.model.source import open_skeleton
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
-from roundel.run import Run, Writing, stream_device
+from roundel.report.records import LayerRecord
+from roundel.run import Run, Writing, decide_on, stream_device
 from roundel.runs import sweep_model
 
 
@@ -63,6 +66,7 @@ def quantize(
     restart: bool = False,
     stream: bool = False,
     streams: StreamOptions = StreamOptions(),
+    blocks: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -85,6 +89,7 @@ def quantize(
         stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
             are finished, so that the model is never in memory as a whole; nor is the result.
         streams: where the activations between blocks are.
+        blocks: pattern of the decoder blocks' full names, or of their list's, where they are not found by themselves.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints (with weights_only).
         progress: is told of the work; None is silent.
@@ -101,7 +106,7 @@ def quantize(
         )
     ranks = join()
     where = choose_device(device, ranks)
-    given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle)
+    given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks)
     if output is None:
         if streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
@@ -142,6 +147,7 @@ def sweep(
     overwrite: bool = False,
     restart: bool = False,
     streams: StreamOptions = StreamOptions(),
+    blocks: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -156,7 +162,8 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, trust_remote_code, allow_pickle, progress: as for `quantize`.
+        calibration, device, overwrite, restart, streams, blocks, trust_remote_code, allow_pickle, progress: as for
+            `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -164,7 +171,7 @@ def sweep(
     Raises:
         RoundelError: bad input or a failed check; recipes that are finished by then stay, and are not done again.
     """
-    given = Given(model, None, calibration, trust_remote_code, allow_pickle)
+    given = Given(model, None, calibration, trust_remote_code, allow_pickle, blocks)
     chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
     ranks = join()
     return sweep_model(
@@ -189,6 +196,7 @@ def plan(
     tokenizer: Any | None = None,
     device: str = "auto",
     streams: StreamOptions = StreamOptions(),
+    blocks: str | None = None,
     trust_remote_code: bool = False,
     trial: bool = True,
     progress: Progress | None = None,
@@ -196,7 +204,7 @@ def plan(
     """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
 
     Args:
-        model, recipe, calibration, output, tokenizer, device, streams, trust_remote_code: as for `quantize`.
+        model, recipe, calibration, output, tokenizer, device, streams, blocks, trust_remote_code: as for `quantize`.
         trial: quantize one block on a few samples for a few iterations, to measure time and memory.
         progress: is told of the work.
 
@@ -206,12 +214,46 @@ def plan(
     progress = progress or Progress()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     where = choose_device(device)
-    given = Given(model, tokenizer, calibration, trust_remote_code, False)
+    given = Given(model, tokenizer, calibration, trust_remote_code, False, blocks)
     target = Path(output).expanduser()
     with tempfile.TemporaryDirectory() as folder:
         home = streams.home(stream_device(recipe, where), Path(folder))
         run = Run(given, recipe, where, progress, home, stream_with=Path(folder), target=target)
         return run.plan(trial)
+
+
+def inspect(
+    model: ModelOrPath,
+    recipe: Recipe | str | Path = "autoround-w4g128",
+    *,
+    blocks: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> list[LayerRecord]:
+    """What `quantize` with these arguments and an output folder will do with every matrix; no weight is read.
+
+    Args:
+        model, recipe, blocks, trust_remote_code, allow_pickle: as for `quantize`.
+
+    Returns:
+        The coverage table: a record for every Linear, every expert and every other matrix, with its decoder block,
+        shape, and grid, or with the reason why it stays as it is. What only a run can know is None.
+
+    Raises:
+        RoundelError: as `quantize` would before its work.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    if isinstance(model, torch.nn.Module):
+        looked_at = model
+    else:
+        looked_at = open_skeleton(str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    _, coverage = decide_on(looked_at, recipe, blocks, CONTAINERS[recipe.format])
+    rejoin(looked_at)
+    for layer in coverage.layers:
+        scheme = coverage.schemes.get(layer.name)
+        if scheme is not None:
+            layer.bits, layer.group_size, layer.sym = scheme.bits, scheme.group_size, scheme.sym
+    return coverage.layers
 
 
 def load(

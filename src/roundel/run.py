@@ -23,8 +23,8 @@ from roundel.engine.plan import Plan, make_plan
 from roundel.engine.quantize import quantize_model
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
-from roundel.errors import CalibrationError, ModelError, OutputError
-from roundel.formats import CONTAINERS, Content, Layer, Piece
+from roundel.errors import CalibrationError, ModelError, OutputError, RoundelError
+from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.folder import atomic_folder
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid import QuantizedWeight
@@ -109,14 +109,10 @@ class Run:
             raise ModelError(
                 f"{self.source.name} is quantized already: the original, unquantized model is wanted"
             )
-        divide(self.model)
-        self.stack: BlockStack = find_blocks(self.model, given.blocks)
-        self.coverage: Coverage = decide(self.model, self.stack, recipe)
-        rejoin(self.model, keep={name.rpartition(".")[0] for name in self.coverage.schemes})
         self.container = CONTAINERS[recipe.format]
-        if self.target is not None:
-            layers = _layers(self.coverage, recipe, self.model)
-            self.container.check(layers, self.model, recipe.activations)
+        self.stack, self.coverage = decide_on(
+            self.model, recipe, given.blocks, self.container if self.target is not None else None
+        )
 
     @property
     def model(self) -> Any:
@@ -406,6 +402,34 @@ class Run:
                 if not self.stack.holds(name) and not (head and name.startswith(f"{head.name}."))
             }
         return Piece(others=others)
+
+
+def decide_on(
+    model: Any, recipe: Recipe, blocks: str | None, container: Container | None
+) -> tuple[BlockStack, Coverage]:
+    """Find what there is to quantize in a model, and decide what becomes of it.
+
+    Args:
+        model: names, classes and shapes are looked at; tensors may be absent. Its stacked experts stay divided, if they
+            are to be quantized.
+        recipe: what to do.
+        blocks: pattern of the decoder blocks' names; None: they are found.
+        container: that is to carry the result; None: none.
+
+    Raises:
+        RoundelError: the blocks are not found, the recipe does not fit the model, or the container not the recipe.
+    """
+    divide(model)
+    try:
+        stack = find_blocks(model, blocks)
+        coverage = decide(model, stack, recipe)
+        if container is not None:
+            container.check(_layers(coverage, recipe, model), model, recipe.activations)
+    except RoundelError:
+        rejoin(model)
+        raise
+    rejoin(model, keep={name.rpartition(".")[0] for name in coverage.schemes})
+    return stack, coverage
 
 
 def tell_plan(plan: Plan, progress: Progress, ranks: Ranks) -> None:

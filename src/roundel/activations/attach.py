@@ -24,6 +24,7 @@ from roundel.activations.scheme import (
     quantize_vectors,
 )
 from roundel.errors import ModelError
+from roundel.model.experts import divide, rejoin
 
 FILE = "roundel_activations.json"
 # Under this name a model knows its quantizer.
@@ -147,6 +148,9 @@ def attach_saved(model: Any, folder: Path) -> ActivationQuantizer | None:
         static = {name: StaticGrid(**grid) for name, grid in content["static"].items()}
         if inputs is not None and inputs.static and set(static) != set(content["layers"]):
             raise KeyError("static grids for other layers than those that are quantized")
+        if inputs is not None:
+            divide(model)  # an expert is no module else, and takes no hook
+            rejoin(model, keep={name.rpartition(".")[0] for name in content["layers"]})
         quantizer = ActivationQuantizer(model, content["layers"], Activations(inputs, kv))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -1,22 +1,89 @@
-"""`roundel inspect`."""
+"""`roundel inspect`: before a run what will become of every matrix of a model, after it what has."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from roundel.api import inspect
 from roundel.cli.display import out
+from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, recipe_words
 from roundel.engine.plan import size
+from roundel.errors import RecipeError
 from roundel.report.contents import FolderContents, read_contents
-from roundel.report.records import LayerRecord
+from roundel.report.manifest import MANIFEST
+from roundel.report.records import LayerRecord, summary
 
 
 def inspect_command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `roundel quantize` wrote.")],
+    model: Annotated[
+        str, typer.Argument(help="Model folder, .gguf file or hub id; or a folder that Roundel wrote.")
+    ],
+    recipe: Annotated[str | None, typer.Option(help="Name of a shipped recipe or a YAML file.")] = None,
+    method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
+    ] = None,
+    blocks: BlocksOption = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
-    """Show what is in an output folder: per layer bits, groups and size; what was left out and why."""
-    contents = read_contents(folder)
+    """Show every Linear of a model and what a recipe will do with it; of a quantized folder, what was done.
+
+    Left out are listed with the reason. Before a run no weight is read.
+    """
+    folder = Path(model).expanduser()
+    if (folder / MANIFEST).is_file():
+        if recipe or method or settings or blocks:
+            raise RecipeError(
+                f"{model} is quantized already, so there is nothing for a recipe to decide: leave recipe and blocks "
+                "out, or name the original model"
+            )
+        _show_folder(read_contents(folder))
+        return
+    chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
+    layers = inspect(
+        model,
+        chosen,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    out.print(_decisions(layers, chosen.method))
+    out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", highlight=False, soft_wrap=True)
+    out.print(summary(layers), highlight=False, soft_wrap=True)
+
+
+def _decisions(layers: list[LayerRecord], method: str) -> Table:
+    table = Table(title="What will become of every matrix", title_justify="left")
+    for column in ("block", "layer", "kind", "shape", "will be", "stays, because"):
+        table.add_column(column, justify="right" if column in ("block", "shape") else "left")
+    for cells, alike in groupby(layers, key=lambda layer: (_family(layer), _decision(layer, method))):
+        members = list(alike)
+        first, (_, (decision, reason)) = members[0], cells
+        name = first.name
+        if len(members) > 1:
+            name = f"{name}-{members[-1].name.rpartition('.')[2]}"
+        block = "" if first.block is None else str(first.block)
+        table.add_row(block, name, first.kind, "x".join(map(str, first.shape)), decision, reason)
+    return table
+
+
+def _family(layer: LayerRecord) -> object:
+    """The same for the experts of one stack: they are shown in one row."""
+    return (layer.name.rpartition(".")[0], layer.shape) if layer.kind == "Expert" else layer.name
+
+
+def _decision(layer: LayerRecord, method: str) -> tuple[str, str]:
+    if layer.bits is None:
+        return "", layer.reason
+    group = "per channel" if layer.group_size == -1 else f"groups of {layer.group_size}"
+    return f"{method}, {layer.bits} bit, {group}, {'symmetric' if layer.sym else 'asymmetric'}", ""
+
+
+def _show_folder(contents: FolderContents) -> None:
     out.print(_layers(contents))
     manifest = contents.manifest
     out.print(
@@ -27,11 +94,24 @@ def inspect_command(
         highlight=False,
         soft_wrap=True,
     )
+    out.print(summary(contents.layers), highlight=False, soft_wrap=True)
 
 
 def _layers(contents: FolderContents) -> Table:
     table = Table(title="Layers", title_justify="left")
-    columns = ["layer", "shape", "bits", "group", "grid", "outliers", "bits/weight", "error", "size", ""]
+    columns = [
+        "layer",
+        "shape",
+        "bits",
+        "group",
+        "grid",
+        "outliers",
+        "bits/weight",
+        "error",
+        "tokens",
+        "size",
+        "",
+    ]
     if any(layer.inputs for layer in contents.layers):
         columns.insert(-1, "inputs")
     for column in columns:
@@ -41,8 +121,9 @@ def _layers(contents: FolderContents) -> Table:
         stored = size(contents.stored_bytes.get(layer.name, 0))
         shape = "x".join(map(str, layer.shape))
         inputs = [layer.inputs] if "inputs" in columns else []
+        tokens = "" if layer.tokens is None else str(layer.tokens)
         words = "; ".join(part for part in (layer.reason, layer.note, layer.smoothing) if part)
-        table.add_row(layer.name, shape, *_grid_cells(layer), stored, *inputs, words)
+        table.add_row(layer.name, shape, *_grid_cells(layer), tokens, stored, *inputs, words)
     return table
 
 

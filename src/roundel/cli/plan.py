@@ -8,7 +8,7 @@ from rich.table import Table
 
 from roundel.api import plan
 from roundel.cli.display import out, terminal_progress
-from roundel.cli.quantize import MethodChoice, StreamChoice, choose_recipe, streams_of
+from roundel.cli.quantize import BlocksOption, MethodChoice, StreamChoice, choose_recipe, streams_of
 from roundel.engine.plan import Plan, size
 from roundel.engine.trial import Trial
 
@@ -28,6 +28,7 @@ def plan_command(
     low_memory: Annotated[bool, typer.Option(help="As for `roundel quantize`.")] = False,
     trial: Annotated[bool, typer.Option(help="Try one block, to measure time and memory.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
+    blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
@@ -42,6 +43,7 @@ def plan_command(
         output=output,
         device=device,
         streams=streams_of(stream_to_disk),
+        blocks=blocks,
         trust_remote_code=trust_remote_code,
         trial=trial,
         progress=terminal_progress(stoppable=True),

@@ -14,6 +14,14 @@ from roundel.engine.streams import StreamOptions
 from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
 
+BlocksOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Names of the decoder blocks, or of their list, where they are not found: 'model.layers.*'.",
+    ),
+]
+
 
 class MethodChoice(StrEnum):
     """--method."""
@@ -97,6 +105,7 @@ def quantize_command(
             help="Little device memory: activations in main memory, one sample at a time, accumulated."
         ),
     ] = False,
+    blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
@@ -122,7 +131,7 @@ def quantize_command(
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)
     progress = terminal_progress(stoppable=True)
-    progress.say(f"Recipe {chosen.name}: {_summary(chosen)}")
+    progress.say(f"Recipe {chosen.name}: {recipe_words(chosen)}")
     result = quantize(
         model,
         chosen,
@@ -132,6 +141,7 @@ def quantize_command(
         restart=restart,
         stream=True,
         streams=streams_of(stream_to_disk),
+        blocks=blocks,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress,
@@ -158,7 +168,8 @@ def streams_of(choice: StreamChoice | None) -> StreamOptions:
     return StreamOptions() if choice is None else StreamOptions(on_disk=True, dtype=choice.value)
 
 
-def _summary(recipe: Recipe) -> str:
+def recipe_words(recipe: Recipe) -> str:
+    """What a recipe does, in a line."""
     group = "per channel" if recipe.group_size == -1 else f"groups of {recipe.group_size}"
     grid = "symmetric" if recipe.sym else "asymmetric"
     words = f"{recipe.method}, {recipe.bits} bit, {group}, {grid}, {recipe.start} start"

@@ -9,7 +9,7 @@ from rich.table import Table
 from roundel.api import sweep
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
-from roundel.cli.quantize import StreamChoice, streams_of
+from roundel.cli.quantize import BlocksOption, StreamChoice, streams_of
 from roundel.engine.plan import size
 from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
@@ -40,6 +40,7 @@ def sweep_command(
         bool, typer.Option(help="Begin again where an interrupted sweep could go on.")
     ] = False,
     stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
+    blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
@@ -57,6 +58,7 @@ def sweep_command(
         overwrite=overwrite,
         restart=restart,
         streams=streams_of(stream_to_disk),
+        blocks=blocks,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=terminal_progress(stoppable=True),

@@ -46,8 +46,9 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
             cannot keep within `target_bits`.
     """
     coverage = Coverage({}, [])
+    deciding: set[str] = set()
     for index in range(len(stack)):
-        deciding = routers(stack.blocks[index], stack.block_name(index))
+        deciding |= routers(stack.blocks[index], stack.block_name(index))
         for view in stack.linears(index):
             if view.name in deciding:
                 _add(coverage, view, None, _ROUTER, index)
@@ -65,7 +66,9 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
             "lm_head=true wants an output head that is a Linear and not left out; none was found"
         )
     _check_patterns(coverage, recipe)
-    _add_others(coverage, model, stack)
+    _add_others(coverage, model, stack, deciding)
+    # What is in no block comes last.
+    coverage.layers.sort(key=lambda layer: len(stack) if layer.block is None else layer.block)
     return coverage
 
 
@@ -99,7 +102,7 @@ def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
     return scheme_within(recipe.target_bits, scheme, view.name, view.shape, permuted=permuted)
 
 
-def _add_others(coverage: Coverage, model: Any, stack: BlockStack) -> None:
+def _add_others(coverage: Coverage, model: Any, stack: BlockStack, deciding: set[str]) -> None:
     """Embeddings, and every other matrix that no Linear holds: a router, a recurrence, a convolution."""
     linears = {f"{layer.name}.weight" for layer in coverage.layers}
     stacks = stacks_in(model)
@@ -108,12 +111,13 @@ def _add_others(coverage: Coverage, model: Any, stack: BlockStack) -> None:
             continue
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
+        listed = owner if own_name == "weight" else name
         record = LayerRecord(
-            owner if own_name == "weight" else name,
+            listed,
             type(module).__name__,
             tuple(parameter.shape),
             next((i for i, block in enumerate(stack.names) if name.startswith(f"{block}.")), None),
-            _reason_no_linear(module, parameter),
+            _ROUTER if listed in deciding else _reason_no_linear(module, parameter),
         )
         coverage.layers.append(record)
 

@@ -47,7 +47,7 @@ def walk_in_rounds(walk: Walk) -> None:
 
 
 def _carry(walk: Walk, last: int) -> dict[int, dict[str, int]]:
-    """This rank's samples through the blocks before `last`; of each block the tokens that its Linears saw, of all ranks."""
+    """This rank's samples through the blocks before `last`; of each the tokens of all ranks that its Linears saw."""
     assert walk.streams is not None
     assert walk.streams.original is not None
     stream, tokens = walk.streams.original, {}

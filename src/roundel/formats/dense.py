@@ -8,15 +8,12 @@ alone: scales cannot be told from rounded weights afterwards.
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from roundel.activations.scheme import Activations
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
-from roundel.formats.reload import check_reload
-from roundel.formats.shards import ShardReader, Tensors, write_model
-from roundel.model.experts import joined
+from roundel.formats.reload import check_reload, dense_tensors
+from roundel.formats.shards import write_model
 
 
 class Dense:
@@ -29,25 +26,11 @@ class Dense:
 
     def write(self, folder: Path, content: Content) -> None:
         """Save the dequantized weights in the model's type, and the integers."""
-        write_model(folder, content.model, (_tensors(piece, content) for piece in content.read_pieces()))
+        write_model(folder, content.model, (dense_tensors(piece, content) for piece in content.read_pieces()))
         only_integers = (Piece(piece.weights) for piece in content.read_pieces())
         write_integer_files(folder, INTEGERS, content.model, only_integers)
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Reopen the folder through transformers, and read the integers back."""
         check_integers(folder, INTEGERS, content)
-        check_reload(folder, content, trust_remote_code, _decode)
-
-
-def _tensors(piece: Piece, content: Content) -> Tensors:
-    dense = {}
-    for name, weight in piece.weights.items():
-        view = content.view(name)
-        tensor = weight.dequantize(view.parameter.dtype)
-        dense[f"{name}.weight"] = tensor.t().contiguous() if view.transposed else tensor
-    return joined({**piece.others, **dense}, content.stacks)
-
-
-def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
-    weight = stored[f"{name}.weight"]
-    return weight.t() if content.view(name).transposed else weight
+        check_reload(folder, content, trust_remote_code, None)

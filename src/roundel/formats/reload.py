@@ -2,27 +2,31 @@
 
 The written folder is opened through transformers the way a user opens it. Every quantized Linear is compared
 with its integers' dequantized weight, every other tensor with the one that was to be written. Where the dense model
-would not fit into memory, transformers opens the folder without its tensors (names and shapes must match its modules),
-and the tensors are decoded one Linear at a time by the code of the format's own library.
+would not fit into memory, it is opened with its weights left on disk, and read piece by piece. Of packed weights
+transformers opens the folder without its tensors then (names and shapes must match its modules), and they are decoded
+one Linear at a time by the code of the format's own library.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from roundel.errors import FormatError
-from roundel.formats.content import Content
-from roundel.formats.shards import ShardReader
-from roundel.model.experts import divide
+from roundel.errors import FormatError, ModelError
+from roundel.formats.content import Content, Piece
+from roundel.formats.shards import ShardReader, Tensors
+from roundel.model.experts import divide, joined
 from roundel.model.linears import LinearView
+from roundel.model.names import stored_tensors
+from roundel.model.source import open_source
 
 Decode = Callable[[ShardReader, str, Content], torch.Tensor]
 
 
-def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode: Decode) -> None:
+def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode: Decode | None) -> None:
     """Reopen `folder` and compare it with what was tuned.
 
     Args:
@@ -30,11 +34,14 @@ def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode
         content: what was written.
         trust_remote_code: as the source was opened.
         decode: the dense weight `[out, in]` of a Linear from the stored tensors, in the type in which a client
-            computes.
+            computes; None: the stored weights are dense.
 
     Raises:
         FormatError: names the first tensor that is missing, left over, or different.
     """
+    if not content.whole and decode is None:
+        compare_streamed(folder, content, trust_remote_code)
+        return
     reloaded = _open(folder, trust_remote_code, None if content.whole else "meta")
     if content.whole:
         quantizer = getattr(reloaded, "hf_quantizer", None)
@@ -42,7 +49,7 @@ def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode
             # transformers would unpack the weights at the first forward pass.
             quantizer.compressor.decompress_model(reloaded)
         compare_model(reloaded, content)
-    else:
+    elif decode is not None:
         compare_stored(ShardReader(folder), content, decode)
 
 
@@ -96,9 +103,39 @@ def compare_stored(stored: ShardReader, content: Content, decode: Decode) -> Non
         for name, weight in piece.weights.items():
             found = decode(stored, name, content)
             compare(f"{name}.weight", found, weight.dequantize(found.dtype))
-        for name, tensor in piece.others.items():
+        for name, tensor in stored_tensors(content.model, piece.others).items():
             if name in stored:  # tied tensors are stored once; transformers found none missing
                 compare(name, stored[name], tensor)
+
+
+def compare_streamed(folder: Path, content: Content, trust_remote_code: bool) -> None:
+    """Compare a folder of dense weights with what was tuned, a piece at a time.
+
+    Raises:
+        FormatError: names the first tensor that differs.
+    """
+    with TemporaryDirectory(dir=folder.parent) as converted:
+        try:
+            source = open_source(
+                str(folder), trust_remote_code=trust_remote_code, quantized=True, stream_with=Path(converted)
+            )
+        except ModelError as error:
+            raise FormatError(
+                f"the written model cannot be reopened ({error}); please report this"
+            ) from error
+        for piece in content.read_pieces():
+            for name, tensor in dense_tensors(piece, content).items():
+                compare(name, source.storage.tensor(source.model, name), tensor)
+
+
+def dense_tensors(piece: Piece, content: Content) -> Tensors:
+    """A piece of the model as its state has it, with dequantized weights in the model's own type and layout."""
+    dense = {}
+    for name, weight in piece.weights.items():
+        view = content.view(name)
+        tensor = weight.dequantize(view.parameter.dtype)
+        dense[f"{name}.weight"] = tensor.t().contiguous() if view.transposed else tensor
+    return joined({**piece.others, **dense}, content.stacks)
 
 
 def compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -1,8 +1,9 @@
-"""Which Linears of a block decide on its experts: routers, and the gates of shared experts.
+"""Which matrices of a block decide on its experts: routers, and the gates of shared experts.
 
-A mixture is a module with experts below it, in a list or in one tensor, and beside them a Linear with as many outputs
-as there are experts (the router) or with one (the gate of a shared expert). They are a ten-thousandth of the weights,
-and one token sent to another expert costs more than all that rounding them would save: they stay in full precision.
+A mixture is a module with experts below it, in a list or in one tensor, and beside them a matrix with as many rows as
+there are experts (the router) or with one (the gate of a shared expert), be it a Linear's or not. They are a
+ten-thousandth of the weights, and one token sent to another expert costs more than all that rounding them would save:
+they stay in full precision.
 """
 
 from torch import nn
@@ -12,7 +13,7 @@ from roundel.model.linears import LinearView, is_linear, linears_in
 
 
 def routers(block: nn.Module, prefix: str) -> set[str]:
-    """Full names of the Linears of a block that choose or weigh experts; `prefix` is its name.
+    """Full names of what chooses or weighs the experts of a block: modules with such a weight, or parameters.
 
     Args:
         block: a decoder block, its stacked experts divided.
@@ -21,11 +22,13 @@ def routers(block: nn.Module, prefix: str) -> set[str]:
     found = set()
     for name, mixture in block.named_modules():
         for key, count in _experts_below(mixture).items():
-            for path, module in mixture.named_modules():
-                inside = path == key or path.startswith(f"{key}.")
-                full = ".".join(part for part in (prefix, name, path) if part)
-                if not inside and is_linear(module) and LinearView(full, module).shape[0] in (1, count):
-                    found.add(full)
+            for path, parameter in mixture.named_parameters():
+                owner = mixture.get_submodule(path.rpartition(".")[0])
+                rows = LinearView(path, owner).shape[0] if is_linear(owner) else parameter.shape[0]
+                inside = path.startswith(f"{key}.") if key else "." not in path
+                if parameter.ndim == 2 and rows in (1, count) and not inside:
+                    full = ".".join(part for part in (prefix, name, path) if part)
+                    found.add(full.removesuffix(".weight"))
     return found
 
 

@@ -126,6 +126,28 @@ def open_source(
     return SourceModel(source, model, open_tokenizer(location, **where), storage)
 
 
+def open_skeleton(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> nn.Module:
+    """A causal language model without its weights: names, classes, shapes and types.
+
+    Of a GGUF file, which says little of them, the whole model.
+
+    Args:
+        source, trust_remote_code, allow_pickle: as for `open_source`.
+
+    Raises:
+        ModelError: as `open_source` would.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf" or not (path.is_dir() or _is_hub_id(source)):
+        return open_source(source).model  # type: ignore[no-any-return]
+    if path.is_dir():
+        check_folder(path, allow_pickle=allow_pickle, quantized=False)
+    location = str(path) if path.is_dir() else source
+    config = _open_config(source, location, {"trust_remote_code": trust_remote_code})
+    refuse_quantized(source, getattr(config, "quantization_config", None))
+    return _skeleton(source, config, trust_remote_code)
+
+
 def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
     """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes.
 
@@ -163,7 +185,9 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
     """The modules of a model, without weights."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust_remote_code, dtype=config.dtype or torch.float32
+            )
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
             f"the model of {source} cannot be built from its config ({first_line(error)}): the config that came with "

@@ -42,6 +42,10 @@ class Storage(Protocol):
         """A tensor was given a value of its own: it stays in memory."""
         ...
 
+    def tensor(self, model: Any, name: str) -> torch.Tensor:
+        """A tensor of the model, by its full name, wherever it is."""
+        ...
+
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors of the unquantized checkpoint in turn, by name."""
         ...
@@ -71,6 +75,11 @@ class InMemory:
 
     def untied(self, name: str) -> None:
         """Everything stays."""
+
+    def tensor(self, model: Any, name: str) -> torch.Tensor:
+        """Of the model's state."""
+        found: torch.Tensor = model.state_dict()[name]
+        return found
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Of the model's state."""
@@ -136,6 +145,11 @@ class OnDisk:
     def untied(self, name: str) -> None:
         """It is read no more, though another tensor may lie in the file under its name."""
         self._untied.add(name)
+
+    def tensor(self, model: Any, name: str) -> torch.Tensor:
+        """Read it, if it is absent."""
+        found: torch.Tensor = model.state_dict()[name]
+        return self._read(name) if found.is_meta else found
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Read the absent ones."""

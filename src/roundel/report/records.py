@@ -1,5 +1,6 @@
 """What a run has to tell: plain records, written by the engine, read by manifest, tables and pages."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
@@ -42,6 +43,18 @@ class LayerRecord:
     paper_bits: float | None = None
     outliers: float | None = None
     error: float | None = None
+
+
+def summary(layers: list[LayerRecord]) -> str:
+    """A coverage table in a line: how much is quantized, what is left out for which reason, what was noted."""
+    quantized = [layer for layer in layers if layer.bits is not None]
+    share = sum(prod(layer.shape) for layer in quantized) / sum(prod(layer.shape) for layer in layers)
+    words = f"{len(quantized)} Linears quantized, {share:.1%} of all matrices' weights"
+    reasons = Counter(layer.reason for layer in layers if layer.bits is None)
+    if reasons:
+        words += "; left out: " + ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
+    noted = sum(bool(layer.note) for layer in quantized)
+    return words + (f"; {noted} with a note" if noted else "")
 
 
 @dataclass
