@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from roundel.cli.app import app, main
+from zoo import zoo_model
 
 FAST = ("--set", "nsamples=16", "--set", "seqlen=32", "--set", "batch_size=4", "--group-size", "32")
 
@@ -114,6 +117,53 @@ def test_quantized_activations_from_model_to_text(
     assert quantized > 0
 
 
+def test_inspect_tells_before_a_run_what_becomes_of_everything(capsys, monkeypatch) -> None:
+    model = zoo_model("qwen2_moe")
+    options = [
+        "--method",
+        "gptq",
+        "--set",
+        "format=dense",
+        "--set",
+        "skip=['*.q_proj']",
+        "--set",
+        "group_size=32",
+    ]
+    options += ["--set", "layers={'*.down_proj.*': {'bits': 8}}"]
+    code, text, _ = run(capsys, monkeypatch, "inspect", model, *options)
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    said = {row[1]: row for row in rows if row[1]}
+    assert said["model.layers.0.mlp.experts.gate_up_proj.0-3"][2:5] == [
+        "Expert", "128x96", "gptq, 4 bit, groups of 32, asymmetric",
+    ]  # fmt: skip
+    assert said["model.layers.1.mlp.experts.down_proj.0-3"][4] == "gptq, 8 bit, groups of 32, asymmetric"
+    assert said["model.layers.0.self_attn.q_proj"][4:] == ["", "left out by a skip pattern"]
+    assert "router" in said["model.layers.0.mlp.gate"][5]
+    assert "router" in said["model.layers.0.mlp.shared_expert_gate"][5]
+    assert "output head" in said["lm_head"][5]
+    matrices = [
+        name for name, p in AutoModelForCausalLM.from_pretrained(model).named_parameters() if p.ndim > 1
+    ]
+    assert len(said) == len(matrices)
+    assert "28 Linears quantized" in text
+
+
+def test_inspect_after_a_run_shows_the_tokens_that_each_linear_saw(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    run(
+        capsys, monkeypatch, "quantize", zoo_model("qwen3_moe"), "-o", out, "--method", "gptq", "--format", "roundel",
+        "--calibration", "pydoc", "--set", "nsamples=2", "--set", "seqlen=16", "--group-size", 32,
+    )  # fmt: skip
+    code, text, _ = run(capsys, monkeypatch, "inspect", out)
+    assert code == 0
+    assert re.search(r"model\.layers\.0\.self_attn\.q_proj .*│ +32 │", text)
+    assert re.search(r"experts\.down_proj\.\d .*rounded to nearest: saw \d+ tokens, 16 wanted", text)
+    assert re.search(r"\d+ with a note", text)
+
+
 def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     from roundel.report.contents import read_contents
 
@@ -195,12 +245,10 @@ def test_missing_models(tmp_path: Path, capsys, monkeypatch) -> None:
         ["quantize", "./none", "-o", tmp_path / "out"],
         ["eval", "./none"],
         ["generate", "./none", "x"],
+        ["inspect", "./none"],
     ):
         code, _, log = run(capsys, monkeypatch, *command)
         assert (code, log.count("no folder ./none")) == (3, 1)
-    code, _, log = run(capsys, monkeypatch, "inspect", tmp_path)
-    assert code == 3
-    assert "no roundel.json" in log
 
 
 def test_wrong_words_are_usage_errors() -> None:

@@ -117,21 +117,31 @@ def test_conv1d_is_refused_before_the_work(gpt2: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def skeleton(dtype: torch.dtype):
+    """A model that the layers of a check may be of."""
+    return AutoModelForCausalLM.from_pretrained(zoo_model("llama"), dtype=dtype)
+
+
 def test_a_group_that_fits_no_kernel_is_refused_with_those_that_do() -> None:
     layer = Layer("model.layers.0.mlp.down_proj", "Linear", (576, 576), Scheme(bits=4, group_size=100))
     with pytest.raises(
         FormatError, match=r"group_size 100 .* 576 of model\.layers\.0\.mlp\.down_proj.* 32, 48, 64"
     ):
-        CONTAINERS["compressed-tensors"].check([layer], torch.float32, Activations(), None)
+        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.float32), Activations())
 
 
 def test_schemes_that_no_form_carries_are_refused() -> None:
     layers = [
-        Layer("a", "Linear", (64, 64), Scheme(bits=bits, group_size=32, scale_dtype="float16"))
-        for bits in (2, 4)
+        Layer(
+            f"model.layers.{bits - 2}.mlp.up_proj",
+            "Linear",
+            (64, 64),
+            Scheme(bits=bits, group_size=32, scale_dtype="float16"),
+        )
+        for bits in (2, 3)
     ]
     with pytest.raises(FormatError, match="leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check(layers, torch.bfloat16, Activations(), None)
+        CONTAINERS["compressed-tensors"].check(layers, skeleton(torch.bfloat16), Activations())
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["opened whole", "tensor by tensor"])
@@ -199,10 +209,10 @@ def test_transformers_computes_with_quantized_activations_what_was_tuned(
 
 
 def test_scales_that_the_model_does_not_hold_are_refused_with_activations() -> None:
-    layer = Layer("a", "Linear", (64, 64), Scheme(scale_dtype="float32"))
+    layer = Layer("model.layers.0.mlp.up_proj", "Linear", (64, 64), Scheme(scale_dtype="float32"))
     activations = Activations(inputs=ActivationScheme(8, sym=False, static=False))
     with pytest.raises(FormatError, match="quantized activations with scales.*leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check([layer], torch.bfloat16, activations, None)
+        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.bfloat16), activations)
 
 
 def test_a_kv_cache_that_the_client_could_not_read_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -213,7 +213,9 @@ def test_an_unknown_use_is_said_with_a_way_out() -> None:
 
     model = Model(Strange)
     divide(model)
-    with pytest.raises(ModelError, match=r"Strange computes with its stacked experts up .* \(einsum\): leave"):
+    with pytest.raises(
+        ModelError, match=r"Strange computes with its stacked experts up .* \(einsum\): leave"
+    ):
         model(TOKENS)
 
 

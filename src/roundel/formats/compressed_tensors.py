@@ -30,7 +30,7 @@ How a client multiplies decides which written form gives exactly the tuned weigh
   not read them.
 
 The experts of a mixture are written under the names that its checkpoints have, gate and up apart, as vLLM reads them.
-transformers reads them where the file says `dequantize: true`, one scheme, no zero points.
+transformers reads them, and some other models, with `dequantize: true` alone (dense_at_load.py).
 
 A group size that does not divide `in` has no written form that all readers take; groups are then split into
 equal parts of gcd(g, in) with repeated statistics, which changes no weight.
@@ -53,11 +53,11 @@ from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
+from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import QuantizedWeight, Scheme, pack
-from roundel.model.experts import stacks_in
-from roundel.model.names import Part, stored_parts, stored_tensors
+from roundel.model.names import Part, stored_tensors
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
@@ -105,10 +105,10 @@ class CompressedTensors:
                 "quantized KV cache: leave kv_bits out, use --format roundel, or --format dense"
             )
         schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
-        experts = [layer for layer in layers if layer.kind == "Expert"]
-        if experts:
-            _check_experts(experts, schemes, model, activations)
-        _choose_form(schemes, model.dtype, activations, experts=bool(experts))
+        dense = opens_dense_only(model, [layer.name for layer in layers])
+        if dense:
+            check_dense_at_load(layers, len(schemes), model, activations)
+        _choose_form(schemes, model.dtype, activations, dense=dense)
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
@@ -158,38 +158,8 @@ def _written_schemes(content: Content) -> dict[str, Scheme]:
 
 
 def _form_of(content: Content, schemes: dict[str, Scheme]) -> _Form:
-    experts = any(name.rpartition(".")[0] in content.stacks for name in schemes)
-    return _choose_form(set(schemes.values()), content.model.dtype, content.grids, experts=experts)
-
-
-def _check_experts(experts: list[Layer], schemes: set[Scheme], model: Any, activations: Activations) -> None:
-    """Refuse what no client reads of experts.
-
-    Raises:
-        FormatError: names one of them and a way out.
-    """
-    stacks = stacks_in(model)
-    parts = stored_parts(model, [layer.name for layer in experts], stacks)
-    named = parts.keys()
-    for layer in experts:
-        stack = layer.name.rpartition(".")[0]
-        missing = [f"{stack}.{i}" for i in range(len(stacks[stack])) if f"{stack}.{i}" not in named]
-        found = {
-            "is kept in one tensor with the other experts by the checkpoints of this model": not parts[
-                layer.name
-            ],
-            "has zero points": not layer.scheme.sym,
-            "is in a model whose activations are quantized": bool(activations),
-            f"is quantized, and {missing[0] if missing else ''} is not": bool(missing),
-            "has another scheme than other layers": len(schemes) > 1,
-        }
-        for what, present in found.items():
-            if present:
-                way_out = "set sym=true, or " if what == "has zero points" else ""
-                raise FormatError(
-                    f"{layer.name} {what}, which compressed-tensors cannot carry for experts: {way_out}use "
-                    "--format roundel, or --format dense"
-                )
+    dense = opens_dense_only(content.model, schemes)
+    return _choose_form(set(schemes.values()), content.model.dtype, content.grids, dense=dense)
 
 
 def _piece_tensors(piece: Piece, content: Content, schemes: dict[str, Scheme], form: _Form) -> Tensors:
@@ -250,19 +220,19 @@ def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
 
 
 def _choose_form(
-    schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations, *, experts: bool = False
+    schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations, *, dense: bool = False
 ) -> _Form:
-    """`experts`: some of the layers are experts, whose checks have been passed."""
+    """`dense`: the weights must become dense while a client loads them, and what that forbids has been checked."""
     kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
     same = all(s.torch_dtype == model_dtype for s in schemes)
     symmetric = all(s.sym for s in schemes)
-    if activations and kept and not experts:
+    if activations and kept and not dense:
         # A file with `dequantize: true` runs with unquantized activations.
         packed = activations.inputs is None or any(s.bits != _BYTE for s in schemes)
         return _Form(dequantize=False, block=packed and not symmetric, scale_dtype=None, packed=packed)
-    if kept and symmetric and not experts:
+    if kept and symmetric and not dense:
         return _Form(dequantize=False, block=False, scale_dtype=None)
-    if len(schemes) == 1 and (experts or not activations):
+    if len(schemes) == 1 and (dense or not activations):
         return _Form(dequantize=True, block=False, scale_dtype=None if same else torch.float32)
     if kept:
         return _Form(dequantize=False, block=True, scale_dtype=None)

@@ -41,8 +41,8 @@ class BlockStack:
         return self.names[index]
 
     def holds(self, name: str) -> bool:
-        """Whether a module or tensor is inside of a block, by its full name."""
-        return any(name.startswith(f"{block}.") for block in self.names)
+        """Whether a module or tensor belongs to a block, by its full name."""
+        return any(f"{name}.".startswith(f"{block}.") for block in self.names)
 
     def linears(self, index: int) -> list[LinearView]:
         """The Linears of a block under their full names."""
@@ -93,9 +93,9 @@ def _matching(model: nn.Module, pattern: str) -> BlockStack:
         name, only = found[0]
         return _stack(name, list(only.named_children()))
     blocks = [(name, module) for name, module in found if _weight(module)]
-    if not blocks:
+    if not any(_multiplies(module) for _, module in blocks):
         raise ModelError(
-            f"no module of {type(model).__name__} that holds weights is named like {pattern!r}: the name of the "
+            f"no module of {type(model).__name__} that holds Linears is named like {pattern!r}: the name of the "
             f"blocks' list, or a pattern of their full names, is wanted; module lists found: {_seen(model)}"
         )
     return BlockStack(pattern, tuple(name for name, _ in blocks), tuple(module for _, module in blocks))
@@ -125,10 +125,16 @@ def _may_be_blocks(members: list[nn.Module]) -> bool:
     return not any(map(is_linear, members)) and 2 * with_linears > len(members)
 
 
+def _multiplies(module: nn.Module) -> bool:
+    """Whether there are Linears in it, or a tensor that may be experts."""
+    return any(map(is_linear, module.modules())) or any(p.ndim == 3 for p in module.parameters())
+
+
 def _weight(module: nn.Module) -> int:
     """Of matrices; experts may still be in one tensor."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
 
 def _seen(model: nn.Module) -> str:
-    return ", ".join(name for name, module in model.named_modules() if _is_list(module)) or "none"
+    lists = [(name, len(list(m.children()))) for name, m in model.named_modules() if name and _is_list(m)]
+    return ", ".join(f"{name} ({count} modules)" for name, count in lists) or "none"
