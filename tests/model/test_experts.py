@@ -160,7 +160,7 @@ def test_gradients_of_experts_are_those_of_the_tensor(model: Model) -> None:
     divide(model)
     for index in range(COUNT):
         view = LinearView("", model.get_submodule(f"layers.0.experts.down.{index}"))
-        view.parameter.requires_grad_(True)
+        view.want_gradient()
     model(TOKENS).square().sum().backward()
     for index in range(COUNT):
         view = LinearView("", model.get_submodule(f"layers.0.experts.down.{index}"))

@@ -77,6 +77,12 @@ def keep_freed_memory() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def return_freed_memory() -> None:
+    """Give pages that are free back to the system, wherever they lie: between blocks, so that gaps do not add up."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def kept_of_freed(used: int) -> int:
     """About how much freed memory a process keeps that uses so many bytes for its work: most of it is used again."""
     return min(KEPT_BYTES * 3 // 8, used // 3) if _glibc() else 0

@@ -24,7 +24,7 @@ from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.blocks import BlockStack
 from roundel.model.experts import Expert
-from roundel.model.linears import LinearView
+from roundel.model.linears import LinearView, linears_in
 from roundel.recipe import Recipe
 
 _FLOAT = 4
@@ -163,7 +163,7 @@ def make_plan(
     all_weights = _bytes(model)
     blocks = [_bytes(block) for block in stack.blocks]
     around = all_weights - sum(blocks)
-    largest = max(range(len(stack)), key=lambda index: _count(stack.blocks[index]))
+    largest = largest_block(stack)
     views = [view for view in stack.linears(largest) if view.name in coverage.schemes]
     memory = {
         _ITSELF: resident,
@@ -249,6 +249,11 @@ def _streams_abreast(plans: list[Plan], recipes: list[Recipe]) -> int:
     return sum(between.values()) + inside
 
 
+def largest_block(stack: BlockStack) -> int:
+    """Index of the block with the most weights: that with the experts, where the first have none."""
+    return max(range(len(stack)), key=lambda index: _count(stack.blocks[index]))
+
+
 def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, block: nn.Module) -> list[int]:
     """Sizes of the tensors that autograd keeps of one sample for a block's gradients, its weights left out."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in block.parameters()}
@@ -263,12 +268,17 @@ def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, bloc
         return tensor.detach()
 
     wanted = [(parameter, parameter.requires_grad) for parameter in block.parameters()]
+    views = linears_in(block, "")
     try:
         for parameter, _ in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
+        for view in views:
+            view.want_gradient()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             run(sample)
     finally:
+        for view in views:
+            view.forget_gradient()
         for parameter, required in wanted:
             parameter.requires_grad_(required)
     return [storage.nbytes() for storage in seen.values()]

@@ -18,7 +18,7 @@ from roundel.engine.block import BlockQuantizer
 from roundel.engine.coverage import Coverage
 from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
 from roundel.engine.job import Job, make_runner
-from roundel.engine.plan import Plan, bytes_kept
+from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
 from roundel.progress import Progress
 from roundel.report.manifest import peak_memory
@@ -122,10 +122,15 @@ def bytes_of_batch(job: Job) -> Kept:
         hidden = next(runner.first_inputs(1)).float()
         for rows in (1, 2):
             runner.prepare(rows)
+    job.storage.release(block, name)
+    # What enters the first block will do for any.
+    index = largest_block(job.stack)
+    block, name = job.stack.blocks[index], job.stack.block_name(index)
+    job.storage.load(block, name)
 
     def run(sample: torch.Tensor) -> object:
         with torch.autocast(job.device.type, dtype=amp, enabled=amp is not None):
-            return runner.run(0, sample)
+            return runner.run(index, sample)
 
     with computing(block, job.device):
         one, two = (bytes_kept(run, hidden.to(job.device).repeat(rows, 1, 1), block) for rows in (1, 2))

@@ -11,7 +11,7 @@ import torch
 
 from roundel.activations.scheme import StaticGrid
 from roundel.engine.block import BlockQuantizer, Known, stream_name
-from roundel.engine.devices import keep_freed_memory
+from roundel.engine.devices import keep_freed_memory, return_freed_memory
 from roundel.engine.job import Job, make_runner
 from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
@@ -172,6 +172,8 @@ class Walk:
         self.finished += 1
         if not job.keep:
             job.storage.release(block, name)
+        if job.device.type == "cpu":
+            return_freed_memory()
 
     def head(self) -> None:
         """What comes behind the blocks: the head, where it is to be quantized and not done yet."""

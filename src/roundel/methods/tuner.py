@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 from torch.optim.lr_scheduler import LambdaLR
 
 from roundel.errors import NonFiniteError
@@ -320,11 +321,13 @@ class _Trainer:
 
     def gradients(self, generator: torch.Generator) -> float:
         """Leave the gradients of one step in the parameters; return its loss."""
-        weights = {}
+        # Not the weights themselves: an expert's are copied into its stack, and need not be there twice.
+        edges = {}
         for name, parametrization in self.parametrizations.items():
-            weights[name] = parametrization()
-            self.linears[name].hold(weights[name].detach())
-            self.linears[name].parameter.requires_grad_(True)
+            weight = parametrization()
+            edges[name] = get_gradient_edge(weight)
+            self.linears[name].hold(weight.detach())
+            self.linears[name].want_gradient()
         total = 0.0
         for _ in range(self.accumulate):
             batch = self._next_batch(generator)
@@ -335,10 +338,10 @@ class _Trainer:
             loss = self._losses(rows, inputs).sum() / (len(batch) * self.accumulate)
             total += float(loss.detach())
             (loss * _LOSS_SCALE).backward()
-        summed = {name: self.ranks.begin_sum(self.linears[name].take_gradient()) for name in weights}
-        for name in list(weights):
+        summed = {name: self.ranks.begin_sum(self.linears[name].take_gradient()) for name in edges}
+        for name in list(edges):
             # One at a time: a gradient of the weight may go before the next Linear's parameters get theirs.
-            torch.autograd.backward([weights.pop(name)], [summed.pop(name)()])
+            torch.autograd.backward([edges.pop(name)], [summed.pop(name)()])
         return self.ranks.total(total)
 
     def _mixture(self, size: int, generator: torch.Generator) -> torch.Tensor | None:

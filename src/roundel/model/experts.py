@@ -62,16 +62,19 @@ class Expert(nn.Module):
         super().__init__()
         self.home, self.index = home, index
         # In a list, where it is no parameter of this module: state and storage know the stack alone.
-        self._leaf: list[nn.Parameter] = []
+        self._learning: list[nn.Parameter] = []
 
     @property
     def weight(self) -> nn.Parameter:
-        """`[out, in]`, a view of the parameter; as long as that stays where it is always the same object."""
+        """`[out, in]`, a view of the stack's tensor as it is now."""
+        if self._learning:
+            return self._learning[0]
         part = self.home.tensor[self.index]
-        part = part.t() if self.home.transposed else part
-        if not self._leaf or _place(self._leaf[0]) != _place(part):
-            self._leaf = [nn.Parameter(part, requires_grad=False)]
-        return self._leaf[0]
+        return nn.Parameter(part.t() if self.home.transposed else part, requires_grad=False)
+
+    def learn(self, on: bool) -> None:
+        """While on, the weight is one and the same view, which gradients reach; the stack must stay in its place."""
+        self._learning = [self.weight] if on else []
 
     @property
     def shape(self) -> torch.Size:
@@ -195,16 +198,16 @@ def joined(tensors: dict[str, torch.Tensor], stacks: dict[str, Stack]) -> dict[s
     """Tensors under the names that a model's state has for them: `S.0.weight`, `S.1.weight`, ... as one `S`.
 
     Args:
-        tensors: by name; of a stack either all experts `[out, in]` or none.
+        tensors: by name; of a stack either all experts `[out, in]` or none. Changed in place, so that no more than one
+            stack is in memory twice.
         stacks: of the model, by full name.
     """
-    found = dict(tensors)
     for name, stack in stacks.items():
         keys = [f"{name}.{index}.weight" for index in range(len(stack))]
-        if keys[0] in found:
-            parts = [found.pop(key) for key in keys]
-            found[name] = torch.stack([part.t() if stack.transposed else part for part in parts])
-    return found
+        if keys[0] in tensors:
+            parts = [tensors.pop(key) for key in keys]
+            tensors[name] = torch.stack([part.t() if stack.transposed else part for part in parts])
+    return tensors
 
 
 def unquantized(
@@ -228,10 +231,6 @@ def unquantized(
             if expert not in quantized:
                 found[f"{expert}.weight"] = part.t() if stacks[name].transposed else part
     return found
-
-
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _stacked(owner: nn.Module) -> list[str]:

@@ -58,17 +58,29 @@ class LinearView:
         else:
             self.parameter.data = weight.t().contiguous() if self.transposed else weight
 
+    def want_gradient(self) -> None:
+        """From now on, until it is taken."""
+        if isinstance(self.module, Expert):
+            self.module.learn(True)
+        self.parameter.requires_grad_(True)
+
     def take_gradient(self) -> torch.Tensor:
         """The gradient of the weight, `[out, in]`; the module is left without one and frozen.
 
         A weight that the loss does not depend on (an expert that saw no token) has a gradient of zero.
         """
         grad = self.parameter.grad
-        self.parameter.grad = None
-        self.parameter.requires_grad_(False)
+        self.forget_gradient()
         if grad is None:
             return torch.zeros_like(self.weight)
         return grad.t() if self.transposed else grad
+
+    def forget_gradient(self) -> None:
+        """None is wanted any more."""
+        self.parameter.grad = None
+        self.parameter.requires_grad_(False)
+        if isinstance(self.module, Expert):
+            self.module.learn(False)
 
 
 def is_linear(module: nn.Module) -> bool:
