@@ -23,7 +23,7 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
 from roundel.model.experts import rejoin
-from roundel.model.source import open_skeleton
+from roundel.model.source import open_skeleton, positions
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
@@ -328,11 +328,11 @@ def evaluate(
             raise ModelError(
                 f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
             )
-        positions = getattr(opened.model.config, "max_position_embeddings", None)
-        if positions is not None and window > positions:
+        reach = positions(opened.model)
+        if reach is not None and window > reach:
             raise ModelError(
-                f"windows of {window} tokens exceed the {positions} positions of {opened.name}: "
-                f"a window of {positions} or less is wanted"
+                f"windows of {window} tokens exceed the {reach} positions of {opened.name}: "
+                f"a window of {reach} or less is wanted"
             )
         held_out = evaluation_windows(text, reader, window, limit)
         opened.model.to(where)

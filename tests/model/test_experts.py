@@ -12,7 +12,7 @@ from roundel.model.experts import Expert, divide, joined, rejoin, stacks_in, unq
 from roundel.model.linears import LinearView, linears_in
 from roundel.model.mixtures import routers
 
-COUNT, WIDTH, INNER = 3, 8, 6
+COUNT, WIDTH, INNER = 3, 8, 10
 
 
 class Config:

@@ -12,6 +12,7 @@ from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.texts import Document, as_document, is_ids, read_documents
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
+from roundel.model.source import positions
 from roundel.progress import Progress
 
 SELF_WORDS = "text sampled from the model itself"
@@ -56,7 +57,7 @@ def gather_calibration(
         CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
             does not know.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = positions(model)
     if limit is not None and options.seqlen > limit:
         raise CalibrationError(
             f"seqlen {options.seqlen} exceeds the model's {limit} positions: set seqlen to {limit} or less"

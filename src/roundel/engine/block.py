@@ -8,7 +8,7 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, computing
+from roundel.engine.devices import autocast_dtype, autocasting, computing
 from roundel.engine.inputs import (
     HESSIAN_BYTES,
     InputHessians,
@@ -463,8 +463,7 @@ class BlockQuantizer:
             self.amp = amp
 
     def _run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        enabled = self.amp is not None
-        with torch.autocast(self.device.type, dtype=self.amp, enabled=enabled):
+        with autocasting(self.device, self.amp):
             return self.runner.run(index, hidden)
 
     def _outputs(self, name: str, index: int, inputs: Stream, *, quantized: bool = False) -> Stream:

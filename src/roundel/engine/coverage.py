@@ -45,6 +45,7 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
         RecipeError: a pattern of `layers` or `skip` matches no Linear, nothing is left to quantize, or a layer
             cannot keep within `target_bits`.
     """
+    _refuse_shared_weights(model, stack)
     coverage = Coverage({}, [])
     deciding: set[str] = set()
     for index in range(len(stack)):
@@ -91,6 +92,19 @@ def check_complete(layers: list[LayerRecord], model: nn.Module) -> None:
             if matrix not in told:
                 raise ModelError(
                     f"{matrix} was neither quantized nor left out for a reason: nothing is written; please report this"
+                )
+
+
+def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
+    """A weight that two blocks share would be quantized twice, the second time from what the first has left."""
+    seen: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.ndim > 1 and stack.holds(name):
+            other = seen.setdefault(id(parameter), name)
+            if other != name:
+                raise ModelError(
+                    f"{other} and {name} are one weight: blocks with weights of their own are wanted; this "
+                    "architecture is not supported"
                 )
 
 

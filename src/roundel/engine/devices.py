@@ -53,6 +53,26 @@ def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
     return None if amp == "float32" else getattr(torch, amp)
 
 
+@contextmanager
+def autocasting(device: torch.device, amp: torch.dtype | None) -> Iterator[None]:
+    """Matrix products in `amp` inside; None = float32.
+
+    Raises:
+        RecipeError: the model's code does not bear it.
+    """
+    with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        try:
+            yield
+        except RuntimeError as error:
+            if amp is None or "dtype" not in str(error):
+                raise
+            half = str(amp).removeprefix("torch.")
+            raise RecipeError(
+                f"the model's own code mixes {half} with float32 where it must not ({str(error).splitlines()[0]}): "
+                "set amp=float32"
+            ) from error
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         # torch has no public query for this; builds without these two know no such CPU either.

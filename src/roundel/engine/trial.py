@@ -16,7 +16,7 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, computing, keep_freed_memory
+from roundel.engine.devices import autocast_dtype, autocasting, computing, keep_freed_memory
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
@@ -129,7 +129,7 @@ def bytes_of_batch(job: Job) -> Kept:
     job.storage.load(block, name)
 
     def run(sample: torch.Tensor) -> object:
-        with torch.autocast(job.device.type, dtype=amp, enabled=amp is not None):
+        with autocasting(job.device, amp):
             return runner.run(index, sample)
 
     with computing(block, job.device):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from roundel.errors import ModelError, NonFiniteError
+from roundel.model.source import positions
 from roundel.ranks import ALONE, Ranks
 
 # Rows of logits handled at once: bounds the fp32 copies at large vocabularies.
@@ -125,10 +126,10 @@ def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
             f"the tokenizer gives the token id {highest}, and {type(model).__name__} knows 0 to {known - 1}: a model "
             "and a reference with the tokenizer's vocabulary are wanted"
         )
-    positions, length = getattr(model.config, "max_position_embeddings", None), ids.shape[1] + more
-    if positions is not None and length > positions:
+    limit, length = positions(model), ids.shape[1] + more
+    if limit is not None and length > limit:
         raise ModelError(
-            f"{length} tokens in a row exceed the {positions} positions of {type(model).__name__}: {positions} or "
+            f"{length} tokens in a row exceed the {limit} positions of {type(model).__name__}: {limit} or "
             "less are wanted"
         )
 

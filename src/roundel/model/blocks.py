@@ -8,6 +8,7 @@ really are a chain, each block fed with the output of the one before, is checked
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -61,7 +62,7 @@ def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
     """
     if pattern is not None:
         return _matching(model, pattern)
-    lists = _lists(model)
+    lists = _in_decoder(model, _lists(model))
     by_weight = sorted(lists, key=lambda name: _weight(lists[name]), reverse=True)
     if not by_weight:
         raise ModelError(
@@ -75,6 +76,14 @@ def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
             f"several lists in {type(model).__name__} may be its decoder blocks: {seen}; {_HOW_TO_TELL}"
         )
     return _stack(name, list(lists[name].named_children()))
+
+
+def _in_decoder(model: nn.Module, lists: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those in what a model calls its decoder, if there are any: not the towers for images or sound beside it."""
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if get_decoder is not None else None
+    inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
+    return {name: module for name, module in lists.items() if id(module) in inside} or lists
 
 
 def linears_outside(model: nn.Module, stack: BlockStack) -> list[LinearView]:

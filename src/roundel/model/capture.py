@@ -7,9 +7,14 @@ costs nothing, needs no block's weights in memory, and shows whether the blocks 
 runs once, to see in which form blocks return their output.
 Calibration rows all have the same length and no padding, so the arguments of one batch serve every batch of
 that size; only the hidden states differ. So does the KV cache, where one is wanted: every run gets a fresh one.
+
+Models of which that is not true would be quantized on activations that they never have, and nothing would show it:
+arguments that depend on the tokens, or on hidden states of earlier blocks (a second pass, with other tokens, tells),
+values that a block hands to the next one beside its hidden states, state that blocks share in an object. They are
+refused, with what was seen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +41,11 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     by_keyword: bool  # the hidden states came as `hidden_states=`
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The arguments, for messages."""
+        return {**{f"argument {i + 1}": value for i, value in enumerate(self.args)}, **self.kwargs}
 
 
 class BlockRunner:
@@ -71,6 +81,7 @@ class BlockRunner:
         self._calls: dict[int, list[_Call]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
+        self._form: type[tuple[Any, ...] | list[Any]] = tuple
         # Their hidden states are [S, B, H] (ChatGLM); everywhere else, here too, [B, S, H].
         self._sequence_first = False
         self._known_form = False
@@ -96,6 +107,13 @@ class BlockRunner:
         try:
             for batch in self.tokens.split(batch_size):
                 self._forward(batch)
+                if not taken:
+                    raise self._wrong_calls(0)
+                if taken[0].ndim != 3:
+                    raise ModelError(
+                        f"{self.stack.block_name(0)} takes hidden states of shape {tuple(taken[0].shape)}: one vector "
+                        "for each token is wanted; this architecture is not supported"
+                    )
                 yield taken.pop()
         finally:
             handle.remove()
@@ -114,12 +132,18 @@ class BlockRunner:
         args = _move(call.args, hidden, cache)
         kwargs = _move(call.kwargs, hidden, cache)
         entering = self._turned(hidden)
+        shared = _mappings(call)
+        sizes = [len(mapping) for mapping in shared]
         if call.by_keyword:
             output = self.stack.blocks[index](*args, hidden_states=entering, **kwargs)
         else:
             output = self.stack.blocks[index](entering, *args, **kwargs)
         if cache is not None:
             self._check_cache(index, call, cache)
+        if sizes != [len(mapping) for mapping in shared]:
+            raise self._more_than_hidden_states(
+                index, "an object in which it leaves something for later blocks"
+            )
         return self._turned(_first(output))
 
     @torch.no_grad()
@@ -153,7 +177,7 @@ class BlockRunner:
 
     def _output(self, hidden: torch.Tensor) -> Any:
         """Hidden states in the form in which blocks return them."""
-        return hidden if self._rest is None else (hidden, *self._rest)
+        return hidden if self._rest is None else self._form([hidden, *self._rest])
 
     def _call(self, index: int, batch_size: int) -> _Call:
         if batch_size not in self._calls:
@@ -163,7 +187,10 @@ class BlockRunner:
             with self.around():
                 if not self._known_form:
                     self._see_form(rows)
-                self._calls[batch_size] = self._capture(rows)
+                calls = self._capture(rows)
+                if not self._calls:
+                    self._check_independence(calls, self._capture(self._other_tokens(rows), shift=0.5))
+                self._calls[batch_size] = calls
         return self._calls[batch_size][index]
 
     @torch.no_grad()
@@ -171,7 +198,10 @@ class BlockRunner:
         """Run the model up to the end of its first block."""
 
         def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._rest = output[1:] if isinstance(output, tuple) else None
+            if isinstance(output, tuple | list):
+                # A named tuple has fields of its own and is none of the forms that we can make.
+                self._form = list if isinstance(output, list) else tuple
+                self._rest = tuple(output[1:])
             self._sequence_first = _first(output).shape[0] != 1
             self._known_form = True
             raise _Stop
@@ -183,13 +213,21 @@ class BlockRunner:
             handle.remove()
 
     @torch.no_grad()
-    def _capture(self, rows: torch.Tensor) -> list[_Call]:
-        """One pass through the model, its blocks left out, that records their arguments and checks the chain."""
+    def _capture(self, rows: torch.Tensor, shift: float = 0.0) -> list[_Call]:
+        """One pass through the model, its blocks left out, that records their arguments and checks the chain.
+
+        Args:
+            rows: `[B, S]` token ids.
+            shift: added to the hidden states that blocks hand on.
+        """
         calls: list[_Call] = []
         handed_on: list[torch.Tensor] = []
+        beside: list[torch.Tensor] = []  # what the block before handed on beside them
 
         def note(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = _hidden(args, kwargs)
+            if any(tensor is other for tensor in _tensors((args, kwargs)) for other in beside):
+                raise self._more_than_hidden_states(index, "what the block before it returns beside them")
             if index != len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
                     f"{self.stack.block_name(index)} is not fed with the output of the block before it: "
@@ -197,18 +235,43 @@ class BlockRunner:
                     "--blocks PATTERN; else this architecture is not supported"
                 )
             calls.append(_make_call(args, kwargs))
-            handed_on.append(torch.full_like(hidden, index + 1))
-            return self._output(handed_on[-1])
+            handed_on.append(torch.full_like(hidden, index + 1 + shift))
+            output = _replace(self._output(handed_on[-1]), _own_copy)
+            beside[:] = _tensors(output[1:]) if self._rest is not None else []
+            handed_on[-1] = _first(output)
+            return output
 
         with _replaced_forward(self.stack, note):
             self._forward(rows)
         if len(calls) != len(self.stack):
-            raise ModelError(
-                f"{len(calls)} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; "
-                "exactly one each is wanted. If other modules are the blocks, name them with --blocks PATTERN; else "
-                "this architecture is not supported"
-            )
+            raise self._wrong_calls(len(calls))
         return calls
+
+    def _other_tokens(self, rows: torch.Tensor) -> torch.Tensor:
+        """Different ones that the model knows too."""
+        low, high = int(self.tokens.min()), int(self.tokens.max())
+        return (rows - low + 1) % (high - low + 1) + low
+
+    def _check_independence(self, calls: list[_Call], others: list[_Call]) -> None:
+        """Arguments of blocks must neither depend on the tokens nor on hidden states."""
+        for index, (call, other) in enumerate(zip(calls, others, strict=True)):
+            for (name, one), two in zip(call.named.items(), other.named.values(), strict=True):
+                pairs = zip(_tensors(one), _tensors(two), strict=True)
+                if not all(torch.equal(a, b) for a, b in pairs):
+                    raise self._more_than_hidden_states(index, f"{name}, which depends on the tokens")
+
+    def _more_than_hidden_states(self, index: int, what: str) -> ModelError:
+        return ModelError(
+            f"{self.stack.block_name(index)} takes more than hidden states: {what}. Methods that read data are not "
+            "supported on this architecture; --method rtn --set start=minmax is"
+        )
+
+    def _wrong_calls(self, count: int) -> ModelError:
+        return ModelError(
+            f"{count} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; exactly one "
+            "each is wanted. If other modules are the blocks, name them with --blocks PATTERN; else this architecture "
+            "is not supported"
+        )
 
     def _check_cache(self, index: int, call: _Call, cache: Cache) -> None:
         """Every block must be handed the cache, and put its keys and values into it."""
@@ -255,7 +318,26 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
 
 
 def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    found: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
+    return found
+
+
+def _own_copy(item: Any) -> Any:
+    return item.clone() if isinstance(item, torch.Tensor) else item
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors inside nested containers."""
+    found: list[torch.Tensor] = []
+    _replace(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
+    return found
+
+
+def _mappings(call: _Call) -> list[MutableMapping[Any, Any]]:
+    """Objects among the arguments of a call in which something can be left for others."""
+    found: list[MutableMapping[Any, Any]] = []
+    _replace(call.named, lambda item: found.append(item) if isinstance(item, MutableMapping) else None)
+    return found
 
 
 def _move(value: Any, like: torch.Tensor, cache: Cache | None) -> Any:
@@ -274,7 +356,8 @@ def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {key: _replace(item, change) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)([_replace(item, change) for item in value])
+        items = [_replace(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return change(value)
 
 

@@ -4,4 +4,5 @@
 # `is_transposed` to say so itself.
 STORED_TRANSPOSED = {
     "Llama4TextExperts": True,
+    "JetMoeParallelExperts": False,
 }

@@ -22,14 +22,33 @@ def routers(block: nn.Module, prefix: str) -> set[str]:
     found = set()
     for name, mixture in block.named_modules():
         for key, count in _experts_below(mixture).items():
-            for path, parameter in mixture.named_parameters():
-                owner = mixture.get_submodule(path.rpartition(".")[0])
-                rows = LinearView(path, owner).shape[0] if is_linear(owner) else parameter.shape[0]
-                inside = path.startswith(f"{key}.") if key else "." not in path
-                if parameter.ndim == 2 and rows in (1, count) and not inside:
+            shapes = {path: shape for path, shape in _matrices(mixture) if not _inside(path, key)}
+            # One more row: for tokens that no expert gets. A router may have layers before its last one.
+            deciding = {
+                path.partition(".")[0] for path, shape in shapes.items() if shape[0] in (1, count, count + 1)
+            }
+            deciding |= {path.partition(".")[0] for path in shapes if "router" in path}
+            for path in shapes:
+                if path.partition(".")[0] in deciding:
                     full = ".".join(part for part in (prefix, name, path) if part)
                     found.add(full.removesuffix(".weight"))
     return found
+
+
+def _matrices(mixture: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """Parameters of two dimensions by name, with their shape, `[out, in]` for a Linear."""
+    found = []
+    for path, parameter in mixture.named_parameters():
+        owner = mixture.get_submodule(path.rpartition(".")[0])
+        linear = is_linear(owner) and path.endswith("weight")
+        if parameter.ndim == 2:
+            found.append((path, LinearView(path, owner).shape if linear else tuple(parameter.shape)))
+    return found
+
+
+def _inside(path: str, key: str) -> bool:
+    """Whether a parameter belongs to the experts: `key`, or the mixture itself where it holds their tensors."""
+    return path.startswith(f"{key}.") if key else "." not in path
 
 
 def _experts_below(module: nn.Module) -> dict[str, int]:

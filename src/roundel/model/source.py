@@ -148,6 +148,12 @@ def open_skeleton(source: str, *, trust_remote_code: bool = False, allow_pickle:
     return _skeleton(source, config, trust_remote_code)
 
 
+def positions(model: Any) -> int | None:
+    """How many tokens in a row a model knows; None: any number."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
     """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes.
 
