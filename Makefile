@@ -12,7 +12,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py demo-output
 
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ every quantizer looks the same on them.
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from zoo.configs import CONFIGS, LAYERS, OWN_CODE, VOCABULARY, WIDTH
 from zoo.training import OWN_CODE_FOLDER, manual_text, train_tokenizer, trained
@@ -38,13 +39,13 @@ def zoo_model(name: str) -> Path:
     caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "roundel-tests"
     cache = caches / _key(name)
     folder = cache / name
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as building:
-            made = Path(building) / name
-            train_tokenizer().save_pretrained(made)
-            trained(name).save_pretrained(made)
-            with suppress(OSError):  # another process was faster
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{name}.lock"):  # several processes test at the same time
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache) as building:
+                made = Path(building) / name
+                train_tokenizer().save_pretrained(made)
+                trained(name).save_pretrained(made)
                 made.rename(folder)
     return folder
 

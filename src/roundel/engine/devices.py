@@ -64,7 +64,7 @@ def autocasting(device: torch.device, amp: torch.dtype | None) -> Iterator[None]
         try:
             yield
         except RuntimeError as error:
-            if amp is None or "dtype" not in str(error):
+            if amp is None or not any(words in str(error) for words in ("dtype", "scalar type")):
                 raise
             half = str(amp).removeprefix("torch.")
             raise RecipeError(
