@@ -18,13 +18,20 @@ def main() -> None:
         done = roundel.quantize(model, recipe, output=folder / name, **entry["how"])
         if done.weights is not None:
             state = done.model.state_dict()
-            dense = {
-                key: weight.dequantize(state[f"{key}.weight"].dtype) for key, weight in done.weights.items()
-            }
-            assert all(torch.equal(dense[key], state[f"{key}.weight"]) for key in dense)
+            for key, weight in done.weights.items():
+                stack, _, index = key.rpartition(".")
+                found = state[stack][int(index)] if stack in state else state[f"{key}.weight"]
+                assert torch.equal(weight.dequantize(found.dtype), found)
             digest = sum(float(tensor.double().abs().sum()) for tensor in state.values())
             assert join().in_order([digest], [join().number], join().size) == [digest] * join().size
     several = ("rtn", "search", "autoround")
+    if work.keys() >= {*several, "gptq"}:
+        sweep_and_keep(model, work, several, folder)
+    leave()
+
+
+def sweep_and_keep(model: str, work: dict, several: tuple[str, ...], folder: Path) -> None:
+    """The same again with several recipes abreast, and with the result in memory."""
     chosen = [roundel.Recipe(**work[name]["recipe"], name=name) for name in several]
     manifests = [
         roundel.sweep(
@@ -37,7 +44,6 @@ def main() -> None:
     assert json.loads(json.dumps(manifests[0])) == manifests[1]
     in_memory = roundel.quantize(model, roundel.Recipe(**work["gptq"]["recipe"]), **work["gptq"]["how"])
     assert len(in_memory.weights) == 14
-    leave()
 
 
 if __name__ == "__main__":

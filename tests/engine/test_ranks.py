@@ -20,6 +20,7 @@ from roundel.errors import RecipeError
 from roundel.methods.options import TuningOptions
 from roundel.methods.tuner import BlockData, _Trainer
 from roundel.ranks import Ranks
+from zoo import zoo_model
 
 DATA = {"nsamples": 13, "seqlen": 48, "batch_size": 5}
 TUNING = {"iters": 14, "holdout": 3, **DATA}
@@ -58,16 +59,20 @@ def work() -> dict[str, dict]:
 def results(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Outputs of one, two and four ranks, in folders `1`, `2` and `4`."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "work.json").write_text(json.dumps(work()))
+    run_on_ranks(llama, work(), folder, (1, 2, 4))
+    return folder
+
+
+def run_on_ranks(model: Path, entries: dict[str, dict], folder: Path, sizes: tuple[int, ...]) -> None:
+    (folder / "work.json").write_text(json.dumps(entries))
     script = Path(__file__).with_name("on_ranks.py")
-    for size in (1, 2, 4):
+    for size in sizes:
         launch = (
             [] if size == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
         )
-        arguments = [str(script), str(llama), str(folder / "work.json"), str(folder / str(size))]
+        arguments = [str(script), str(model), str(folder / "work.json"), str(folder / str(size))]
         done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True)
         assert not done.returncode, done.stderr
-    return folder
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -78,6 +83,25 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", EXACT)
 def test_the_same_bytes(name: str, size: int, results: Path) -> None:
     assert files(results / str(size) / name) == files(results / "1" / name)
+
+
+def test_experts_on_ranks(tmp_path: Path) -> None:
+    """Each rank sees its own tokens of an expert; whether they are enough is decided by all of them together."""
+    recipes = {
+        name: {"format": "roundel", "min_tokens": 0.5, **EXACT[name]}
+        for name in ("signround", "gptq, unquantized inputs")
+    }
+    entries = {
+        name: {"recipe": recipe, "how": {"calibration": "pydoc", "stream": name == "signround"}}
+        for name, recipe in recipes.items()
+    }
+    run_on_ranks(zoo_model("qwen3_moe"), entries, tmp_path, (1, 2))
+    for name in recipes:
+        assert files(tmp_path / "2" / name) == files(tmp_path / "1" / name)
+        one, two = (json.loads((tmp_path / n / name / "roundel.json").read_text()) for n in "12")
+        assert two["layers"] == one["layers"]
+        assert any("saw" in layer["note"] for layer in one["layers"])
+        assert len({layer["tokens"] for layer in one["layers"] if ".experts." in layer["name"]}) > 2
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -227,7 +227,11 @@ class Walk:
         activations = self.job.activations
         note = {
             "block": None if record is None else asdict(record),
-            "layers": [asdict(self.worker.records[layer]) for layer in weights],
+            "layers": [
+                asdict(layer)
+                for layer in self.worker.records.values()
+                if layer.name in weights or layer.block == number
+            ],
             "static": {
                 layer: asdict(activations.static[layer])
                 for layer in weights
