@@ -182,7 +182,7 @@ class Walk:
             self.check_stop()
             with self.job.storage.around(self.job.model, self.stack):
                 weights = self.worker.head(view, self.streams)
-            self._finish(len(self.stack), view.name, view.module, weights, None)
+                self._finish(len(self.stack), view.name, view.module, weights, None)
             self.finished += 1
         if self.job.activations is not None:
             self.job.activations.enabled = True
