@@ -248,8 +248,11 @@ class Run:
 
     def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
         """The plan in bytes, and one block tried."""
-        plan = self.count()
-        return plan, run_trial(self.job(), plan) if trial else None
+        try:
+            plan = self.count()
+            return plan, run_trial(self.job(), plan) if trial else None
+        finally:
+            rejoin(self.model)
 
     def quantize(self) -> Done:
         """Do it.
@@ -257,15 +260,19 @@ class Run:
         Raises:
             RoundelError: a failed check; no output appears then.
         """
-        self.begin()
-        plan = self.count()
-        if self.prefers_files(plan):
-            self.keep_streams_in_files()
+        try:
+            self.begin()
             plan = self.count()
-        tell_plan(plan, self.progress, self.ranks)
-        with self.ready() as job:
-            outcome = quantize_model(job)
-        return self.finish(job, outcome, plan)
+            if self.prefers_files(plan):
+                self.keep_streams_in_files()
+                plan = self.count()
+            tell_plan(plan, self.progress, self.ranks)
+            with self.ready() as job:
+                outcome = quantize_model(job)
+            return self.finish(job, outcome, plan)
+        except BaseException:
+            rejoin(self.model)  # which may be the caller's
+            raise
 
     @contextmanager
     def ready(self) -> Iterator[Job]:
@@ -281,7 +288,6 @@ class Run:
         except BaseException:
             if activations is not None:
                 activations.detach()
-            rejoin(self.model)
             raise
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Done:

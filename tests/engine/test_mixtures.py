@@ -199,6 +199,19 @@ def test_the_model_in_memory_is_whole_again() -> None:
     assert done.model.config._experts_implementation != "eager"
 
 
+def test_a_callers_model_is_whole_whatever_happens() -> None:
+    model = AutoModelForCausalLM.from_pretrained(zoo_model("mixtral"))
+    recipe = roundel.Recipe(**GPTQ)
+    roundel.inspect(model, recipe.with_settings(format="dense"))
+    roundel.plan(model, recipe.with_settings(format="dense"), calibration=torch.arange(640).view(10, 64))
+    with pytest.raises(roundel.RoundelError):
+        roundel.quantize(model, recipe.with_settings(skip=("*.nothing",)))
+    with pytest.raises(roundel.RoundelError):
+        roundel.quantize(model, recipe, calibration=torch.full((16, 64), 5000))
+    assert not stacks_in(model)
+    assert model.config._experts_implementation != "eager"
+
+
 def test_hessians_of_many_experts_are_collected_in_stages(monkeypatch) -> None:
     at_once = quantize("mixtral")
     monkeypatch.setattr("roundel.engine.inputs.HESSIAN_BYTES", 200_000)

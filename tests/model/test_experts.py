@@ -255,3 +255,14 @@ def test_routers_in_any_form_are_found() -> None:
     assert routers(block, "h.0") == {"h.0.mlp.gate", "h.0.mlp.shared_gate"}
     block.mlp = mlp()
     assert routers(block, "h.0") == set()
+
+
+def test_a_router_of_several_layers_is_one_and_attention_beside_it_is_none() -> None:
+    """Experts, router and attention side by side in the block; the router has a place for tokens without an expert."""
+    block = nn.Module()
+    block.experts = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 20)) for _ in range(4))
+    block.choice = nn.Sequential(nn.Linear(WIDTH, 16), nn.GELU(), nn.Linear(16, 5))
+    block.attention = nn.Module()
+    block.attention.sink = nn.Parameter(torch.randn(1, WIDTH))
+    block.attention.proj = nn.Linear(WIDTH, WIDTH)
+    assert routers(block, "h.0") == {"h.0.choice.0", "h.0.choice.2"}

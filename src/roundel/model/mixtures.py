@@ -22,28 +22,32 @@ def routers(block: nn.Module, prefix: str) -> set[str]:
     found = set()
     for name, mixture in block.named_modules():
         for key, count in _experts_below(mixture).items():
-            shapes = {path: shape for path, shape in _matrices(mixture) if not _inside(path, key)}
-            # One more row: for tokens that no expert gets. A router may have layers before its last one.
-            deciding = {
-                path.partition(".")[0] for path, shape in shapes.items() if shape[0] in (1, count, count + 1)
-            }
-            deciding |= {path.partition(".")[0] for path in shapes if "router" in path}
-            for path in shapes:
-                if path.partition(".")[0] in deciding:
-                    full = ".".join(part for part in (prefix, name, path) if part)
-                    found.add(full.removesuffix(".weight"))
+            for path in _deciding(mixture, key, count):
+                full = ".".join(part for part in (prefix, name, path) if part)
+                found.add(full.removesuffix(".weight"))
     return found
 
 
-def _matrices(mixture: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    """Parameters of two dimensions by name, with their shape, `[out, in]` for a Linear."""
-    found = []
+def _deciding(mixture: nn.Module, key: str, count: int) -> list[str]:
+    """Matrices of a mixture that choose among its `count` experts, which are its child `key`."""
+    beside: dict[str, list[tuple[str, bool]]] = {}
     for path, parameter in mixture.named_parameters():
-        owner = mixture.get_submodule(path.rpartition(".")[0])
-        linear = is_linear(owner) and path.endswith("weight")
-        if parameter.ndim == 2:
-            found.append((path, LinearView(path, owner).shape if linear else tuple(parameter.shape)))
+        if parameter.ndim == 2 and not _inside(path, key):
+            beside.setdefault(path.partition(".")[0], []).append((path, _like_a_router(mixture, path, count)))
+    found = []
+    for matrices in beside.values():
+        # A router may have layers before its last one.
+        whole = matrices[-1][1]
+        found += [path for path, alike in matrices if whole or alike or "router" in path]
     return found
+
+
+def _like_a_router(mixture: nn.Module, path: str, count: int) -> bool:
+    """A row for each expert, or one more, for tokens that no expert gets; a Linear may have a single one."""
+    owner = mixture.get_submodule(path.rpartition(".")[0])
+    if is_linear(owner) and path.endswith("weight"):
+        return LinearView(path, owner).shape[0] in (1, count, count + 1)
+    return mixture.get_parameter(path).shape[0] in (count, count + 1)
 
 
 def _inside(path: str, key: str) -> bool:
