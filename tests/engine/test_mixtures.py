@@ -203,7 +203,7 @@ def test_a_callers_model_is_whole_whatever_happens() -> None:
     model = AutoModelForCausalLM.from_pretrained(zoo_model("mixtral"))
     recipe = roundel.Recipe(**GPTQ)
     roundel.inspect(model, recipe.with_settings(format="dense"))
-    roundel.plan(model, recipe.with_settings(format="dense"), calibration=torch.arange(640).view(10, 64))
+    roundel.plan(model, recipe.with_settings(format="dense"), calibration=torch.arange(1024).view(16, 64))
     with pytest.raises(roundel.RoundelError):
         roundel.quantize(model, recipe.with_settings(skip=("*.nothing",)))
     with pytest.raises(roundel.RoundelError):
