@@ -39,6 +39,7 @@ equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import QuantizedWeight, Scheme, pack
-from roundel.model.names import Part, stored_tensors
+from roundel.model.experts import stacks_in
+from roundel.model.names import Part, stored_parts, stored_tensors
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
@@ -99,6 +101,7 @@ class CompressedTensors:
                 )
             _refuse_beyond_the_grid(layer)
             _written_group(layer.name, layer.scheme, layer.shape[1])
+        _refuse_what_checkpoints_hold_otherwise(layers, model)
         if activations.kv and not hasattr(model.config, "num_key_value_heads"):
             raise FormatError(
                 f"{type(model.config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
@@ -129,14 +132,16 @@ class CompressedTensors:
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Reopen the folder through transformers."""
-        check_reload(folder, content, trust_remote_code, _decode)
+        schemes = _written_schemes(content)
+        decode = partial(_decode, schemes, _form_of(content, schemes))
+        check_reload(folder, content, trust_remote_code, decode)
 
 
-def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
+def _decode(
+    schemes: dict[str, Scheme], form: _Form, stored: ShardReader, name: str, content: Content
+) -> torch.Tensor:
     """As transformers loads it: unpacked by compressed-tensors, in the type in which the client multiplies."""
     dtype = content.model.dtype
-    schemes = _written_schemes(content)
-    form = _form_of(content, schemes)
     width = content.view(name).shape[1]
     block = schemes[name].width(width) if form.block and not schemes[name].sym else None
     scheme = QuantizationScheme(targets=[name], weights=_weights_config(schemes[name], block))
@@ -197,6 +202,22 @@ def _refuse_beyond_the_grid(layer: Layer) -> None:
             raise FormatError(
                 f"{layer.name} has {what}, which compressed-tensors does not carry: {way_out}use --format roundel, "
                 "or --format dense"
+            )
+
+
+def _refuse_what_checkpoints_hold_otherwise(layers: list[Layer], model: Any) -> None:
+    parts = stored_parts(model, [layer.name for layer in layers], stacks_in(model))
+    for layer in layers:
+        if not parts[layer.name]:
+            where = "in one tensor with the other experts" if layer.kind == "Expert" else "in another form"
+            raise FormatError(
+                f"{layer.name} is kept {where} by the checkpoints of {type(model).__name__}, and compressed-tensors "
+                "carries Linears only: use --format roundel, or --format dense"
+            )
+        if len(parts[layer.name]) > 1 and not layer.scheme.sym:
+            raise FormatError(
+                f"{layer.name} has zero points and is kept in parts by the checkpoints of {type(model).__name__}: set "
+                "sym=true, use --format roundel, or --format dense"
             )
 
 

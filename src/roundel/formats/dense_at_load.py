@@ -15,7 +15,6 @@ from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.model.experts import stacks_in
-from roundel.model.names import stored_parts
 
 _WAYS_OUT = "use --format roundel, or --format dense"
 
@@ -71,15 +70,9 @@ def check_dense_at_load(layers: list[Layer], schemes: int, model: Any, activatio
     stacks = stacks_in(model)
     experts = [layer for layer in layers if layer.kind == "Expert"]
     names = {layer.name for layer in experts}
-    parts = stored_parts(model, names, stacks)
     for layer in experts:
         stack = layer.name.rpartition(".")[0]
         left = [i for i in range(len(stacks[stack])) if f"{stack}.{i}" not in names]
-        if not parts[layer.name]:
-            raise FormatError(
-                f"{layer.name} is kept in one tensor with the other experts by the checkpoints of {kind}, and "
-                f"compressed-tensors carries Linears only: {_WAYS_OUT}"
-            )
         if not layer.scheme.sym:
             raise FormatError(
                 f"{layer.name} has zero points, which transformers does not read of experts: set sym=true, or "
