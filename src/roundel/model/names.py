@@ -6,6 +6,7 @@ the checkpoint, split as the checkpoint splits them. Which names, and which rows
 time: transformers itself is asked to save tensors whose entries are the numbers of their rows.
 """
 
+from bisect import bisect
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,7 @@ class _RowCounter:
     def __init__(self) -> None:
         self._names: list[str] = []
         self._firsts: list[int] = []
+        self._heights: list[int] = []
         self._next = 0
 
     def count(self, names: list[str], height: int) -> torch.Tensor:
@@ -79,15 +81,16 @@ class _RowCounter:
         for name in names:
             self._names.append(name)
             self._firsts.append(self._next)
+            self._heights.append(height)
             self._next += height
         return torch.arange(first, self._next).view(len(names), height, 1)
 
     def find(self, numbers: torch.Tensor) -> tuple[str | None, torch.Tensor]:
         """Whose rows these are, if all are of one Linear, and which."""
-        owners = torch.searchsorted(torch.tensor(self._firsts), numbers, right=True) - 1
-        owner = int(owners[0])
-        same = bool((owners == owner).all())
-        return self._names[owner] if same else None, numbers - self._firsts[owner]
+        owner = bisect(self._firsts, int(numbers[0])) - 1
+        rows = numbers - self._firsts[owner]
+        same = int(rows.min()) >= 0 and int(rows.max()) < self._heights[owner]
+        return self._names[owner] if same else None, rows
 
 
 def _sliced(rows: torch.Tensor) -> slice | torch.Tensor:
