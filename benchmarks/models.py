@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from zoo import EVERY, OWN_CODE, manual_text, zoo_model
 
 import roundel
+from zoo import EVERY, OWN_CODE, manual_text, zoo_model
 
 METHODS: dict[str, dict[str, Any]] = {
     "RTN": {"method": "rtn"},
@@ -49,9 +49,9 @@ weights that tell methods apart and for a text that a broken model cannot predic
 
 Settings: {GRID["bits"]} bits, groups of {GRID["group_size"]}; SpQR on its own grid (groups of 16, statistics of 4 bits)
 with 0.5 % outliers. {DATA["nsamples"]} x {DATA["seqlen"]} tokens of calibration text, 40 iterations where a method
-tunes, seed 42. KL: mean divergence per token from the original, in nats, on {WINDOWS} x {WINDOW} tokens that no model was
-trained on. "random" is the same for a model of the same architecture with fresh weights: what KL would be, were the
-model broken.
+tunes, seed 42. KL: mean divergence per token from the original, in nats, on {WINDOWS} x {WINDOW} tokens that no model
+was trained on. "random" is the same for a model of the same architecture with fresh weights: what KL would be, were
+the model broken.
 
 A format's cell says whether the written folder, opened again (`dense` and `compressed-tensors` by transformers alone),
 has the logits of the tuned model in memory: `=` for each of them bit for bit, else the largest difference. Where a

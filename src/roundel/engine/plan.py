@@ -325,7 +325,8 @@ def _hessians(views: list[LinearView]) -> dict[str, int]:
     inputs = sum(width**2 for width in {width for _, width in shapes}) + _more_inputs(shapes)
     inputs += sum(width**2 for width in experts)
     widest = max((view.shape[1] for view in views), default=0)
-    return {"Hessians": min(_FLOAT * inputs, HESSIAN_BYTES) + _FLOAT * _HESSIAN_COPIES * widest**2}
+    largest = _FLOAT * widest**2
+    return {"Hessians": max(min(_FLOAT * inputs, HESSIAN_BYTES), largest) + _HESSIAN_COPIES * largest}
 
 
 def _more_inputs(shapes: list[tuple[int, int]]) -> int:

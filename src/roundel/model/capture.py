@@ -81,7 +81,7 @@ class BlockRunner:
         self._calls: dict[int, list[_Call]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
-        self._form: type[tuple[Any, ...] | list[Any]] = tuple
+        self._form: type[tuple[Any, ...]] | type[list[Any]] = tuple
         # Their hidden states are [S, B, H] (ChatGLM); everywhere else, here too, [B, S, H].
         self._sequence_first = False
         self._known_form = False
@@ -177,7 +177,7 @@ class BlockRunner:
 
     def _output(self, hidden: torch.Tensor) -> Any:
         """Hidden states in the form in which blocks return them."""
-        return hidden if self._rest is None else self._form([hidden, *self._rest])
+        return hidden if self._rest is None else _built(self._form, [hidden, *self._rest])
 
     def _call(self, index: int, batch_size: int) -> _Call:
         if batch_size not in self._calls:
@@ -199,9 +199,7 @@ class BlockRunner:
 
         def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, tuple | list):
-                # A named tuple has fields of its own and is none of the forms that we can make.
-                self._form = list if isinstance(output, list) else tuple
-                self._rest = tuple(output[1:])
+                self._form, self._rest = type(output), tuple(output[1:])
             self._sequence_first = _first(output).shape[0] != 1
             self._known_form = True
             raise _Stop
@@ -314,7 +312,13 @@ def _contains_cache(value: Any) -> bool:
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    found = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(args), None)
+    if not isinstance(found, torch.Tensor):
+        raise ModelError(
+            f"a block is called with {', '.join(kwargs) or 'nothing'}: hidden states, as its first argument or as "
+            "`hidden_states`, are wanted; this architecture is not supported"
+        )
+    return found
 
 
 def _first(output: Any) -> torch.Tensor:
@@ -356,9 +360,13 @@ def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {key: _replace(item, change) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [_replace(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return _built(type(value), [_replace(item, change) for item in value])
     return change(value)
+
+
+def _built(form: Any, items: list[Any]) -> Any:
+    """A tuple or list; a named tuple takes its items one by one."""
+    return form(*items) if hasattr(form, "_fields") else form(items)
 
 
 @contextmanager
