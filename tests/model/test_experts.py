@@ -266,3 +266,12 @@ def test_a_router_of_several_layers_is_one_and_attention_beside_it_is_none() -> 
     block.attention.sink = nn.Parameter(torch.randn(1, WIDTH))
     block.attention.proj = nn.Linear(WIDTH, WIDTH)
     assert routers(block, "h.0") == {"h.0.choice.0", "h.0.choice.2"}
+
+
+def test_what_is_called_a_router_is_one_whatever_its_experts_are() -> None:
+    block = nn.Module()
+    block.ffn = nn.Module()
+    block.ffn.router = nn.Module()
+    block.ffn.router.layer = nn.Linear(WIDTH, 4)
+    block.ffn.stacked = nn.Parameter(torch.randn(4 * 16, WIDTH))
+    assert routers(block, "h.0") == {"h.0.ffn.router.layer"}

@@ -1,6 +1,7 @@
 """Where and in which type a block computes."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from roundel.ranks import ALONE, Ranks, place
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 KEPT_BYTES = 256 << 20
+# Buffers of so many bytes are returned at once.
+RETURNED_BYTES = 8 << 20
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
@@ -87,13 +90,17 @@ def keep_freed_memory() -> None:
     """Let glibc keep the pages of freed tensors instead of returning them to the system.
 
     A tuning step frees and takes again dozens of buffers of some megabytes. By default each is mapped and
-    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU. Larger buffers are still returned at
-    once (in between they would leave holes), and no more than `KEPT_BYTES` is kept.
+    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU (with many experts, half of it). Larger
+    buffers are still returned at once (in between they would leave holes), and no more than `KEPT_BYTES` is kept.
+
+    oneDNN keeps what it has prepared for each of the last 1024 shapes of a product. Experts see another number of
+    tokens every time: hundreds of megabytes for nothing. A dense block has a dozen shapes.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if not _glibc():
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
+    libc.mallopt(_M_MMAP_THRESHOLD, RETURNED_BYTES)
     libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 

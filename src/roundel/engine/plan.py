@@ -18,7 +18,7 @@ from torch import nn
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import kept_of_freed
+from roundel.engine.devices import RETURNED_BYTES, kept_of_freed
 from roundel.engine.inputs import HESSIAN_BYTES
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
@@ -35,6 +35,9 @@ _STAYING = ("weights around the blocks", "all blocks")
 _WEIGHT_COPIES = 3
 # The same with error feedback: before, in columns, rounded so far, errors, and what is written.
 _COLUMN_COPIES = 6
+# What malloc cannot use of a block with many small experts, as shares of their weights: in 40 iterations and more,
+# and in error feedback.
+_GAPS_TUNED, _GAPS_GUIDED = 3.5, 1.0
 # Copies of the largest Hessian: permuted, damped and factorized, the factor.
 _HESSIAN_COPIES = 3
 
@@ -315,7 +318,15 @@ def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
         state["compensated weights"] = _FLOAT * weights
     copies = _COLUMN_COPIES if recipe.hessian_guided else _WEIGHT_COPIES
     state["one Linear on its way"] = copies * _FLOAT * largest
+    state["gaps between experts"] = _gaps(recipe, views)
     return state
+
+
+def _gaps(recipe: Recipe, views: list[LinearView]) -> int:
+    """Between the many tensors that come and go of a block whose experts are small: as measured."""
+    sizes = [_FLOAT * view.parameter.numel() for view in views if isinstance(view.module, Expert)]
+    share = _GAPS_TUNED if recipe.tuned else _GAPS_GUIDED if recipe.hessian_guided else 0.0
+    return int(share * sum(size for size in sizes if size < RETURNED_BYTES))
 
 
 def _hessians(views: list[LinearView]) -> dict[str, int]:

@@ -19,7 +19,12 @@ def routers(block: nn.Module, prefix: str) -> set[str]:
         block: a decoder block, its stacked experts divided.
         prefix: its full name.
     """
-    found = set()
+    # However its experts are stored, nobody calls anything else so.
+    found = {
+        f"{prefix}.{path}".removesuffix(".weight")
+        for path, parameter in block.named_parameters()
+        if parameter.ndim == 2 and "router" in path
+    }
     for name, mixture in block.named_modules():
         for key, count in _experts_below(mixture).items():
             for path in _deciding(mixture, key, count):
@@ -38,7 +43,7 @@ def _deciding(mixture: nn.Module, key: str, count: int) -> list[str]:
     for matrices in beside.values():
         # A router may have layers before its last one.
         whole = matrices[-1][1]
-        found += [path for path, alike in matrices if whole or alike or "router" in path]
+        found += [path for path, alike in matrices if whole or alike]
     return found
 
 
