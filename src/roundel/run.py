@@ -16,7 +16,7 @@ from roundel.activations.attach import ActivationQuantizer, attached
 from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage, check_complete, decide
-from roundel.engine.devices import autocast_dtype
+from roundel.engine.devices import autocast_dtype, keep_freed_memory
 from roundel.engine.job import Job
 from roundel.engine.journal import Journal
 from roundel.engine.plan import Plan, make_plan
@@ -96,6 +96,8 @@ class Run:
         target: Path | None = None,
         abreast: bool = False,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()  # before anything is computed
         self.began, self.abreast = time.perf_counter(), abreast
         self.given, self.recipe, self.device = given, recipe, device
         self.progress, self.home, self.writing, self.ranks = progress, home, writing, home.ranks

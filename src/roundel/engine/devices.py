@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the pages of freed tensors instead of returning them to the system.
 
     A tuning step frees and takes again dozens of buffers of some megabytes. By default each is mapped and
-    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU (with many experts, half of it). Larger
+    unmapped, and every page is faulted in anew: a tenth of a step's time on a CPU (with experts, half of it). Larger
     buffers are still returned at once (in between they would leave holes), and no more than `KEPT_BYTES` is kept.
 
     oneDNN keeps what it has prepared for each of the last 1024 shapes of a product. Experts see another number of

@@ -16,7 +16,7 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, autocasting, computing, keep_freed_memory
+from roundel.engine.devices import autocast_dtype, autocasting, computing
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
@@ -148,8 +148,6 @@ def run_trial(job: Job, plan: Plan) -> Trial:
         job: the run's.
         plan: its bytes.
     """
-    if job.device.type == "cpu":
-        keep_freed_memory()
     recipe = job.recipe.model_copy(update={"iters": min(job.recipe.iters, _ITERATIONS)})
     rows = None if job.tokens is None else job.tokens[: _BATCHES * recipe.batch_size]
     watch = _Stopwatch()

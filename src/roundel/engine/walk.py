@@ -11,7 +11,7 @@ import torch
 
 from roundel.activations.scheme import StaticGrid
 from roundel.engine.block import BlockQuantizer, Known, stream_name
-from roundel.engine.devices import keep_freed_memory, return_freed_memory
+from roundel.engine.devices import return_freed_memory
 from roundel.engine.job import Job, make_runner
 from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
@@ -34,8 +34,6 @@ class Walk:
     """
 
     def __init__(self, job: Job) -> None:
-        if job.device.type == "cpu":
-            keep_freed_memory()
         self.finished = 0
         self.job, self.stack, self.journal, self.ranks = job, job.stack, job.journal, job.ranks
         # Ranks that quantize blocks of their own meet in files.
