@@ -875,12 +875,6 @@ INSPECT = [
         lambda b: ["inspect", b.quantized(), "--method", "rtn"],
     ),
     (
-        "a recipe whose result the format does not carry",
-        5,
-        "is a Conv1D",
-        lambda b: ["inspect", zoo_model("gpt2"), "--method", "rtn"],
-    ),
-    (
         "a pattern that matches no Linear",
         2,
         "matches no Linear",

@@ -384,6 +384,7 @@ class Run:
             read_pieces=lambda: chain(journal.pieces(), [self._outside()]),
             activations=job.activations,
             whole=self._checks_whole,
+            blocks=self.given.blocks,
         )
         with (
             self.progress.stage("Writing and checking", 1),

@@ -149,6 +149,14 @@ def test_inspect_tells_before_a_run_what_becomes_of_everything(capsys, monkeypat
     assert "28 Linears quantized" in text
 
 
+def test_inspect_shows_what_there_is_though_the_format_does_not_carry_it(capsys, monkeypatch) -> None:
+    code, text, log = run(capsys, monkeypatch, "inspect", zoo_model("gpt2"), "--method", "rtn")
+    assert code == 5
+    assert "transformer.h.1.mlp.c_proj" in text
+    assert "8 Linears quantized" in text
+    assert "is a Conv1D; compressed-tensors carries Linear layers only: use --format dense" in log
+
+
 def test_inspect_after_a_run_shows_the_tokens_that_each_linear_saw(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -1,5 +1,6 @@
 """`roundel inspect`: before a run what will become of every matrix of a model, after it what has."""
 
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from roundel.api import inspect
 from roundel.cli.display import out
 from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, recipe_words
 from roundel.engine.plan import size
-from roundel.errors import RecipeError
+from roundel.errors import FormatError, RecipeError
 from roundel.report.contents import FolderContents, read_contents
 from roundel.report.manifest import MANIFEST
 from roundel.report.records import LayerRecord, summary
@@ -32,7 +33,7 @@ def inspect_command(
 ) -> None:
     """Show every Linear of a model and what a recipe will do with it; of a quantized folder, what was done.
 
-    Left out are listed with the reason. Before a run no weight is read.
+    What is left out is listed with the reason. Before a run no weight is read.
     """
     folder = Path(model).expanduser()
     if (folder / MANIFEST).is_file():
@@ -44,16 +45,20 @@ def inspect_command(
         _show_folder(read_contents(folder))
         return
     chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
-    layers = inspect(
-        model,
-        chosen,
-        blocks=blocks,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+    problem = None
+    look = partial(
+        inspect, model, blocks=blocks, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
+    try:
+        layers = look(chosen)
+    except FormatError as error:
+        # What there is in the model is worth seeing all the same.
+        layers, problem = look(chosen.with_settings(format="dense")), error
     out.print(_decisions(layers, chosen.method))
     out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", highlight=False, soft_wrap=True)
     out.print(summary(layers), highlight=False, soft_wrap=True)
+    if problem is not None:
+        raise problem
 
 
 def _decisions(layers: list[LayerRecord], method: str) -> Table:

@@ -38,6 +38,7 @@ class Content:
         read_pieces: a fresh pass over all pieces, in order.
         activations: attached to the model, where activations are quantized.
         whole: all of it fits into memory a second time.
+        blocks: pattern of the decoder blocks' names, where they are not found by themselves.
     """
 
     model: Any
@@ -45,6 +46,7 @@ class Content:
     read_pieces: Callable[[], Iterator[Piece]]
     activations: ActivationQuantizer | None = None
     whole: bool = True
+    blocks: str | None = None
 
     @property
     def grids(self) -> Activations:

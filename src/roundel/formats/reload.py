@@ -117,7 +117,11 @@ def compare_streamed(folder: Path, content: Content, trust_remote_code: bool) ->
     with TemporaryDirectory(dir=folder.parent) as converted:
         try:
             source = open_source(
-                str(folder), trust_remote_code=trust_remote_code, quantized=True, stream_with=Path(converted)
+                str(folder),
+                trust_remote_code=trust_remote_code,
+                quantized=True,
+                stream_with=Path(converted),
+                blocks=content.blocks,
             )
         except ModelError as error:
             raise FormatError(
