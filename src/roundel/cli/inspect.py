@@ -10,7 +10,7 @@ from rich.table import Table
 
 from roundel.api import inspect
 from roundel.cli.display import out
-from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, recipe_words
+from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, grid_words, recipe_words
 from roundel.engine.plan import size
 from roundel.errors import FormatError, RecipeError
 from roundel.report.contents import FolderContents, read_contents
@@ -84,8 +84,7 @@ def _family(layer: LayerRecord) -> object:
 def _decision(layer: LayerRecord, method: str) -> tuple[str, str]:
     if layer.bits is None:
         return "", layer.reason
-    group = "per channel" if layer.group_size == -1 else f"groups of {layer.group_size}"
-    return f"{method}, {layer.bits} bit, {group}, {'symmetric' if layer.sym else 'asymmetric'}", ""
+    return f"{method}, {grid_words(layer)}", ""
 
 
 def _show_folder(contents: FolderContents) -> None:

@@ -13,6 +13,7 @@ from roundel.engine.plan import size
 from roundel.engine.streams import StreamOptions
 from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
+from roundel.report.records import LayerRecord
 
 BlocksOption = Annotated[
     str | None,
@@ -168,11 +169,15 @@ def streams_of(choice: StreamChoice | None) -> StreamOptions:
     return StreamOptions() if choice is None else StreamOptions(on_disk=True, dtype=choice.value)
 
 
+def grid_words(grid: Recipe | LayerRecord) -> str:
+    """The grid of a recipe, or of a layer."""
+    group = "per channel" if grid.group_size == -1 else f"groups of {grid.group_size}"
+    return f"{grid.bits} bit, {group}, {'symmetric' if grid.sym else 'asymmetric'}"
+
+
 def recipe_words(recipe: Recipe) -> str:
     """What a recipe does, in a line."""
-    group = "per channel" if recipe.group_size == -1 else f"groups of {recipe.group_size}"
-    grid = "symmetric" if recipe.sym else "asymmetric"
-    words = f"{recipe.method}, {recipe.bits} bit, {group}, {grid}, {recipe.start} start"
+    words = f"{recipe.method}, {grid_words(recipe)}, {recipe.start} start"
     grids = recipe.activations
     if grids.inputs:
         words += f", inputs {grids.inputs.words}"

@@ -285,9 +285,10 @@ class BlockQuantizer:
         """Whether there is something to tune a Linear on; else it is at its start in the block, and remains there."""
         tokens = self.records[target.view.name].tokens
         assert tokens is not None
-        if not too_few(tokens, target.view, self.recipe):
+        missing = too_few(tokens, target.view, self.recipe)
+        if not missing:
             return True
-        target.note = target.note or f"not tuned: {too_few(tokens, target.view, self.recipe)}"
+        target.note = target.note or f"not tuned: {missing}"
         target.view.write(target.rounded.dequantize())
         return False
 

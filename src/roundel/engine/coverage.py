@@ -9,7 +9,7 @@ from torch import nn
 from roundel.errors import ModelError, RecipeError
 from roundel.grid import Scheme, scheme_within
 from roundel.model.blocks import BlockStack, linears_outside
-from roundel.model.experts import stacks_in
+from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
 from roundel.recipe import Recipe
@@ -130,16 +130,16 @@ def _add_others(coverage: Coverage, model: Any, stack: BlockStack, deciding: set
             listed,
             type(module).__name__,
             tuple(parameter.shape),
-            next((i for i, block in enumerate(stack.names) if name.startswith(f"{block}.")), None),
-            _ROUTER if listed in deciding else _reason_no_linear(module, parameter),
+            stack.index_of(name),
+            _ROUTER if listed in deciding else _reason_no_linear(module, own_name),
         )
         coverage.layers.append(record)
 
 
-def _reason_no_linear(module: nn.Module, parameter: nn.Parameter) -> str:
+def _reason_no_linear(module: nn.Module, parameter: str) -> str:
     if isinstance(module, nn.Embedding):
         return "embedding"
-    if parameter.ndim == 3 and not type(module).__module__.startswith("torch.nn"):
+    if parameter in stacked_in(module):
         return _UNKNOWN_STACK
     return "no Linear: stays as it is"
 

@@ -122,11 +122,12 @@ def bytes_of_batch(job: Job) -> Kept:
         hidden = next(runner.first_inputs(1)).float()
         for rows in (1, 2):
             runner.prepare(rows)
-    job.storage.release(block, name)
     # What enters the first block will do for any.
     index = largest_block(job.stack)
-    block, name = job.stack.blocks[index], job.stack.block_name(index)
-    job.storage.load(block, name)
+    if index:
+        job.storage.release(block, name)
+        block, name = job.stack.blocks[index], job.stack.block_name(index)
+        job.storage.load(block, name)
 
     def run(sample: torch.Tensor) -> object:
         with autocasting(job.device, amp):

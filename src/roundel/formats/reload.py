@@ -39,17 +39,17 @@ def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode
     Raises:
         FormatError: names the first tensor that is missing, left over, or different.
     """
-    if not content.whole and decode is None:
-        compare_streamed(folder, content, trust_remote_code)
-        return
-    reloaded = _open(folder, trust_remote_code, None if content.whole else "meta")
     if content.whole:
+        reloaded = _open(folder, trust_remote_code, None)
         quantizer = getattr(reloaded, "hf_quantizer", None)
         if quantizer is not None and not quantizer.quantization_config.dequantize:
             # transformers would unpack the weights at the first forward pass.
             quantizer.compressor.decompress_model(reloaded)
         compare_model(reloaded, content)
-    elif decode is not None:
+    elif decode is None:
+        compare_streamed(folder, content, trust_remote_code)
+    else:
+        _open(folder, trust_remote_code, "meta")
         compare_stored(ShardReader(folder), content, decode)
 
 

@@ -43,7 +43,11 @@ class BlockStack:
 
     def holds(self, name: str) -> bool:
         """Whether a module or tensor belongs to a block, by its full name."""
-        return any(f"{name}.".startswith(f"{block}.") for block in self.names)
+        return self.index_of(name) is not None
+
+    def index_of(self, name: str) -> int | None:
+        """The block to which a module or tensor belongs, by its full name; None outside of all."""
+        return next((i for i, block in enumerate(self.names) if f"{name}.".startswith(f"{block}.")), None)
 
     def linears(self, index: int) -> list[LinearView]:
         """The Linears of a block under their full names."""

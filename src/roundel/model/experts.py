@@ -164,7 +164,7 @@ class Stack(nn.Module):
 def divide(model: nn.Module) -> None:
     """Divide the stacked experts of a model, wherever they are; those that are divided stay so."""
     for name, owner in model.named_modules():
-        for key in _stacked(owner):
+        for key in stacked_in(owner):
             transposed = _stored_transposed(owner, model.get_submodule(name.rpartition(".")[0]), model)
             if transposed is not None and key not in owner.__dict__:
                 owner.__dict__[key] = Stack(_Home(owner, key, transposed))
@@ -233,8 +233,8 @@ def unquantized(
     return found
 
 
-def _stacked(owner: nn.Module) -> list[str]:
-    """The parameters of a module that hold a matrix for each expert."""
+def stacked_in(owner: nn.Module) -> list[str]:
+    """The parameters of a module, by their names there, that may hold a matrix for each expert."""
     if type(owner).__module__.startswith("torch.nn"):
         return []  # a convolution
     return [
@@ -252,7 +252,7 @@ def _stored_transposed(owner: nn.Module, parent: nn.Module, model: nn.Module) ->
         return bool(said)
     width = getattr(getattr(model, "config", None), "hidden_size", None)
     # The first matrix of an expert reads the hidden state.
-    first = owner._parameters[_stacked(owner)[0]]
+    first = owner._parameters[stacked_in(owner)[0]]
     assert first is not None
     routed = any(p.ndim == 2 and p.shape[0] == first.shape[0] for p in parent.parameters())
     if not routed or width is None or (first.shape[1] == width) == (first.shape[2] == width):
