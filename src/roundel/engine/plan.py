@@ -30,6 +30,7 @@ from roundel.recipe import Recipe
 _FLOAT = 4
 # Parts of a plan that its advice looks at.
 _ITSELF, _STREAMS, _BATCH = "the process itself", "streams of activations", "activations of one batch"
+_ON_ITS_WAY = "one Linear on its way"
 _STAYING = ("weights around the blocks", "all blocks")
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
@@ -172,7 +173,6 @@ def make_plan(
         _ITSELF: resident,
         **dict(zip(_STAYING, (around, all_weights - around) if whole else (0, 0), strict=True)),
         "one block in float32": _FLOAT * _count(stack.blocks[largest]),
-        **_method_state(recipe, views),
     }
     width = getattr(model.config.get_text_config(), "hidden_size", 0)
     stream = _FLOAT * recipe.nsamples * recipe.seqlen * width if recipe.needs_calibration else 0
@@ -180,12 +180,11 @@ def make_plan(
     count = _stream_count(recipe) if stream else 0
     if stream and not (home.on_disk or independent) and home.device.type == "cpu":
         memory[_STREAMS] = count * share
-    if recipe.needs_calibration:
-        batch = min(recipe.batch_size, recipe.nsamples)
-        if recipe.tuned and not independent:
-            batch = -(-batch // ranks)
-        memory[_BATCH] = batch * of_sample
-        memory["weights in half precision"] = of_batch
+    batch = min(recipe.batch_size, recipe.nsamples)
+    if not independent:
+        batch = -(-batch // ranks)
+    step = {_BATCH: batch * of_sample, "weights in half precision": of_batch}
+    memory |= _method_state(recipe, views, step)
     if home.device.type == "cpu":
         memory["freed and kept"] = kept_of_freed(sum(memory.values()) - resident)
     output = _output_bytes(model, coverage, recipe)
@@ -301,8 +300,8 @@ def free_memory() -> int:
     return free
 
 
-def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
-    """What a method holds of a block, beside the block itself."""
+def _method_state(recipe: Recipe, views: list[LinearView], step: dict[str, int]) -> dict[str, int]:
+    """What a method holds of a block, beside the block itself; `step` is what one step of tuning takes."""
     shapes = [view.shape for view in views]
     weights = sum(out * width for out, width in shapes)
     largest = max((out * width for out, width in shapes), default=0)
@@ -310,14 +309,16 @@ def _method_state(recipe: Recipe, views: list[LinearView]) -> dict[str, int]:
     state = {"codes": weights}
     if recipe.tuned:
         state["weights before"] = _FLOAT * weights
-    guided = _hessians(views) if recipe.hessian_guided else {}
-    learned = _learned_state(recipe, shapes, weights) if recipe.tuned else {}
-    # One comes after the other.
-    state |= guided if sum(guided.values()) > sum(learned.values()) else learned
-    if guided and learned:
+    # Error feedback comes first, tuning after it.
+    stages = []
+    if recipe.hessian_guided:
+        stages.append({**_hessians(views), _ON_ITS_WAY: _COLUMN_COPIES * _FLOAT * largest})
+    if recipe.tuned or not stages:
+        learned = _learned_state(recipe, shapes, weights) if recipe.tuned else {}
+        stages.append({**learned, **step, _ON_ITS_WAY: _WEIGHT_COPIES * _FLOAT * largest})
+    if len(stages) > 1:
         state["compensated weights"] = _FLOAT * weights
-    copies = _COLUMN_COPIES if recipe.hessian_guided else _WEIGHT_COPIES
-    state["one Linear on its way"] = copies * _FLOAT * largest
+    state |= max(stages, key=lambda stage: sum(stage.values()))
     state["gaps between experts"] = _gaps(recipe, views)
     return state
 
