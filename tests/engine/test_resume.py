@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def told(folder: Path) -> dict:
     """What the manifest reports, without times."""
     manifest = json.loads((folder / "roundel.json").read_text())
-    blocks = [{**block, "seconds": 0} for block in manifest["blocks"]]
+    blocks = [{**block, "seconds": 0, "peak_bytes": 0} for block in manifest["blocks"]]
     return {"blocks": blocks, "layers": manifest["layers"], "bits": manifest["bits_per_weight"]}
 
 

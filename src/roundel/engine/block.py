@@ -12,6 +12,7 @@ from roundel.engine.devices import autocast_dtype, autocasting, computing
 from roundel.engine.inputs import (
     HESSIAN_BYTES,
     InputHessians,
+    InputSizes,
     InputStatistics,
     TokenCounts,
     hessian_bytes,
@@ -35,6 +36,14 @@ from roundel.model.storage import Storage
 from roundel.progress import Progress
 from roundel.ranks import ALONE, Ranks
 from roundel.recipe import Recipe
+from roundel.report.details import (
+    Heads,
+    LayerDetails,
+    attention_heads,
+    input_details,
+    outlier_details,
+    weight_details,
+)
 from roundel.report.records import BlockRecord, LayerRecord
 
 # Distinct, reproducible seeds for the minibatches of every block.
@@ -50,12 +59,14 @@ class Known:
     Attributes:
         outputs: on the original stream.
         tokens: that each of its Linears saw of that stream.
+        sizes: max|x|, `[in]`, of the inputs of its Linears that will be quantized, on that stream.
         statistics: of the inputs of its Linears on that stream, if they were collected.
         hessians: of the same inputs.
     """
 
     outputs: Stream
     tokens: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, torch.Tensor] = field(default_factory=dict)
     statistics: InputStatistics | None = None
     hessians: InputHessians | None = None
 
@@ -112,6 +123,9 @@ class BlockQuantizer:
         self.amp = autocast_dtype(device, recipe.amp)
         self.records: dict[str, LayerRecord] = {layer.name: layer for layer in coverage.layers}
         self._notes: list[str] = []
+        # Of the present block, for the report.
+        self._sizes: dict[str, torch.Tensor] = {}
+        self._heads: dict[str, Heads] = {}
 
     @property
     def runner(self) -> BlockRunner:
@@ -147,7 +161,7 @@ class BlockQuantizer:
 
     def _quantize(self, index: int, streams: Streams | None, known: Known | None, note: str) -> Finished:
         record, self._notes = BlockRecord(self.stack.block_name(index), note=note), []
-        views = self._views(index)
+        views, self._sizes = self._views(index), {}
         with computing(self.stack.blocks[index], self.device):
             if streams is None:
                 weights = self._finish_each(self._to_nearest(views, None))
@@ -181,14 +195,17 @@ class BlockQuantizer:
             if self.recipe.static_activations:
                 self._set_static([view], lambda: self._feed_head(view, streams))
             if self.recipe.hessian_guided:
-                with InputHessians([[view]]) as hessians, self._active():
+                with InputHessians([[view]]) as hessians, InputSizes([view]) as sizes, self._active():
                     self._feed_head(view, streams)
                 hessians.join(self.ranks)
+                self._note_sizes(sizes)
                 return self._finish_each(self._round([view], hessians))
-            with InputStatistics([view] if self.recipe.start == "search" else []) as statistics:
-                if streams is not None and self.recipe.start == "search":
+            watched = [view] if self.recipe.start == "search" else []
+            with InputStatistics(watched) as statistics, InputSizes(watched) as sizes:
+                if streams is not None and watched:
                     self._feed_head(view, streams)
             statistics.join(self.ranks)
+            self._note_sizes(sizes)
             if view.name in statistics.diagonals:
                 self.records[view.name].tokens = statistics.diagonals[view.name].tokens
             return self._finish_each(self._to_nearest([view], statistics))
@@ -234,11 +251,16 @@ class BlockQuantizer:
         return known
 
     def _look(self, index: int, watched: list[LinearView], original: Stream) -> Known:
-        with InputStatistics(watched) as statistics, TokenCounts(self.stack.linears(index)) as counts:
+        with (
+            InputStatistics(watched) as statistics,
+            TokenCounts(self.stack.linears(index)) as counts,
+            InputSizes(self._views(index)) as sizes,
+        ):
             outputs = self._outputs("original", index, original)
         statistics.join(self.ranks)
         counts.join(self.ranks)
-        return Known(outputs, counts.seen, statistics if watched else None)
+        sizes.join(self.ranks)
+        return Known(outputs, counts.seen, sizes.largest, statistics if watched else None)
 
     def _with_data(
         self,
@@ -256,16 +278,18 @@ class BlockQuantizer:
         watched = views if self.recipe.start == "search" else []
         if known is None and streams.original is not None:
             known = self._look(index, watched, streams.original)
-        elif known is not None and known.statistics is None and watched and streams.original is not None:
-            with InputStatistics(watched) as statistics:
-                self._run_all(index, streams.original)
-            statistics.join(self.ranks)
-            known.statistics = statistics
+        elif known is not None and streams.original is not None:
+            self._look_again(index, known, watched if known.statistics is None else [], streams.original)
         outputs = None if known is None else known.outputs
-        for name, tokens in {} if known is None else known.tokens.items():
-            self.records[name].tokens = tokens
+        if known is not None:
+            self._sizes = known.sizes
+            for name, tokens in known.tokens.items():
+                self.records[name].tokens = tokens
         if self.recipe.static_activations:
             self._set_static(views, lambda: self._run_all(index, streams.inputs))
+        if self.recipe.keeps_outliers:
+            shapes = {view.name: view.shape for view in self.stack.linears(index)}
+            self._heads = attention_heads(shapes, self.runner.model.config)
         if self.recipe.hessian_guided:
             targets = self._by_hessian(index, views, streams, known)
         else:
@@ -280,6 +304,28 @@ class BlockQuantizer:
         for target in wanted:
             weights |= self._finish(target, tuned.get(target.view.name, target.rounded))
         return weights, outputs
+
+    def _look_again(self, index: int, known: Known, watched: list[LinearView], original: Stream) -> None:
+        """See what was not seen of the unquantized block; sizes of inputs too, if they were others before smoothing."""
+        smoothed = self._views(index) if self.recipe.smooth is not None else []
+        if not watched and not smoothed:
+            return
+        with InputStatistics(watched) as statistics, InputSizes(smoothed) as sizes:
+            self._run_all(index, original)
+        if watched:
+            statistics.join(self.ranks)
+            known.statistics = statistics
+        if smoothed:
+            sizes.join(self.ranks)
+            known.sizes = sizes.largest
+
+    def _note_sizes(self, sizes: InputSizes, sharing: Iterable[list[LinearView]] | None = None) -> None:
+        """Keep the sizes of inputs for the report; of Linears that share their input those of the first."""
+        sizes.join(self.ranks)
+        largest = sizes.largest
+        for views in [[view] for view in sizes.linears] if sharing is None else sharing:
+            if views[0].name in largest:
+                self._sizes |= {view.name: largest[views[0].name] for view in views}
 
     def _saw_enough(self, target: Target) -> bool:
         """Whether there is something to tune a Linear on; else it is at its start in the block, and remains there."""
@@ -320,9 +366,12 @@ class BlockQuantizer:
             return
         sharing = self._sharing(index, views, streams.inputs)
         for stage in in_stages(sharing, one_by_one=self.recipe.true_sequential):
-            with InputHessians(stage) as hessians, self._active():
+            # Where the unquantized block was run, they are known.
+            leaders = [views[0] for views in stage] if known is None else []
+            with InputHessians(stage) as hessians, InputSizes(leaders) as sizes, self._active():
                 self._run_all(index, streams.inputs)
             hessians.join(self.ranks)
+            self._note_sizes(sizes, stage if leaders else [])
             yield from self._round(views, hessians)
 
     def shares_hessians(self, streams: Streams) -> bool:
@@ -436,6 +485,12 @@ class BlockQuantizer:
             self._notes.append(f"{name}: {target.note}")
         power = target.weight.square().mean().clamp_min(1e-30)
         record.error = float((dequantized - target.weight).square().mean() / power)
+        sizes = self._sizes.get(name)
+        record.details = LayerDetails(
+            weight_details(target.weight),
+            None if sizes is None else input_details(sizes),
+            outlier_details(quantized, self._heads.get(name)),
+        )
         return {name: quantized.to(torch.device("cpu"))}
 
     def _say_notes(self) -> None:

@@ -5,6 +5,7 @@ are collected once per distinct input, which is found by watching a pass rather 
 """
 
 import re
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
@@ -62,6 +63,58 @@ class TokenCounts(Watch):
         """Count what other ranks have seen."""
         totals = ranks.sum(torch.tensor(list(self.seen.values()), dtype=torch.float64))
         self.seen = {name: int(total) for name, total in zip(self.seen, totals.tolist(), strict=True)}
+
+
+class InputSizes(Watch):
+    """Collects max|x_j| of every input channel while a block runs, for the report.
+
+    Linears that are handed the same tensor one after the other (q, k and v are) have it looked at once.
+    """
+
+    def __init__(self, linears: list[LinearView]) -> None:
+        self.linears = linears
+        self._largest: dict[str, torch.Tensor] = {}
+        self._last: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+        super().__init__([(view, self._looking(view.name)) for view in linears])
+
+    def _looking(self, name: str) -> Listen:
+        def look(inputs: torch.Tensor) -> None:
+            if inputs.numel():
+                sizes, before = self._sizes(inputs), self._largest.get(name)
+                self._largest[name] = sizes if before is None else torch.maximum(before, sizes)
+
+        return look
+
+    def _sizes(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._last is not None:
+            last, version, sizes = self._last
+            if last() is inputs and version == inputs._version:
+                return sizes
+        rows = inputs.detach().flatten(0, -2)
+        # Both extremes, in two passes without a copy of the rows.
+        sizes = torch.maximum(rows.amax(0), -rows.amin(0)).float()
+        self._last = weakref.ref(inputs), inputs._version, sizes
+        return sizes
+
+    def join(self, ranks: Ranks) -> None:
+        """See what other ranks have seen."""
+        if ranks.size == 1:
+            return
+        none_seen = -1.0
+        sizes = [
+            self._largest[view.name].cpu() if view.name in self._largest else torch.full((width,), none_seen)
+            for view in self.linears
+            for width in view.shape[1:]
+        ]
+        joined = ranks.max(torch.cat(sizes)) if sizes else torch.empty(0)
+        parts = joined.split([len(part) for part in sizes])
+        named = zip((view.name for view in self.linears), parts, strict=True)
+        self._largest = {name: part for name, part in named if part[0] != none_seen}
+
+    @property
+    def largest(self) -> dict[str, torch.Tensor]:
+        """max|x|, `[in]` fp32 by name, on the CPU; nothing of a Linear that saw no token."""
+        return {name: sizes.cpu() for name, sizes in self._largest.items()}
 
 
 class InputStatistics(Watch):

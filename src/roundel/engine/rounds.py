@@ -8,12 +8,23 @@ round, so the block that comes next can always be begun.
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import torch
 
 from roundel.engine.block import BlockQuantizer, Known, stream_name
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk
 from roundel.ranks import ALONE
+from roundel.report.memory import begin_part, part_peak
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What `Known` says of the inputs of a block's Linears."""
+
+    tokens: dict[str, int]
+    sizes: dict[str, torch.Tensor]
 
 
 def walk_in_rounds(walk: Walk) -> None:
@@ -30,12 +41,12 @@ def walk_in_rounds(walk: Walk) -> None:
     while walk.finished < count:
         walk.check_stop()
         last = min(walk.finished + ranks.size, count)
-        tokens = _carry(walk, last) if walk.streams is not None else {}
+        seen = _carry(walk, last) if walk.streams is not None else {}
         mine = walk.finished + ranks.number
         # Who fails lets the others finish what they are at: it is not lost.
         with ranks.agreed():
             if mine < last and not journal.has(mine):
-                _block(walk, alone, mine, tokens.get(mine, {}))
+                _block(walk, alone, mine, seen.get(mine, _Seen({}, {})))
         behind = journal.finished
         for index in range(walk.finished, behind):
             walk.take_over(index)
@@ -46,34 +57,36 @@ def walk_in_rounds(walk: Walk) -> None:
             walk.find_streams()  # a piece of an earlier process came next
 
 
-def _carry(walk: Walk, last: int) -> dict[int, dict[str, int]]:
-    """This rank's samples through the blocks before `last`; of each the tokens of all ranks that its Linears saw."""
+def _carry(walk: Walk, last: int) -> dict[int, _Seen]:
+    """This rank's samples through the blocks before `last`; of each what the Linears saw on all ranks."""
     assert walk.streams is not None
     assert walk.streams.original is not None
-    stream, tokens = walk.streams.original, {}
+    stream, seen = walk.streams.original, {}
     for index in range(walk.finished, last):
         block, name = walk.stack.blocks[index], walk.stack.block_name(index)
         walk.job.storage.load(block, name)
         known = walk.worker.look(index, stream, statistics=False, hessians=False)
-        stream, tokens[index] = known.outputs, known.tokens
+        stream, seen[index] = known.outputs, _Seen(known.tokens, known.sizes)
         walk.job.storage.release(block, name)
         walk.home.keep(stream_name("original", index + 1), stream)
     walk.streams = Streams(stream, None)
-    return tokens
+    return seen
 
 
-def _block(walk: Walk, worker: BlockQuantizer, index: int, tokens: dict[str, int]) -> None:
+def _block(walk: Walk, worker: BlockQuantizer, index: int, seen: _Seen) -> None:
     """Quantize a block on the samples of all ranks."""
     began = time.perf_counter()
+    begin_part()
     block, name = walk.stack.blocks[index], walk.stack.block_name(index)
     streams = known = None
     if walk.streams is not None:
         shape = walk.streams.inputs.whole
         entering = stream_name("original", index) if index else "first"
         streams = Streams(worker.home.find(entering, shape), None)
-        known = Known(worker.home.find(stream_name("original", index + 1), shape), tokens)
+        known = Known(worker.home.find(stream_name("original", index + 1), shape), seen.tokens, seen.sizes)
     walk.job.storage.load(block, name)
     done = worker.quantize(index, streams, known)
     done.record.seconds = time.perf_counter() - began
+    done.record.peak_bytes = part_peak()
     walk.commit(index, name, block, done.weights, done.record)
     walk.job.storage.release(block, name)

@@ -21,7 +21,7 @@ from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
 from roundel.progress import Progress
-from roundel.report.manifest import peak_memory
+from roundel.report.memory import peak_memory
 
 _BATCHES = 3
 _ITERATIONS = 6

@@ -22,6 +22,8 @@ from roundel.model.capture import BlockRunner
 from roundel.model.experts import stacks_in, unquantized
 from roundel.model.linears import LinearView
 from roundel.ranks import Ranks
+from roundel.report.details import LayerDetails
+from roundel.report.memory import begin_part, part_peak
 from roundel.report.records import BlockRecord, LayerRecord, Outcome
 
 
@@ -159,12 +161,14 @@ class Walk:
         """
         self.check_stop()
         began = time.perf_counter()
+        begin_part()
         index = self.finished
         job, block, name = self.job, self.stack.blocks[index], self.stack.block_name(index)
         job.storage.load(block, name)
         done = self.worker.quantize(index, self.streams, known)
         self.streams = done.streams
         done.record.seconds = time.perf_counter() - began
+        done.record.peak_bytes = part_peak()
         self.outcome.blocks.append(done.record)
         self._finish(index, name, block, done.weights, done.record)
         self.finished += 1
@@ -252,9 +256,12 @@ class Walk:
         if note["block"] is not None:
             self.outcome.blocks.append(BlockRecord(**note["block"]))
         for layer in note["layers"]:
+            details = layer.pop("details", None)
             for key, value in asdict(LayerRecord(**layer)).items():
                 if key != "shape":
                     setattr(self.worker.records[layer["name"]], key, value)
+            if details is not None:
+                self.worker.records[layer["name"]].details = LayerDetails.read(details)
         if self.job.activations is not None:
             self.job.activations.static |= {n: StaticGrid(**grid) for n, grid in note["static"].items()}
         if not self.job.keep:

@@ -6,17 +6,16 @@ that was measured on the way (losses, errors, times, memory).
 
 import json
 import platform
-import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from roundel.errors import ModelError
+from roundel.report.memory import peak_memory
 from roundel.report.records import LayerRecord, Outcome
 
 MANIFEST = "roundel.json"
@@ -90,8 +89,12 @@ def build_manifest(
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "blocks": [asdict(block) for block in outcome.blocks],
-        "layers": [asdict(layer) for layer in outcome.layers],
+        "layers": [_without_details(layer) for layer in outcome.layers],
     }
+
+
+def _without_details(layer: LayerRecord) -> dict[str, Any]:
+    return {key: value for key, value in asdict(replace(layer, details=None)).items() if key != "details"}
 
 
 def versions() -> dict[str, str]:
@@ -144,20 +147,3 @@ def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:
                 "it is wanted, or a newer one"
             )
     return [LayerRecord(**{**layer, "shape": tuple(layer["shape"])}) for layer in manifest["layers"]]
-
-
-def peak_memory() -> int:
-    """Bytes of main memory that the process held at most so far."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: on Linux a process starts with the peak of the one that launched it.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) * 1024
-    import resource  # Unix only
-
-    # macOS counts in bytes, the others in kibibytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

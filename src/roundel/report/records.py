@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from roundel.grid import QuantizedWeight
+from roundel.report.details import LayerDetails
 
 
 @dataclass
@@ -25,6 +26,7 @@ class LayerRecord:
         paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
         error: relative squared rounding error of the weights, None where nothing was quantized.
+        details: of a quantized layer, for the report; the manifest does not have them.
     """
 
     name: str
@@ -43,6 +45,7 @@ class LayerRecord:
     paper_bits: float | None = None
     outliers: float | None = None
     error: float | None = None
+    details: LayerDetails | None = None
 
 
 def summary(layers: list[LayerRecord]) -> str:
@@ -68,6 +71,7 @@ class BlockRecord:
         curve: the training loss of every step.
         trained: how many numbers were learned.
         note: what had to be done otherwise than asked.
+        peak_bytes: of main memory that the process held at most meanwhile; so far, where the system counts no part.
     """
 
     name: str
@@ -78,6 +82,7 @@ class BlockRecord:
     curve: list[float] = field(default_factory=list)
     trained: int = 0
     note: str = ""
+    peak_bytes: int | None = None
 
 
 @dataclass
