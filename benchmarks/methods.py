@@ -73,7 +73,7 @@ def run(arguments: Namespace, bits: int, method: str, seed: int) -> dict[str, An
             output=Path(folder) / "out",
             progress=progress,
         )
-        figures = roundel.evaluate(
+        found = roundel.evaluate(
             Path(folder) / "out",
             reference=arguments.model,
             text=arguments.text,
@@ -82,8 +82,13 @@ def run(arguments: Namespace, bits: int, method: str, seed: int) -> dict[str, An
             progress=progress,
         )
     manifest = result.manifest
+    text = found.texts[0]
     return {
-        **figures,
+        "convention": text.convention,
+        "perplexity": text.perplexity.value,
+        "reference_perplexity": text.reference_perplexity.value,
+        "kl": text.kl.mean.value,
+        "top1_agreement": text.top1.value,
         "bits": bits,
         "method": method,
         "seed": seed,

@@ -87,7 +87,7 @@ def kl(arguments: Namespace, out: Path) -> str:
     figures = roundel.evaluate(
         out, reference=arguments.model, text=arguments.text, window=arguments.window, limit=arguments.limit
     )
-    return f"{figures['kl']:.4f}"
+    return f"{figures.texts[0].kl.mean.value:.4f}"
 
 
 def parse() -> Namespace:

@@ -6,37 +6,21 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 import roundel
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.self_text import sample_from_model
 from roundel.evaluation.measure import measure
+from roundel.evaluation.predict import Whole
+from roundel.evaluation.quality import summarize
+from roundel.evaluation.reference import Original
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 
 Settings = dict[str, Any]
 Row = dict[str, Any]
 KEPT = ("bits_per_weight", "paper_bits", "bits_per_parameter", "outlier_share", "trained_share", "seconds",
         "peak_memory_bytes")  # fmt: skip
-
-
-class Remembering(torch.nn.Module):
-    """A model that computes the logits of every window once."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.kept: dict[bytes, torch.Tensor] = {}
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        """The model's logits of `[1, S]` token ids."""
-        key = input_ids.numpy().tobytes()
-        if key not in self.kept:
-            self.kept[key] = self.model(input_ids=input_ids, use_cache=use_cache).logits
-        return SimpleNamespace(logits=self.kept[key])
 
 
 class Judge:
@@ -49,19 +33,21 @@ class Judge:
 
     def __init__(self, arguments: Namespace, windows: tuple[tuple[int, int], ...]) -> None:
         original, tokenizer = roundel.load(arguments.model)
-        self.reference = Remembering(original)
         self.texts = {size: _windows(arguments, original, tokenizer, size, limit) for size, limit in windows}
+        asked = Original(Whole(original), None, None, {})
+        self.wanted = {size: list(asked.distributions(text.windows)) for size, text in self.texts.items()}
 
     def figures(self, model: Any) -> Row:
         """KL, agreement and perplexities, the key ending with the window's size."""
         row: Row = {}
         for size, text in self.texts.items():
-            quality = measure(model, text.windows, self.reference)
+            measured = measure(Whole(model), text.windows, self.wanted[size])
+            quality = summarize(text.name, text.convention, measured)
             row |= {
-                f"perplexity_{size}": quality.perplexity,
-                f"reference_perplexity_{size}": quality.reference_perplexity,
-                f"kl_{size}": quality.kl,
-                f"top1_{size}": quality.top1_agreement,
+                f"perplexity_{size}": quality.perplexity.value,
+                f"reference_perplexity_{size}": quality.reference_perplexity.value,
+                f"kl_{size}": quality.kl.mean.value,
+                f"top1_{size}": quality.top1.value,
             }
         return row
 
@@ -72,7 +58,7 @@ def _windows(arguments: Namespace, model: Any, tokenizer: Any, size: int, limit:
     # Another seed than the calibration's: no row is the same.
     rows = CalibrationOptions(nsamples=limit, seqlen=size, seed=arguments.seed + 1)
     words = f"{limit} windows of {size} tokens that the original writes, seed {rows.seed}"
-    return EvaluationText(sample_from_model(model, tokenizer, rows), words)
+    return EvaluationText("self", sample_from_model(model, tokenizer, rows), words)
 
 
 def quantize(arguments: Namespace, settings: Settings, out: Path) -> Row:

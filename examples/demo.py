@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +51,7 @@ def main() -> None:
         figures = evaluate(folder, model)
         manifest = json.loads((folder / "roundel.json").read_text(encoding="utf-8"))
         if name == "RTN":
-            original = f"{figures['reference_perplexity']:.2f}"
+            original = f"{figures['reference_perplexity']['value']:.2f}"
             # The GGUF file holds 4-bit weights already; the reference is what they dequantize to, in fp32.
             size = manifest["original"]["bytes"]
             table.add_row(
@@ -66,9 +67,9 @@ def main() -> None:
             name,
             f"{manifest['bits_per_weight']:.2f}",
             megabytes(weights),
-            f"{figures['perplexity']:.2f}",
-            f"{figures['kl']:.4f}",
-            f"{figures['top1_agreement']:.1%}",
+            f"{figures['perplexity']['value']:.2f}",
+            f"{figures['kl']['mean']['value']:.4f}",
+            f"{figures['top1']['value']:.1%}",
         )
     step("Continuing a prompt")
     sentences = {
@@ -104,12 +105,12 @@ def roundel(*arguments: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def evaluate(folder: Path, reference: str) -> dict[str, float]:
+def evaluate(folder: Path, reference: str) -> dict[str, Any]:
     """The figures of one saved folder, measured in a new process."""
     report = folder.with_suffix(".json")
     roundel("eval", str(folder), "--reference", reference, "--text", "pydoc",
             "--window", WINDOW, "--limit", WINDOWS, "--json", str(report))  # fmt: skip
-    return json.loads(report.read_text(encoding="utf-8"))
+    return json.loads(report.read_text(encoding="utf-8"))["texts"][0]
 
 
 def megabytes(count: float) -> str:

@@ -46,14 +46,18 @@ def folder_kl(held_out: Path):
 
     def measure(result: roundel.Quantized | Path, original: Path, limit: int = 12) -> float:
         folder = isinstance(result, Path)
-        return roundel.evaluate(
-            result if folder else result.model,
-            tokenizer=None if folder else result.tokenizer,
-            reference=original,
-            text=str(held_out),
-            window=64,
-            limit=limit,
-        )["kl"]
+        return (
+            roundel.evaluate(
+                result if folder else result.model,
+                tokenizer=None if folder else result.tokenizer,
+                reference=original,
+                text=str(held_out),
+                window=64,
+                limit=limit,
+            )
+            .texts[0]
+            .kl.mean.value
+        )
 
     return measure
 

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from roundel.api import Quantized, evaluate, generate, inspect, load, plan, quantize, read_integers, sweep
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
+    from roundel.evaluation.quality import Evaluation
     from roundel.grid import QuantizedWeight, Scheme
     from roundel.progress import Progress
     from roundel.recipe import Recipe
 
 __all__ = [
+    "Evaluation",
     "Progress",
     "Quantized",
     "QuantizedWeight",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Evaluation": "evaluation.quality",
     "Progress": "progress",
     "QuantizedWeight": "grid",
     "Recipe": "recipe",

@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Trial
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluation.measure import check_reach, measure
-from roundel.evaluation.windows import evaluation_windows
+from roundel.evaluating import Conditions, ask_original, measure_texts, open_measured, read_texts
+from roundel.evaluation.per_token import check_parquet, write_tokens
+from roundel.evaluation.predict import check_reach
+from roundel.evaluation.quality import Evaluation, summarize
 from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
 from roundel.model.experts import rejoin
-from roundel.model.source import open_skeleton, positions
+from roundel.model.source import open_skeleton
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
@@ -284,74 +287,78 @@ def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
 def evaluate(
     model: ModelOrPath,
     *,
-    text: str = "wikitext2",
+    text: str | Sequence[str] = "wikitext2",
     reference: ModelOrPath | None = None,
     tokenizer: Any | None = None,
     window: int = 2048,
     limit: int | None = None,
+    data_dir: str | Path | None = None,
+    per_token: str | Path | None = None,
+    cache: str | Path | None = None,
+    top_k: int | None = None,
+    block_by_block: bool | None = None,
+    blocks: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure a model on held-out text: perplexity, and KL and top-1 agreement against a reference.
+) -> Evaluation:
+    """Measure a model: perplexity on held-out text, and how far its predictions are from a reference's.
 
     Args:
         model: folder, .gguf file, hub id, or a model in memory.
-        text: a local text file, a data set of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`.
+        text: local files, data sets of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`.
         reference: the original model.
         tokenizer: for a model in memory.
         window: tokens per window.
-        limit: at most so many windows.
+        limit: at most so many windows of a text.
+        data_dir: folder with local copies of the data sets; None: the hub's.
+        per_token: parquet file to write, a row for each prediction.
+        cache: folder in which the reference's predictions are kept, for the next model that is measured against it.
+        top_k: compare with the reference's so many likeliest tokens and the mass of the rest; None: with all, exactly.
+        block_by_block: have a block's weights in memory at a time; None: where the model is larger than memory.
+        blocks: pattern of the decoder blocks' names, where they are not found by themselves.
         device: where to compute.
         trust_remote_code: run modeling code that comes with the models.
         progress: is told of every window.
 
-    Returns:
-        The figures of `Quality` with model, what of its activations is quantized, reference, text and the convention
-        used, as plain data.
-
     Raises:
-        RoundelError: a model or the text cannot be read, or the logits are not finite.
+        RoundelError: a model or a text cannot be read, or the logits are not finite.
     """
-    progress = progress or Progress()
-    ranks = join()
-    where = choose_device(device, ranks)
-    with ranks.agreed():
-        opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
-        original = (
-            None
-            if reference is None
-            else open_model(reference, None, trust_remote_code, False, quantized=True)
+    conditions = Conditions(
+        texts=[text] if isinstance(text, str) else text,
+        window=window,
+        limit=limit,
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        device=device,
+        block_by_block=block_by_block,
+        cache=None if cache is None else Path(cache).expanduser(),
+        top_k=top_k,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        progress=progress or Progress(),
+        ranks=join(),
+    )
+    if per_token is not None:
+        check_parquet()
+    ranks = conditions.ranks
+    with ExitStack() as opened:
+        with ranks.agreed():
+            source = open_measured(model, tokenizer, conditions, opened)
+            original = None if reference is None else open_measured(reference, None, conditions, opened)
+            reader = source.tokenizer or (original.tokenizer if original else None)
+            texts = read_texts(reader, [source, *([original] if original else [])], conditions)
+            asked = None if original is None else ask_original(original, conditions)
+        measured = measure_texts(source, texts, asked, conditions)
+        if per_token is not None and ranks.first:
+            write_tokens(Path(per_token).expanduser(), texts, measured)
+        quantizer = attached(source.model)
+        return Evaluation(
+            model=source.name,
+            activations=quantizer.words if quantizer else "",
+            reference=original.name if original else None,
+            texts=[summarize(t.name, t.convention, found) for t, found in zip(texts, measured, strict=True)],
+            tasks=[],
         )
-        reader = opened.tokenizer or (original.tokenizer if original else None)
-        if reader is None:
-            raise ModelError(
-                f"{opened.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
-            )
-        reach = positions(opened.model)
-        if reach is not None and window > reach:
-            raise ModelError(
-                f"windows of {window} tokens exceed the {reach} positions of {opened.name}: "
-                f"a window of {reach} or less is wanted"
-            )
-        held_out = evaluation_windows(text, reader, window, limit)
-        opened.model.to(where)
-        if original is not None:
-            original.model.to(where)
-    share = len(ranks.own(len(held_out.windows)))
-    with progress.stage(f"Evaluating {Path(opened.name).name}", share):
-        quality = measure(
-            opened.model, held_out.windows, original.model if original else None, progress.advance, ranks
-        )
-    quantizer = attached(opened.model)
-    return {
-        "model": opened.name,
-        "activations": quantizer.words if quantizer else "",
-        "reference": original.name if original else None,
-        "text": text,
-        "convention": held_out.convention,
-        **asdict(quality),
-    }
 
 
 def generate(

@@ -9,8 +9,9 @@ import torch
 from roundel.activations.attach import attach_saved
 from roundel.calibration.gather import CalibrationSource
 from roundel.errors import ModelError
-from roundel.formats import is_container, open_container
+from roundel.formats import open_packed, packed_format
 from roundel.model.source import SourceModel, open_source, open_tokenizer
+from roundel.model.storage import InMemory
 
 ModelOrPath = str | Path | torch.nn.Module
 
@@ -71,11 +72,13 @@ def open_model(
     if isinstance(model, torch.nn.Module):
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
-    if is_container(model):
-        if not quantized:
-            raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
-        reader = tokenizer or open_tokenizer(str(Path(model).expanduser()), trust_remote_code)
-        opened = SourceModel(str(model), open_container(model, trust_remote_code), reader)
+    folder = Path(model).expanduser()
+    if not quantized and packed_format(folder) == "roundel":  # others, transformers refuses
+        raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
+    packed = open_packed(folder, trust_remote_code, streamed=stream_with is not None) if quantized else None
+    if packed is not None:
+        reader = tokenizer or open_tokenizer(str(folder), trust_remote_code)
+        opened = SourceModel(str(model), packed[0], reader, packed[1] or InMemory())
     else:
         opened = open_source(
             str(model),
@@ -86,7 +89,7 @@ def open_model(
             blocks=blocks,
         )
     if quantized:
-        _attach_activations(opened.model, Path(model).expanduser())
+        _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)
 
 

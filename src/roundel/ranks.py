@@ -90,10 +90,17 @@ class Ranks:
         """Values of all ranks, each rank's at its places: sums of them do not depend on the number of ranks."""
         if self.size == 1:
             return list(values)
-        found = torch.zeros(count, dtype=torch.float64)
-        found[list(places)] = torch.tensor(values, dtype=torch.float64)
-        summed: list[float] = self.sum(found).tolist()
+        rows = torch.tensor(values, dtype=torch.float64)
+        summed: list[float] = self.rows_in_order(rows, places, count).tolist()
         return summed
+
+    def rows_in_order(self, rows: torch.Tensor, places: Sequence[int], count: int) -> torch.Tensor:
+        """Rows of all ranks, each rank's at its places: `[count, ...]` on all of them."""
+        if self.size == 1:
+            return rows
+        found = rows.new_zeros(count, *rows.shape[1:])
+        found[list(places)] = rows
+        return self.sum(found)
 
     def spread(self, tensors: dict[str, torch.Tensor] | None, source: int = 0) -> dict[str, torch.Tensor]:
         """Tensors of one rank, on all of them; the others give None."""

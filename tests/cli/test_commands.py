@@ -44,9 +44,9 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
         "--json", report,
     )  # fmt: skip
     assert code == 0
-    figures = json.loads(report.read_text())
-    assert f"{figures['kl']:.5f}" in text
-    assert f"{figures['perplexity']:.4f}" in text
+    figures = json.loads(report.read_text())["texts"][0]
+    assert f"{figures['kl']['mean']['value']:.5f}" in text
+    assert f"{figures['perplexity']['value']:.4f}" in text
     assert "windows of 64 tokens" in text
 
     code, _, log = run(capsys, monkeypatch, "eval", out, "--text", held_out)
@@ -109,11 +109,11 @@ def test_quantized_activations_from_model_to_text(
     said = "inputs of 14 Linears 8 bit asym, static; KV cache 6 bit asym, per token and head"
     assert f"Quantized in this model: {said}" in " ".join(text.split())
     assert json.loads(report.read_text())["activations"] == said
-    quantized = json.loads(report.read_text())["kl"]
+    quantized = json.loads(report.read_text())["texts"][0]["kl"]["mean"]["value"]
     # Without our file compressed-tensors' own hooks do the same work.
     (out / "roundel_activations.json").unlink()
     run(capsys, monkeypatch, "eval", out, *measure)
-    assert json.loads(report.read_text())["kl"] == quantized
+    assert json.loads(report.read_text())["texts"][0]["kl"]["mean"]["value"] == quantized
     assert quantized > 0
 
 

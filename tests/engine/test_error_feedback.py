@@ -168,4 +168,4 @@ def test_gptq_is_written_for_other_clients(
     recipe = roundel.Recipe(**{**GPTQ, "format": "compressed-tensors", **grid})
     result = roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "out")
     reopened = roundel.evaluate(tmp_path / "out", reference=llama, text=str(held_out), window=64, limit=16)
-    assert reopened["kl"] == pytest.approx(kl(result, llama), rel=1e-5)
+    assert reopened.texts[0].kl.mean.value == pytest.approx(kl(result, llama), rel=1e-5)

@@ -271,7 +271,9 @@ def test_shared_model_of_the_developers(tinystories: Path, held_out: Path) -> No
     figures = [
         roundel.evaluate(
             r.model, tokenizer=r.tokenizer, reference=tinystories, text=str(held_out), window=64, limit=12
-        )["kl"]
+        )
+        .texts[0]
+        .kl.mean.value
         for r in (rtn, tuned)
     ]
     assert figures[1] < 0.6 * figures[0]

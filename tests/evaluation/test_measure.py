@@ -1,12 +1,16 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from roundel.errors import CalibrationError, ModelError, NonFiniteError
-from roundel.evaluation.measure import measure
+from roundel.evaluation.measure import Measured, measure
+from roundel.evaluation.predict import Whole
+from roundel.evaluation.quality import TextQuality, summarize
+from roundel.evaluation.reference import Original
 from roundel.evaluation.windows import evaluation_windows
 
 
@@ -17,6 +21,16 @@ def pair(llama: Path, load_model):
     with torch.no_grad():
         damaged.model.layers[0].mlp.down_proj.weight *= 0.7
     return damaged, model, tokenizer
+
+
+def compared(model: Any, windows: torch.Tensor, reference: Any | None = None, **how: Any) -> Measured:
+    """With an original in memory."""
+    asked = None if reference is None else Original(Whole(reference), None, None, {}).distributions(windows)
+    return measure(Whole(model), windows, asked, **how)
+
+
+def quality(*arguments: Any) -> TextQuality:
+    return summarize("text", "as it is", compared(*arguments))
 
 
 def test_windows_are_cut_from_one_tokenizer_call(llama: Path, load_model, held_out: Path) -> None:
@@ -43,7 +57,7 @@ def test_too_short_or_missing_text(llama: Path, load_model, tmp_path: Path) -> N
 def test_figures_equal_a_few_lines_of_plain_torch(pair, held_out: Path) -> None:
     damaged, model, tokenizer = pair
     windows = evaluation_windows(str(held_out), tokenizer, 64, limit=5).windows
-    found = measure(damaged, windows, model)
+    found = quality(damaged, windows, model)
     losses, kl, same = [], [], []
     for row in windows:
         ours, theirs = (
@@ -54,20 +68,20 @@ def test_figures_equal_a_few_lines_of_plain_torch(pair, held_out: Path) -> None:
         losses.append(-log_q[range(63), row[1:]].mean())
         kl.append((log_p.exp() * (log_p - log_q)).sum(-1).mean())
         same.append((ours.argmax(-1) == theirs.argmax(-1)).double().mean())
-    assert found.perplexity == pytest.approx(math.exp(sum(losses) / 5), rel=1e-5)
-    assert found.kl == pytest.approx(float(sum(kl) / 5), rel=1e-4)
-    assert found.top1_agreement == pytest.approx(float(sum(same) / 5), abs=1e-9)
+    assert found.perplexity.value == pytest.approx(math.exp(sum(losses) / 5), rel=1e-5)
+    assert found.kl.mean.value == pytest.approx(float(sum(kl) / 5), rel=1e-4)
+    assert found.top1.value == pytest.approx(float(sum(same) / 5), abs=1e-9)
     assert found.tokens == 320
 
 
 def test_a_model_does_not_differ_from_itself(pair, held_out: Path) -> None:
     _, model, tokenizer = pair
     windows = evaluation_windows(str(held_out), tokenizer, 64, limit=3).windows
-    found = measure(model, windows, model)
-    assert found.kl == pytest.approx(0, abs=1e-7)
-    assert found.top1_agreement == 1
+    found = quality(model, windows, model)
+    assert found.kl.mean.value == pytest.approx(0, abs=1e-7)
+    assert found.top1.value == 1
     assert found.perplexity == found.reference_perplexity
-    assert measure(model, windows).kl is None
+    assert quality(model, windows).kl is None
 
 
 def test_logits_that_are_not_finite(pair) -> None:
@@ -75,11 +89,11 @@ def test_logits_that_are_not_finite(pair) -> None:
     with torch.no_grad():
         damaged.lm_head.weight[3, 3] = float("inf")
     with pytest.raises(NonFiniteError, match="window 0"):
-        measure(damaged, torch.zeros(1, 16, dtype=torch.int64))
+        compared(damaged, torch.zeros(1, 16, dtype=torch.int64))
 
 
 def test_models_of_different_vocabularies_are_not_compared(pair) -> None:
     damaged, model, _ = pair
     model.resize_token_embeddings(1030)
     with pytest.raises(ModelError, match="1024.*1030"):
-        measure(damaged, torch.zeros(1, 16, dtype=torch.int64), model)
+        compared(damaged, torch.zeros(1, 16, dtype=torch.int64), model)

@@ -117,7 +117,7 @@ def test_it_runs_and_is_measured(
 ) -> None:
     _, out = written
     figures = roundel.evaluate(out, reference=any_model, text=str(held_out), window=64, limit=4)
-    assert 0 < figures["kl"] < 1
+    assert 0 < figures.texts[0].kl.mean.value < 1
     assert roundel.generate(out, "The statement", max_new_tokens=3).startswith("The statement")
 
 

@@ -10,57 +10,136 @@ from rich.table import Table
 from roundel.api import evaluate
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
+from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError
+from roundel.evaluation.quality import Interval, TextQuality
+from roundel.files import reported
+
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Local file (.txt .raw .json .jsonl .parquet), wikitext2, ptb, ptb_new, c4, c4_new, or pydoc; several "
+        "are welcome. Left out: wikitext2."
+    ),
+]
+WindowOption = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="At most so many windows of each text.")]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder with local copies of the data sets; left out: the hub's.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(help="Keep the original's predictions in this folder, for the next model against it."),
+]
+TopOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        help="Compare with the original's so many likeliest tokens and the mass of the rest; left out: with all.",
+    ),
+]
+ByBlocksOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--block-by-block/--whole",
+        help="Have one block's weights in memory at a time; left out: where the model is larger than memory.",
+    ),
+]
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    model: Annotated[str, typer.Argument(help="Model folder, quantized or not, .gguf file or hub id.")],
     reference: Annotated[
         str | None, typer.Option(help="The original, for KL divergence and top-1 agreement.")
     ] = None,
-    text: Annotated[
-        str, typer.Option(help="Local text file, wikitext2, ptb, ptb_new, c4, c4_new (hub) or pydoc.")
-    ] = "wikitext2",
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many windows.")] = None,
+    text: TextOption = None,
+    window: WindowOption = 2048,
+    limit: LimitOption = None,
+    data_dir: DataOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    per_token: Annotated[
+        Path | None, typer.Option(help="Write every single prediction to this .parquet file.")
+    ] = None,
+    cache: CacheOption = None,
+    top_k: TopOption = None,
+    block_by_block: ByBlocksOption = None,
     nproc: Annotated[
         int | None, typer.Option(help="Share the windows among so many processes of this machine.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
+    blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Perplexity on held-out text, and the distance from the original."""
-    if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
-        raise OutputError(
-            f"{json_file} cannot be written: the name of a file in an existing folder is wanted"
-        )
+    for file in (json_file, per_token):
+        if file is not None:
+            check_file(file)
     on_ranks(nproc)
-    figures = evaluate(
+    found = evaluate(
         model,
-        text=text,
+        text=text or "wikitext2",
         reference=reference,
         window=window,
         limit=limit,
+        data_dir=data_dir,
+        per_token=per_token,
+        cache=cache,
+        top_k=top_k,
+        block_by_block=block_by_block,
+        blocks=blocks,
         device=device,
         trust_remote_code=trust_remote_code,
         progress=terminal_progress(),
     )
     if not first_rank():
         return
-    table = Table(title=figures["convention"], title_justify="left", title_style="dim")
-    table.add_column("")
-    table.add_column(Path(model).name, justify="right")
-    table.add_row("perplexity", f"{figures['perplexity']:.4f}")
-    if reference is not None:
-        table.add_row("perplexity of the original", f"{figures['reference_perplexity']:.4f}")
-        table.add_row("KL to the original, nats per token", f"{figures['kl']:.5f}")
-        table.add_row("top-1 agreement", f"{figures['top1_agreement']:.2%}")
-    out.print(table)
-    if figures["activations"]:
-        out.print(f"Quantized in this model: {figures['activations']}", highlight=False, soft_wrap=True)
+    for quality in found.texts:
+        _print_text(quality, Path(model).name)
+    if found.activations:
+        out.print(f"Quantized in this model: {found.activations}", highlight=False, soft_wrap=True)
     if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{json_file} cannot be written: {error}") from error
+        with reported(json_file):
+            json_file.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+
+
+def check_file(path: Path) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        OutputError: no file in an existing folder.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: the name of a file in an existing folder is wanted")
+
+
+def _print_text(quality: TextQuality, name: str) -> None:
+    table = Table(title=quality.convention, title_justify="left", title_style="dim")
+    table.add_column("")
+    table.add_column(name, justify="right")
+    table.add_column("95 % interval", justify="right")
+
+    def row(words: str, figure: Interval | None, form: str) -> None:
+        if figure is not None:
+            table.add_row(words, *figure_words(figure, form))
+
+    row("perplexity", quality.perplexity, ".4f")
+    row("perplexity of the original", quality.reference_perplexity, ".4f")
+    row("perplexity over that of the original", quality.perplexity_ratio, ".4f")
+    if quality.kl is not None:
+        row("KL to the original, nats per token", quality.kl.mean, ".5f")
+        for words, value in (
+            ("median", quality.kl.median),
+            ("99 of 100", quality.kl.p99),
+            ("largest", quality.kl.max),
+        ):
+            table.add_row(f"  of single tokens: {words}", f"{value:.5f}", "")
+    row("top-1 agreement", quality.top1, ".2%")
+    out.print(table)
+
+
+def figure_words(figure: Interval, form: str) -> tuple[str, str]:
+    """A figure, and its interval."""
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:{form}}", "-"
+    return f"{figure.value:{form}}", f"{figure.low:{form}} .. {figure.high:{form}}"

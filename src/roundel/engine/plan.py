@@ -310,7 +310,7 @@ def _method_state(recipe: Recipe, views: list[LinearView], step: dict[str, int])
     if recipe.tuned:
         state["weights before"] = _FLOAT * weights
     # Error feedback comes first, tuning after it.
-    stages = []
+    stages: list[dict[str, int]] = []
     if recipe.hessian_guided:
         stages.append({**_hessians(views), _ON_ITS_WAY: _COLUMN_COPIES * _FLOAT * largest})
     if recipe.tuned or not stages:
@@ -318,7 +318,8 @@ def _method_state(recipe: Recipe, views: list[LinearView], step: dict[str, int])
         stages.append({**learned, **step, _ON_ITS_WAY: _WEIGHT_COPIES * _FLOAT * largest})
     if len(stages) > 1:
         state["compensated weights"] = _FLOAT * weights
-    state |= max(stages, key=lambda stage: sum(stage.values()))
+    stages.sort(key=lambda stage: sum(stage.values()))
+    state |= stages[-1]
     state["gaps between experts"] = _gaps(recipe, views)
     return state
 

@@ -1,7 +1,8 @@
 """Held-out text as windows of token ids, by the papers' conventions.
 
-A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. A local file is taken as
-it is; data sets are joined as the papers join them:
+A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. A local text file is taken
+as it is; the documents of a local .json, .jsonl or .parquet file are joined by blanks; data sets, from the hub or from
+local copies (text_files.py), as the papers join them:
 
     wikitext2  raw test split, documents joined by two newlines
     ptb        validation split, sentences joined by two newlines;  ptb_new: test split, joined by blanks
@@ -16,8 +17,9 @@ from typing import Any
 
 import torch
 
-from roundel.calibration.texts import pydoc_documents
+from roundel.calibration.texts import pydoc_documents, read_documents
 from roundel.errors import CalibrationError
+from roundel.evaluation.text_files import local_rows
 
 _C4_SHARD = {"data_files": {"validation": "en/c4-validation.00000-of-00008.json.gz"}}
 # name: (hub id, configuration, extra arguments, split, column, joint, documents, what it is)
@@ -40,6 +42,9 @@ _JOINED: dict[str, tuple[str, str | None, dict[str, Any], str, str, str, int | N
     ),
 }  # fmt: skip
 _C4_WINDOWS = 256
+# Documents of the shard longer than 2048 tokens are one in forty.
+_PATIENCE = 20_000
+_DOCUMENTS = (".json", ".jsonl", ".parquet")
 _LIMITS = {"c4_new": _C4_WINDOWS}
 
 
@@ -48,33 +53,40 @@ class EvaluationText:
     """Token windows and the words that say how they came about.
 
     Attributes:
+        name: as it was asked for.
         windows: `[N, S]` int64.
         convention: what was joined and cut how, for printing beside every figure.
     """
 
+    name: str
     windows: torch.Tensor
     convention: str
 
 
 def evaluation_windows(
-    text: str, tokenizer: Any, window: int = 2048, limit: int | None = None
+    text: str,
+    tokenizer: Any,
+    window: int = 2048,
+    limit: int | None = None,
+    data_dir: Path | None = None,
 ) -> EvaluationText:
-    """Windows of a local text file, of `pydoc`, or of a data set of the papers (from the hub).
+    """Windows of a local file, of `pydoc`, or of a data set of the papers (from the hub or from local copies).
 
     Args:
         text: a path, `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
         tokenizer: the original model's; special tokens are added if it adds them by default.
         window: tokens per window.
         limit: at most so many windows, from the beginning.
+        data_dir: folder with local copies of data sets; None: the hub's.
 
     Raises:
         CalibrationError: no such text, or less than one window of it.
     """
     if text == "c4" and not Path(text).is_file():
-        windows = _c4_windows(tokenizer, window)[:limit]
+        windows = _c4_windows(tokenizer, window, data_dir)[:limit]
         words = f"C4 validation, {len(windows)} random windows of {window} tokens, seed 0"
-        return EvaluationText(windows, words)
-    content, joined = _read(text)
+        return EvaluationText(text, windows, words)
+    content, joined = _read(text, data_dir)
     ids = tokenizer(content, verbose=False, return_tensors="pt")["input_ids"][0]
     count = len(ids) // window
     if count == 0:
@@ -83,11 +95,17 @@ def evaluation_windows(
         )
     count = min(count, limit or count, _LIMITS.get(text, count))
     convention = f"{joined}; {count} windows of {window} tokens without overlap"
-    return EvaluationText(ids[: count * window].view(count, window), convention)
+    return EvaluationText(text, ids[: count * window].view(count, window), convention)
 
 
-def _read(text: str) -> tuple[str, str]:
+def _read(text: str, data_dir: Path | None) -> tuple[str, str]:
     path = Path(text).expanduser()
+    if path.is_file() and path.suffix in _DOCUMENTS:
+        documents = read_documents(text)
+        if not all(isinstance(document, str) for document in documents):
+            raise CalibrationError(f"{text} holds token ids or chats: documents of text are wanted")
+        words = f"{path.name}, {len(documents)} documents joined by blanks, one tokenizer call"
+        return " ".join(map(str, documents)), words
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8"), f"{path.name}, whole file, one tokenizer call"
@@ -96,9 +114,11 @@ def _read(text: str) -> tuple[str, str]:
     if text == "pydoc":
         return "\n\n".join(pydoc_documents()), "Python's reference manual, topics joined by blank lines"
     if text in _JOINED:
-        hub_id, configuration, extra, split, column, joint, documents, words = _JOINED[text]
+        hub_id, configuration, extra, split, column, joint, most, words = _JOINED[text]
+        if data_dir is not None:
+            return joint.join(local_rows(text, data_dir)[:most]), words
         rows = _load(text, hub_id, configuration, split, extra)
-        return joint.join(rows[:documents][column]), words
+        return joint.join(rows[:most][column]), words
     known = ", ".join(sorted([*_JOINED, "c4", "pydoc"]))
     raise CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
 
@@ -111,21 +131,29 @@ def _load(name: str, hub_id: str, configuration: str | None, split: str, extra: 
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise CalibrationError(
             f"{name} cannot be loaded ({type(error).__name__}): pip install 'roundel[data]' and reach the "
-            "hub, or give a local file with --text"
+            "hub, or give a local file with --text, or a folder with a copy of it with --data-dir"
         ) from error
 
 
-def _c4_windows(tokenizer: Any, window: int) -> torch.Tensor:
+def _c4_windows(tokenizer: Any, window: int, data_dir: Path | None) -> torch.Tensor:
     """Random documents longer than a window, and a random window of each."""
-    rows = _load("c4", "allenai/c4", None, "validation", _C4_SHARD)
+    if data_dir is None:
+        documents = _load("c4", "allenai/c4", None, "validation", _C4_SHARD)
+    else:
+        documents = [{"text": text} for text in local_rows("c4", data_dir)]
     draw = random.Random(0)
-    windows = []
-    for _ in range(_C4_WINDOWS):
-        while True:
-            document = rows[draw.randint(0, len(rows) - 1)]["text"]
-            ids = tokenizer(document, verbose=False, return_tensors="pt")["input_ids"][0]
-            if len(ids) > window:
-                break
-        first = draw.randint(0, len(ids) - window - 1)
-        windows.append(ids[first : first + window])
+    windows: list[torch.Tensor] = []
+    short = 0
+    while len(windows) < _C4_WINDOWS:
+        document = documents[draw.randint(0, len(documents) - 1)]["text"]
+        ids = tokenizer(document, verbose=False, return_tensors="pt")["input_ids"][0]
+        if len(ids) > window:
+            first = draw.randint(0, len(ids) - window - 1)
+            windows.append(ids[first : first + window])
+            continue
+        short += 1
+        if not windows and short > _PATIENCE:
+            raise CalibrationError(
+                f"none of {short} documents of c4 is longer than {window} tokens: a smaller --window is wanted"
+            )
     return torch.stack(windows)

@@ -5,7 +5,8 @@ from roundel.formats.container import Container, Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.dense import Dense
 from roundel.formats.integers import INTEGERS, read_integers
-from roundel.formats.roundel_container import FILE, RoundelContainer, is_container, open_container
+from roundel.formats.opening import open_packed, packed_format
+from roundel.formats.roundel_container import FILE, RoundelContainer
 from roundel.formats.shards import shard_files
 from roundel.formats.spqr import Spqr
 
@@ -22,8 +23,8 @@ __all__ = [
     "Content",
     "Layer",
     "Piece",
-    "is_container",
-    "open_container",
+    "open_packed",
+    "packed_format",
     "read_integers",
     "shard_files",
 ]

@@ -129,10 +129,8 @@ def read_integers(path: Path) -> Stored:
         ModelError: damaged, or of a later version.
     """
     try:
+        about = read_about(path)
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["roundel"])
-            if about["version"] > _VERSION:
-                raise ModelError(f"{path} has version {about['version']}: a newer roundel is wanted")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         weights = {
             name: unpack_weight(tensors, name, layer["shape"], Scheme(**layer["scheme"]))
@@ -148,13 +146,25 @@ def read_note(path: Path) -> Any:
     """The note of a file, without its tensors.
 
     Raises:
-        ModelError: damaged.
+        ModelError: damaged, or of a later version.
+    """
+    return read_about(path).get("note")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What the header of a file says of its integers.
+
+    Raises:
+        ModelError: damaged, or of a later version.
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["roundel"]).get("note")
+            about: dict[str, Any] = json.loads((file.metadata() or {})["roundel"])
+            if about["version"] > _VERSION:
+                raise ModelError(f"{path} has version {about['version']}: a newer roundel is wanted")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{path} cannot be read: {first_line(error)}; a whole folder is wanted") from error
+    return about
 
 
 def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from roundel.activations.scheme import Activations
-from roundel.errors import FormatError, ModelError
+from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
-from roundel.formats.integers import check_integers, read_integers, write_integer_files
+from roundel.formats.decoded import Decoded, open_decoded
+from roundel.formats.integers import check_integers, read_about, unpack_weight, write_integer_files
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
-from roundel.model.experts import divide, joined, stacks_in
-from roundel.model.source import first_line
+from roundel.grid import Scheme
 
 FILE = "roundel"
 
@@ -47,7 +46,8 @@ class RoundelContainer:
         """Read the folder back: the same integers bit for bit, and the same model."""
         check_integers(folder, FILE, content)
         if content.whole:
-            compare_model(open_container(folder, trust_remote_code), content)
+            model, _ = open_decoded(folder, read_decoded(folder), trust_remote_code, streamed=False)
+            compare_model(model, content)
             return
         stored = ShardReader(folder, FILE)
         for piece in map(_untied, content.read_pieces()):
@@ -74,37 +74,24 @@ def is_container(path: str | Path) -> bool:
     return bool(shard_files(Path(path).expanduser(), FILE))
 
 
-def open_container(folder: str | Path, trust_remote_code: bool = False) -> Any:
-    """The model of a folder with dequantized weights, on the CPU, as `from_pretrained` would give it.
+def read_decoded(folder: Path) -> Decoded:
+    """The tensors of a folder, dequantized when they are read.
 
     Raises:
         ModelError: it cannot be read.
     """
-    state: dict[str, torch.Tensor] = {}
-    for file in shard_files(Path(folder).expanduser(), FILE):
-        stored = read_integers(file)
-        state |= stored.others
-        for name, weight in stored.weights.items():
-            dense = weight.dequantize(stored.dtype)
-            state[f"{name}.weight"] = dense.t().contiguous() if name in stored.transposed else dense
-    path = str(Path(folder).expanduser())
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        divide(skeleton)
-        model, info = type(skeleton).from_pretrained(
-            None,
-            config=config,
-            state_dict=joined(state, stacks_in(skeleton)),
-            dtype=stored.dtype,
-            output_loading_info=True,
-        )
-        if (Path(path) / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{folder} cannot be opened: {first_line(error)}") from error
-    if info["missing_keys"]:
-        some = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ModelError(f"tensors are missing in {folder} ({some}, ...): a whole folder is wanted")
-    return model.eval().requires_grad_(False)
+    stored = ShardReader(folder, FILE)
+    layers: dict[str, Any] = {}
+    for file in shard_files(folder, FILE):
+        about = read_about(file)
+        layers |= about["layers"]
+        dtype = getattr(torch, about["dtype"])
+
+    def decode(name: str) -> torch.Tensor:
+        layer = layers[name]
+        tensors = {f"{name}.{part}": tensor for part, tensor in stored.below(name).items()}
+        weight = unpack_weight(tensors, name, layer["shape"], Scheme(**layer["scheme"]))
+        dense = weight.dequantize(dtype)
+        return dense.t().contiguous() if layer["transposed"] else dense
+
+    return Decoded(stored, layers, decode, dtype)

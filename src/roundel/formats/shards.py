@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+
+from roundel.errors import ModelError
 
 T = TypeVar("T")
 Tensors = dict[str, torch.Tensor]
@@ -85,10 +87,17 @@ def write_model(folder: Path, model: Any, parts: Iterable[Tensors], *, converted
 
 
 class ShardReader:
-    """The tensors of a folder's weight files, read one at a time."""
+    """The tensors of a folder's weight files, read one at a time.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
 
     def __init__(self, folder: Path, stem: str = "model") -> None:
-        self._files = [safe_open(path, "pt") for path in shard_files(folder, stem)]
+        try:
+            self._files = [safe_open(path, "pt") for path in shard_files(folder, stem)]
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{folder} cannot be read: {error}; a whole folder is wanted") from error
         self._home = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 - not a dict
 
     def __contains__(self, name: str) -> bool:

@@ -26,6 +26,7 @@ from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
+from roundel.formats.decoded import Decoded
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import Outliers, QuantizedWeight, Scheme, Tiles
@@ -107,6 +108,26 @@ class Spqr:
 def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:
     tensors = {f"{name}.{part}": tensor for part, tensor in stored.below(name).items()}
     return unpack_weight(tensors, name, content.view(name).shape).dequantize()
+
+
+def read_decoded(folder: Path) -> Decoded:
+    """The tensors of a folder, dequantized when they are read, in the client's float16.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    stored = ShardReader(folder)
+    linears = [
+        name.removesuffix(".dense_weights") for name in stored.names if name.endswith(".dense_weights")
+    ]
+
+    def decode(name: str) -> torch.Tensor:
+        tensors = {f"{name}.{part}": tensor for part, tensor in stored.below(name).items()}
+        out = tensors[f"{name}.row_offsets"].numel() - 1
+        shape = (out, tensors[f"{name}.dense_weights"].numel() * _TILE // out)
+        return unpack_weight(tensors, name, shape).dequantize(torch.float16)
+
+    return Decoded(stored, linears, decode, torch.float16)
 
 
 def _in_halves(piece: Piece) -> Piece:

@@ -171,6 +171,21 @@ class BlockRunner:
             handle.remove()
         return taken[0]
 
+    @torch.no_grad()
+    def logits_of(self, rows: torch.Tensor, last_hidden: torch.Tensor) -> torch.Tensor:
+        """`[B, S, V]`, what the model makes of `last_hidden [B, S, H]`, which its last block returns for `rows [B, S]`.
+
+        The blocks are skipped; everything behind them (final norm, head, scaling, caps) is the model's own.
+        """
+        self._call(0, len(rows))
+
+        def skip(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self._output(self._turned(last_hidden))
+
+        with _replaced_forward(self.stack, skip):
+            logits: torch.Tensor = self.model(input_ids=rows.to(self.device), use_cache=False).logits
+        return logits
+
     def _turned(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[B, S, H]` from the layout of the blocks, or the other way round."""
         return hidden.transpose(0, 1).contiguous() if self._sequence_first else hidden

@@ -105,13 +105,13 @@ class OnDisk:
         """Read the absent tensors of a block."""
         for key, tensor in _tensors_of(block).items():
             if tensor.is_meta:
-                _put(block, key, self._read(f"{name}.{key}"))
+                put(block, key, self._read(f"{name}.{key}"))
 
     def release(self, block: nn.Module, name: str) -> None:
         """Leave names and shapes only."""
         for key, tensor in _tensors_of(block).items():
             if f"{name}.{key}" in self._readers:
-                _put(block, key, tensor.to("meta"))
+                put(block, key, tensor.to("meta"))
 
     def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
         """From the disk."""
@@ -131,7 +131,7 @@ class OnDisk:
         names = [name for name in self._readers if not stack.holds(name)]
         names = [name for name in names if name not in self._untied]
         for name in names:
-            _put(model, name, self._read(name))
+            put(model, name, self._read(name))
         model.tie_weights()
         self._around = True
         try:
@@ -139,7 +139,7 @@ class OnDisk:
         finally:
             self._around = False
             for name in set(names) - self._untied:
-                _put(model, name, model.get_parameter(name).to("meta"))
+                put(model, name, model.get_parameter(name).to("meta"))
             model.tie_weights()
 
     def untied(self, name: str) -> None:
@@ -227,7 +227,8 @@ def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Make `tensor` the parameter or buffer of that name."""
     path, _, key = name.rpartition(".")
     owner = module.get_submodule(path)
     if key in owner._parameters:

@@ -33,6 +33,14 @@ class FolderContents:
         return 8 * self.file_bytes / self.parameters
 
 
+def original_bytes(folder: Path) -> int:
+    """Bytes of a model in memory, as far as its folder tells: those of the original, where it is an output of ours."""
+    if (folder / MANIFEST).is_file():
+        return int(read_manifest(folder)["original"].get("bytes", 0))
+    files = [folder] if folder.is_file() else folder.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
+
+
 def measure_folder(folder: Path, parameters: int) -> dict[str, Any]:
     """What a written folder weighs, for its manifest: everything counted, embeddings, norms and headers too."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

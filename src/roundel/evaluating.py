@@ -1,0 +1,204 @@
+"""Measuring models that somebody named: opened whole or block by block, on the same windows, against one original."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from roundel.activations.attach import attached
+from roundel.engine.devices import choose_device
+from roundel.engine.plan import free_memory
+from roundel.errors import ModelError, RecipeError
+from roundel.evaluation.blockwise import BlockByBlock
+from roundel.evaluation.measure import Measured, measure
+from roundel.evaluation.predict import Predictor, Whole, check_reach
+from roundel.evaluation.reference import Original
+from roundel.evaluation.windows import EvaluationText, evaluation_windows
+from roundel.model.blocks import find_blocks
+from roundel.model.source import SourceModel, fingerprint, positions
+from roundel.model.storage import InMemory
+from roundel.opening import ModelOrPath, open_model
+from roundel.progress import Progress
+from roundel.ranks import ALONE, Ranks
+from roundel.report.contents import original_bytes
+
+# A model with more bytes than this share of the free memory is read block by block.
+_SHARE = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under which models are measured.
+
+    Attributes:
+        texts: names of data sets, or local files.
+        window: tokens of a window.
+        limit: at most so many windows of a text.
+        data_dir: folder with local copies of data sets; None: the hub's.
+        device: where models compute.
+        block_by_block: a block's weights in memory at a time; None: where the model is larger than memory.
+        cache: folder in which the original's predictions are kept; None: they are not.
+        top_k: keep, and compare with, so many likeliest tokens; None: all logits.
+        blocks: pattern of the decoder blocks' names; None: they are found.
+        trust_remote_code: run modeling code that comes with models.
+        progress: told of the work.
+        ranks: the processes that measure together.
+    """
+
+    texts: Sequence[str] = ()
+    window: int = 2048
+    limit: int | None = None
+    data_dir: Path | None = None
+    device: str = "auto"
+    block_by_block: bool | None = None
+    cache: Path | None = None
+    top_k: int | None = None
+    blocks: str | None = None
+    trust_remote_code: bool = False
+    progress: Progress = field(default_factory=Progress)
+    ranks: Ranks = ALONE
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
+        if self.window < 2:
+            raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
+
+    @property
+    def place(self) -> torch.device:
+        """Where models compute.
+
+        Raises:
+            RecipeError: there is no such device.
+        """
+        return choose_device(self.device, self.ranks)
+
+
+def open_measured(
+    model: ModelOrPath, tokenizer: Any | None, conditions: Conditions, opened: ExitStack
+) -> SourceModel:
+    """Open a model for measuring, quantized or not; what is kept for it on disk goes with `opened`.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    stream_with = None
+    if not isinstance(model, torch.nn.Module):
+        by_blocks = conditions.block_by_block
+        if by_blocks is None:
+            by_blocks = original_bytes(Path(model).expanduser()) > _SHARE * free_memory()
+            if by_blocks:
+                conditions.progress.say(
+                    f"{Path(model).name} is measured block by block: memory does not hold it"
+                )
+        if by_blocks:
+            stream_with = Path(opened.enter_context(TemporaryDirectory(prefix="roundel-")))
+    source = open_model(
+        model,
+        tokenizer,
+        conditions.trust_remote_code,
+        False,
+        quantized=True,
+        stream_with=stream_with,
+        blocks=conditions.blocks,
+    )
+    if isinstance(source.storage, InMemory):
+        source.model.to(conditions.place)
+    return source
+
+
+def read_texts(
+    reader: Any | None, models: Sequence[SourceModel], conditions: Conditions
+) -> list[EvaluationText]:
+    """The windows on which some models are measured.
+
+    Args:
+        reader: the tokenizer.
+        models: that must know the windows' tokens and positions.
+        conditions: which texts, and how they are cut.
+
+    Raises:
+        CalibrationError: a text cannot be had.
+        ModelError: no tokenizer, or a model does not reach so far.
+    """
+    if not conditions.texts:
+        return []
+    if reader is None:
+        raise ModelError(
+            f"{models[0].name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+        )
+    for source in models:
+        reach = positions(source.model)
+        if reach is not None and conditions.window > reach:
+            raise ModelError(
+                f"windows of {conditions.window} tokens exceed the {reach} positions of {source.name}: "
+                f"a window of {reach} or less is wanted"
+            )
+    texts = [
+        evaluation_windows(text, reader, conditions.window, conditions.limit, conditions.data_dir)
+        for text in conditions.texts
+    ]
+    for source in models:
+        for text in texts:
+            check_reach(source.model, text.windows)
+    return texts
+
+
+def ask_original(source: SourceModel, conditions: Conditions) -> Original:
+    """The original's predictions, as the conditions want them kept."""
+    identity = {}
+    if conditions.cache is not None:
+        quantizer = attached(source.model)
+        identity = {
+            "model": fingerprint(source.model, source.storage),
+            "dtype": str(source.model.dtype),
+            "device": conditions.place.type,
+            "activations": quantizer.words if quantizer else "",
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+    return Original(_predictor(source, conditions), conditions.top_k, conditions.cache, identity)
+
+
+def measure_texts(
+    source: SourceModel, texts: Sequence[EvaluationText], original: Original | None, conditions: Conditions
+) -> list[Measured]:
+    """Every prediction of a model on every text.
+
+    Raises:
+        ModelError: vocabularies differ, or the model cannot be measured block by block.
+        NonFiniteError: logits hold NaN or infinity.
+    """
+    ranks, progress = conditions.ranks, conditions.progress
+    predictor = _predictor(source, conditions)
+    found = []
+    for text in texts:
+        own = ranks.own(len(text.windows))
+        wanted = original.distributions(text.windows[own]) if original is not None else None
+        with progress.stage(f"{Path(source.name).name} on {Path(text.name).name}", len(own)):
+            found.append(measure(predictor, text.windows, wanted, progress.advance, ranks))
+    return found
+
+
+def _predictor(source: SourceModel, conditions: Conditions) -> Predictor:
+    if isinstance(source.storage, InMemory):
+        return Whole(source.model)
+    quantizer = attached(source.model)
+    around: dict[str, Any] = {}
+    if quantizer is not None:
+        around["quiet"] = partial(quantizer.switched, on=False)
+        if quantizer.kv is not None:
+            around["make_cache"] = quantizer.cache
+    return BlockByBlock(
+        source.model,
+        find_blocks(source.model, conditions.blocks),
+        source.storage,
+        conditions.place,
+        progress=conditions.progress,
+        **around,
+    )
