@@ -1,0 +1,21 @@
+"""Filling a template: names of layers and models are text, never markup."""
+
+from typing import Any
+
+
+def fill(template: str, **values: Any) -> str:
+    """Render a file of `report/templates`. What is unknown to the template's caller is an error, not a gap.
+
+    Drawings are put in as they are, with the filter `safe`; everything else is escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("roundel.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)

@@ -1,0 +1,1 @@
+"""The drawings of the report, each a function from plain records to a piece of SVG."""
