@@ -11,7 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roundel.api import Quantized, evaluate, generate, inspect, load, plan, quantize, read_integers, sweep
+    from roundel.api import (
+        Quantized,
+        compare,
+        evaluate,
+        generate,
+        inspect,
+        load,
+        plan,
+        quantize,
+        read_integers,
+        sweep,
+    )
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.evaluation.quality import Evaluation
@@ -28,6 +39,7 @@ __all__ = [
     "RoundelError",
     "Scheme",
     "StreamOptions",
+    "compare",
     "evaluate",
     "generate",
     "inspect",

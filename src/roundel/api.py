@@ -11,6 +11,7 @@ import torch
 
 from roundel.activations.attach import attached
 from roundel.calibration.gather import CalibrationSource
+from roundel.comparing import compare_models
 from roundel.engine.devices import choose_device
 from roundel.engine.journal import Journal, sweep_up
 from roundel.engine.plan import Plan
@@ -359,6 +360,56 @@ def evaluate(
             texts=[summarize(t.name, t.convention, found) for t, found in zip(texts, measured, strict=True)],
             tasks=[],
         )
+
+
+def compare(
+    models: Sequence[ModelOrPath],
+    reference: ModelOrPath,
+    *,
+    text: str | Sequence[str] = "wikitext2",
+    tokenizer: Any | None = None,
+    window: int = 2048,
+    limit: int | None = None,
+    data_dir: str | Path | None = None,
+    cache: str | Path | None = None,
+    top_k: int | None = None,
+    block_by_block: bool | None = None,
+    blocks: str | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare models with one original, and with each other, on the same windows.
+
+    Args:
+        models: folders, .gguf files, hub ids, or models in memory.
+        reference: the original, which runs once for all of them.
+        tokenizer: for models in memory.
+        text, window, limit, data_dir, cache, top_k, block_by_block, blocks, device, trust_remote_code, progress: as
+            for `evaluate`.
+
+    Returns:
+        Plain data: figures of the reference and of each model with 95 % intervals, size, error of each Linear's
+        weights, paired differences, and a verdict in plain sentences. `roundel.report.comparison_page` makes a page
+        of it.
+
+    Raises:
+        RoundelError: a model or a text cannot be read, or logits are not finite.
+    """
+    conditions = Conditions(
+        texts=[text] if isinstance(text, str) else text,
+        window=window,
+        limit=limit,
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        device=device,
+        block_by_block=block_by_block,
+        cache=None if cache is None else Path(cache).expanduser(),
+        top_k=top_k,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        progress=progress or Progress(),
+    )
+    return compare_models(models, reference, tokenizer, conditions)
 
 
 def generate(

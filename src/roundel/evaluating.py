@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +69,10 @@ class Conditions:
             raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
         if self.window < 2:
             raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
+
+    def with_cache(self, folder: Path, top_k: int | None) -> "Conditions":
+        """The same with the original's predictions kept."""
+        return replace(self, cache=folder, top_k=top_k)
 
     @property
     def place(self) -> torch.device:

@@ -9,6 +9,7 @@ import transformers
 import typer
 from tqdm import tqdm
 
+from roundel.cli.compare import compare_command
 from roundel.cli.display import Interrupted, err, first_rank, on_interrupt
 from roundel.cli.evaluate import evaluate_command
 from roundel.cli.generate import generate_command
@@ -32,6 +33,7 @@ app.command("quantize")(quantize_command)
 app.command("sweep")(sweep_command)
 app.command("plan")(plan_command)
 app.command("eval")(evaluate_command)
+app.command("compare")(compare_command)
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("recipes")(recipes_command)

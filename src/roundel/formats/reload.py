@@ -41,16 +41,21 @@ def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode
     """
     if content.whole:
         reloaded = _open(folder, trust_remote_code, None)
-        quantizer = getattr(reloaded, "hf_quantizer", None)
-        if quantizer is not None and not quantizer.quantization_config.dequantize:
-            # transformers would unpack the weights at the first forward pass.
-            quantizer.compressor.decompress_model(reloaded)
+        unpack_model(reloaded)
         compare_model(reloaded, content)
     elif decode is None:
         compare_streamed(folder, content, trust_remote_code)
     else:
         _open(folder, trust_remote_code, "meta")
         compare_stored(ShardReader(folder), content, decode)
+
+
+def unpack_model(model: Any) -> None:
+    """Unpack the weights of compressed-tensors, as transformers would at the first forward pass."""
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    compressor = getattr(quantizer, "compressor", None)
+    if compressor is not None and not quantizer.quantization_config.dequantize:
+        compressor.decompress_model(model)
 
 
 def _open(folder: Path, trust_remote_code: bool, device: str | None) -> Any:

@@ -37,7 +37,12 @@ def original_bytes(folder: Path) -> int:
     """Bytes of a model in memory, as far as its folder tells: those of the original, where it is an output of ours."""
     if (folder / MANIFEST).is_file():
         return int(read_manifest(folder)["original"].get("bytes", 0))
-    files = [folder] if folder.is_file() else folder.glob("*.safetensors")
+    return weight_bytes(folder)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files of a model's folder, or of its one file; 0 where there are none."""
+    files = [folder] if folder.is_file() else list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     return sum(file.stat().st_size for file in files)
 
 

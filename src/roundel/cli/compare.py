@@ -1,0 +1,113 @@
+"""`roundel compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from roundel.api import compare
+from roundel.cli.display import err, out, terminal_progress
+from roundel.cli.evaluate import (
+    ByBlocksOption,
+    CacheOption,
+    DataOption,
+    LimitOption,
+    TextOption,
+    TopOption,
+    WindowOption,
+    check_file,
+    figure_words,
+)
+from roundel.cli.quantize import BlocksOption
+from roundel.engine.plan import size
+from roundel.errors import OutputError
+from roundel.evaluation.quality import Interval
+from roundel.files import reported
+from roundel.report.comparison_page import render_comparison
+from roundel.report.page import available
+
+
+def compare_command(
+    models: Annotated[
+        list[str], typer.Argument(help="Model folders, quantized or not, .gguf files or hub ids.")
+    ],
+    reference: Annotated[str, typer.Option(help="The original.")],
+    text: TextOption = None,
+    window: WindowOption = 2048,
+    limit: LimitOption = None,
+    data_dir: DataOption = None,
+    page: Annotated[Path, typer.Option("-o", "--page", help="The page to write.")] = Path("comparison.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,
+    cache: CacheOption = None,
+    top_k: TopOption = None,
+    block_by_block: ByBlocksOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
+    blocks: BlocksOption = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the models.")] = False,
+) -> None:
+    """Compare models with their original and with each other: one table and one page."""
+    for file in (page, json_file):
+        if file is not None:
+            check_file(file)
+    if page.exists() and not overwrite:
+        raise OutputError(f"{page} exists: choose another file with --page, or pass --overwrite")
+    found = compare(
+        models,
+        reference,
+        text=text or "wikitext2",
+        window=window,
+        limit=limit,
+        data_dir=data_dir,
+        cache=cache,
+        top_k=top_k,
+        block_by_block=block_by_block,
+        blocks=blocks,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        progress=terminal_progress(),
+    )
+    for number in range(len(found["reference"]["quality"]["texts"])):
+        out.print(_table(found, number))
+    for sentence in found["verdict"]:
+        out.print(sentence, highlight=False, soft_wrap=True)
+    if json_file is not None:
+        with reported(json_file):
+            json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    missing = available()
+    if missing:
+        err.print(missing, style="yellow", highlight=False)
+        return
+    with reported(page):
+        page.write_text(render_comparison(found), encoding="utf-8")
+    out.print(f"The page: {page}", highlight=False)
+
+
+def _table(found: dict[str, Any], number: int) -> Table:
+    original = found["reference"]
+    convention = original["quality"]["texts"][number]["convention"]
+    table = Table(title=convention, title_justify="left", title_style="dim")
+    table.add_column("")
+    for words in (
+        "bits per parameter",
+        "file",
+        "perplexity",
+        "KL to original",
+        "95 % interval",
+        "top-1 agreement",
+    ):
+        table.add_column(words, justify="right")
+    for model in (original, *found["models"]):
+        figures = model["quality"]["texts"][number]
+        kl, top1 = figures["kl"], figures["top1"]
+        table.add_row(
+            model["name"],
+            f"{model['bits_per_parameter']:.3f}",
+            size(model["file_bytes"]),
+            f"{figures['perplexity']['value']:.3f}",
+            *(figure_words(Interval(**kl["mean"]), ".5f") if kl else ("", "")),
+            f"{top1['value']:.2%}" if top1 else "",
+        )
+    return table

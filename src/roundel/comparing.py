@@ -1,0 +1,224 @@
+"""Several models against one original: on the same windows, their files, and where their weights differ."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from roundel.errors import ModelError, RecipeError
+from roundel.evaluating import (
+    Conditions,
+    ask_original,
+    measure_texts,
+    open_measured,
+    read_texts,
+)
+from roundel.evaluation.measure import Measured
+from roundel.evaluation.pairs import compare_pairs, verdict
+from roundel.evaluation.quality import summarize
+from roundel.evaluation.windows import EvaluationText
+from roundel.formats.reload import unpack_model
+from roundel.model.blocks import find_blocks
+from roundel.model.experts import divide
+from roundel.model.linears import LinearView
+from roundel.model.source import SourceModel
+from roundel.opening import ModelOrPath
+from roundel.report.contents import weight_bytes
+from roundel.report.details import standouts
+from roundel.report.manifest import MANIFEST, read_manifest, versions
+from roundel.report.parts.summary import method_words
+
+# The original's predictions are kept for as long as the comparison takes: all of them, up to so many bytes.
+_KEPT_BYTES = 8 << 30
+_LIKELIEST = 1024
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What one model came to."""
+
+    about: dict[str, Any]
+    measured: list[Measured]
+
+
+def compare_models(
+    models: Sequence[ModelOrPath], reference: ModelOrPath, tokenizer: Any | None, conditions: Conditions
+) -> dict[str, Any]:
+    """Measure all models, and compare them.
+
+    Args:
+        models: folders, .gguf files, hub ids, or models in memory.
+        reference: the original.
+        tokenizer: for models in memory.
+        conditions: texts, windows, and so on.
+
+    Returns:
+        The comparison as plain data, from which its page is made.
+
+    Raises:
+        RoundelError: a model or a text cannot be read, or logits are not finite.
+    """
+    names = _names(models)
+    with ExitStack() as opened:
+        original = open_measured(reference, tokenizer, conditions, opened)
+        texts = read_texts(original.tokenizer, [original], conditions)
+        if conditions.cache is None:
+            folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
+            conditions = _keeping(conditions, Path(folder), original, texts)
+        asked = ask_original(original, conditions)
+        parameters = sum(parameter.numel() for parameter in original.model.parameters())
+        taken: dict[str, _Taken] = {}
+        for name, model in zip(names, models, strict=True):
+            with ExitStack() as one:
+                source = open_measured(model, original.tokenizer, conditions, one)
+                read_texts(original.tokenizer, [source], conditions)
+                measured = measure_texts(source, texts, asked, conditions)
+                about = _about(name, model, source, parameters)
+                about["quality"] = {"texts": _summaries(texts, measured), "tasks": []}
+                about["layers"] = layer_errors(source, original, conditions)
+                about["standouts"] = standouts(about["layers"])
+                taken[name] = _Taken(about, measured)
+    pairs = [
+        pair
+        for number, text in enumerate(texts)
+        for pair in compare_pairs(text.name, {name: found.measured[number] for name, found in taken.items()})
+    ]
+    said: list[str] = []
+    for number, text in enumerate(texts):
+        kl = {n: found.about["quality"]["texts"][number]["kl"]["mean"]["value"] for n, found in taken.items()}
+        said += verdict(names, kl, pairs, Path(text.name).name)
+    said += [f"{name}: {out['words']}." for name, found in taken.items() for out in found.about["standouts"]]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "reference": {
+            "name": Path(original.name).name,
+            "parameters": parameters,
+            **_size(reference, original, parameters),
+            "quality": {"texts": _of_original(texts, next(iter(taken.values())).measured), "tasks": []},
+        },
+        "models": [found.about for found in taken.values()],
+        "pairs": [asdict(pair) for pair in pairs],
+        "verdict": said,
+    }
+
+
+def layer_errors(source: SourceModel, original: SourceModel, conditions: Conditions) -> list[dict[str, Any]]:
+    """How far the weights of each Linear are from the original's: `||W - W'||^2 / ||W||^2`.
+
+    None for a Linear whose scale was moved into a norm (its weights differ by right), and where the model has none of
+    that name. Measured on the weights that compute, so it shows what befell a file after it was written, too.
+    """
+    unpack_model(source.model)
+    for model in (source.model, original.model):
+        divide(model)
+    smoothed = _smoothed(source.name)
+    stack, own = find_blocks(original.model, conditions.blocks), find_blocks(source.model, conditions.blocks)
+    found: list[dict[str, Any]] = []
+    for index in range(len(stack)):
+        name = stack.block_name(index)
+        original.storage.load(stack.blocks[index], name)
+        source.storage.load(own.blocks[index], own.block_name(index))
+        for view in stack.linears(index):
+            error = None if view.name in smoothed else _error(view, source.model)
+            found.append({"name": view.name, "block": index, "shape": list(view.shape), "error": error})
+        original.storage.release(stack.blocks[index], name)
+        source.storage.release(own.blocks[index], own.block_name(index))
+    return found
+
+
+def _error(view: LinearView, model: Any) -> float | None:
+    try:
+        other = LinearView(view.name, model.get_submodule(view.name)).weight
+    except AttributeError:
+        return None
+    wanted = view.weight.float()
+    if other.shape != wanted.shape:
+        return None
+    norm = float(wanted.square().sum())
+    return float((other.float().to(wanted.device) - wanted).square().sum()) / norm if norm else 0.0
+
+
+def _smoothed(name: str) -> set[str]:
+    if not (Path(name) / MANIFEST).is_file():
+        return set()
+    layers = read_manifest(Path(name))["layers"]
+    return {layer["name"] for layer in layers if str(layer.get("smoothing", "")).startswith("smoothed into")}
+
+
+def _keeping(
+    conditions: Conditions, folder: Path, original: SourceModel, texts: Sequence[EvaluationText]
+) -> Conditions:
+    """With a place for the original's predictions, and as many of them as fit there."""
+    tokens = sum(text.windows.numel() for text in texts)
+    vocabulary = original.model.get_input_embeddings().weight.shape[0]
+    top = conditions.top_k
+    if top is None and tokens * vocabulary * original.model.dtype.itemsize > _KEPT_BYTES:
+        top = _LIKELIEST
+        conditions.progress.say(
+            f"KL is counted over the original's {top} likeliest tokens and the rest: its whole predictions of "
+            f"{tokens} tokens would be too many to keep (--top-k decides)"
+        )
+    return conditions.with_cache(folder, top)
+
+
+def _about(name: str, model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "path": source.name,
+        "description": _description(source),
+        **_size(model, source, parameters),
+    }
+
+
+def _size(model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str, Any]:
+    """Bytes of the weight files; of a model in memory, or of the hub, of its tensors."""
+    size = 0 if isinstance(model, torch.nn.Module) else weight_bytes(Path(model).expanduser())
+    size = size or sum(p.numel() * p.element_size() for p in source.model.parameters())
+    return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
+
+
+def _description(source: SourceModel) -> str:
+    folder = Path(source.name).expanduser()
+    if (folder / MANIFEST).is_file():
+        recipe = read_manifest(folder)["recipe"]
+        return f"{method_words(recipe)}; {recipe['format']}"
+    method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)
+    dtype = str(source.model.dtype).removeprefix("torch.")
+    return dtype if method is None else f"{getattr(method, 'value', method)}, {dtype}"
+
+
+def _summaries(texts: Sequence[EvaluationText], measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    return [asdict(summarize(t.name, t.convention, found)) for t, found in zip(texts, measured, strict=True)]
+
+
+def _of_original(texts: Sequence[EvaluationText], measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    alone = [Measured(found.reference_loss) for found in measured if found.reference_loss is not None]
+    return _summaries(texts, alone)
+
+
+def _names(models: Sequence[ModelOrPath]) -> list[str]:
+    """Short names that tell the models apart.
+
+    Raises:
+        RecipeError: none, or one of them twice.
+        ModelError: a name is empty.
+    """
+    if not models:
+        raise RecipeError("no model: one or more are wanted")
+    paths = [type(m).__name__ if isinstance(m, torch.nn.Module) else str(m).rstrip("/") for m in models]
+    if "" in paths:
+        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is wanted")
+    for parts in range(1, 9):
+        names = ["/".join(Path(path).parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    if all(isinstance(model, torch.nn.Module) for model in models):
+        return [f"{path} {number}" for number, path in enumerate(paths, 1)]
+    twice = next(path for path in paths if paths.count(path) > 1)
+    raise RecipeError(f"{twice} is given twice: different models are wanted")

@@ -1,0 +1,85 @@
+"""Which of several models is closer to the original, and which differences are noise.
+
+Two models are compared window by window on the same windows, so that what makes a window hard cancels. A difference
+whose 95 % interval holds zero is called noise: with these windows nobody can tell the two apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+from roundel.evaluation.measure import Measured
+from roundel.evaluation.quality import Interval, resampled
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on a text.
+
+    Attributes:
+        a, b: their names.
+        text: on which.
+        figure: `kl` or `loss`, nats per token.
+        difference: a minus b: below zero, a is better.
+        noise: the interval holds zero, or there is none.
+    """
+
+    a: str
+    b: str
+    text: str
+    figure: str
+    difference: Interval
+    noise: bool
+
+
+def compare_pairs(text: str, measured: Mapping[str, Measured]) -> list[Pair]:
+    """All pairs of models on a text, by names."""
+    found = []
+    for a, b in combinations(measured, 2):
+        one, two = measured[a], measured[b]
+        differences = {"loss": one.loss.mean(1) - two.loss.mean(1)}
+        if one.kl is not None and two.kl is not None:
+            differences["kl"] = one.kl.mean(1) - two.kl.mean(1)
+        for figure, values in differences.items():
+            interval = resampled(values)
+            found.append(Pair(a, b, text, figure, interval, _holds_zero(interval)))
+    return found
+
+
+def verdict(names: Sequence[str], kl: Mapping[str, float], pairs: Sequence[Pair], text: str) -> list[str]:
+    """What the figures on a text say, in plain sentences.
+
+    Args:
+        names: of the models.
+        kl: to the original, nats per token, by name.
+        pairs: of all of them.
+        text: on which.
+    """
+    ranked = sorted(names, key=lambda name: kl[name])
+    found = [f"On {text}, {ranked[0]} is closest to the original: KL {kl[ranked[0]]:.3g} nats per token."]
+    known = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.text == text and pair.figure == "kl"}
+    for better, worse in pairwise(ranked):
+        pair = known[frozenset((better, worse))]
+        away = abs(pair.difference.value)
+        if pair.noise:
+            found.append(
+                f"{better} and {worse} cannot be told apart by these windows: a difference of {away:.2g} is "
+                f"noise{_words(pair)}."
+            )
+        else:
+            found.append(f"{better} is closer than {worse}, by {away:.2g}{_words(pair)}.")
+    return found
+
+
+def _words(pair: Pair) -> str:
+    low, high = pair.difference.low, pair.difference.high
+    if low is None or high is None:
+        return ", as a single window tells nothing of another"
+    ends = sorted((abs(low), abs(high)))
+    if pair.noise:
+        return f" (95 % between {low:+.2g} and {high:+.2g})"
+    return f" (95 % between {ends[0]:.2g} and {ends[1]:.2g})"
+
+
+def _holds_zero(interval: Interval) -> bool:
+    return interval.low is None or interval.high is None or interval.low <= 0 <= interval.high
