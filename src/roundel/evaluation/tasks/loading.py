@@ -1,0 +1,205 @@
+"""lm-eval's own task objects, with local documents where a folder of them is given.
+
+Local documents enter by lm-eval's seam for them, `custom_dataset` in a task's configuration; everything else of the
+configuration stays lm-eval's, so that prompts, targets, few-shot documents, filters and metrics are too. Groups are
+built by lm-eval from the same index of tasks, in which entries with local documents stand for as long as that takes.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from roundel.errors import CalibrationError, RoundelError
+from roundel.evaluation.tasks.local_data import LocalData, read_local
+
+_SPLITS = ("training_split", "validation_split", "test_split")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedTasks:
+    """What one name stands for.
+
+    Attributes:
+        name: of a task, group or tag.
+        content: as lm-eval's TaskManager gives it: `tasks`, `groups`, `group_map`.
+        sources: where the documents of each task come from, in words.
+    """
+
+    name: str
+    content: dict[str, Any]
+    sources: dict[str, str]
+
+
+@lru_cache(maxsize=1)
+def task_manager() -> Any:
+    """lm-eval's index of tasks; reading it takes seconds.
+
+    Raises:
+        RoundelError: lm-eval is not installed.
+    """
+    try:
+        from lm_eval.models import huggingface  # noqa: F401
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise RoundelError(f"tasks need lm-eval ({error}): pip install 'roundel[eval]'") from error
+    from roundel.evaluation.tasks.quiet import quiet
+
+    with quiet():
+        return TaskManager()
+
+
+def load_tasks(name: str, data_dir: Path | None, fewshot: int | None) -> LoadedTasks:
+    """The tasks of one of lm-eval's names, ready to run.
+
+    Args:
+        name: task, group or tag.
+        data_dir: folder with local copies of data sets; None: the hub's.
+        fewshot: examples before each document; None: each task's own number, 5 for MMLU.
+
+    Raises:
+        CalibrationError: documents cannot be had.
+        RoundelError: lm-eval cannot build the task.
+    """
+    manager = task_manager()
+    local = {} if data_dir is None else _local_tasks(name, data_dir)
+    with _replaced(manager.task_index, {task: entry for task, (entry, _) in local.items()}):
+        content = _load(name, data_dir is not None)
+    for task in content["tasks"].values():
+        _set_fewshot(task, fewshot)
+    sources = {task: _source(made, local.get(task)) for task, made in content["tasks"].items()}
+    return LoadedTasks(name, content, sources)
+
+
+def _load(name: str, local: bool) -> dict[str, Any]:
+    try:
+        return dict(task_manager().load([name]))
+    except ImportError as error:
+        raise RoundelError(f"the task {name} needs a package that is not installed: {error}") from error
+    except Exception as error:  # the hub's clients and a task's own code have no family of errors in common
+        found = f"{type(error).__name__}: {_first_line(error)}"
+        if local:
+            raise CalibrationError(
+                f"lm-eval cannot build the task {name} of the local documents ({found}): the columns of the hub's data "
+                "set are wanted"
+            ) from error
+        raise CalibrationError(
+            f"the documents of {name} cannot be loaded from the hub ({found}): reach the hub, or give a folder with "
+            "local copies with --data-dir"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _local_tasks(name: str, folder: Path) -> dict[str, tuple[Any, LocalData]]:
+    """Index entries with local documents, and these, of each task that a name stands for."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    index = task_manager().task_index
+    found: dict[str, tuple[Any, LocalData]] = {}
+    for task in _leaves(name, index):
+        entry = index[task]
+        config = load_yaml(entry.yaml_path, resolve_func=True)
+        if "dataset_path" not in config or "class" in config or config.get("custom_dataset"):
+            raise CalibrationError(
+                f"{task} makes its documents by code of its own: run it without --data-dir, or leave it out"
+            )
+        data = read_local(task, config, folder)
+        config |= {key: None for key in _SPLITS if config.get(key) not in (None, *data.splits)}
+        config["custom_dataset"] = _dataset(task, data)
+        config.pop("dataset_kwargs", None)
+        found[task] = dataclasses.replace(entry, yaml_path=None, cfg=config), data
+    return found
+
+
+def _dataset(task: str, data: LocalData) -> Any:
+    import datasets
+
+    try:
+        made = {split: datasets.Dataset.from_list(rows) for split, rows in data.splits.items()}
+    except (ValueError, TypeError) as error:
+        raise CalibrationError(
+            f"the documents of {task} ({', '.join(data.files.values())}) are not all alike: {_first_line(error)}"
+        ) from error
+
+    def custom_dataset(**metadata: Any) -> Any:
+        return datasets.DatasetDict(made)
+
+    return custom_dataset
+
+
+def _leaves(name: str, index: Any) -> Iterator[str]:
+    """The tasks below a name."""
+    entry = index[name]
+    kind = entry.kind.name
+    if kind == "TAG":
+        yield from sorted(entry.tags)
+    elif kind == "GROUP":
+        for member in entry.cfg["task"]:
+            if not isinstance(member, str):
+                raise CalibrationError(
+                    f"the group {name} changes tasks by settings of its own: local documents are taken for plain "
+                    "groups, name its tasks instead"
+                )
+            yield from _leaves(member, index)
+    else:
+        yield name
+
+
+@contextmanager
+def _replaced(index: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
+    before = {task: index[task] for task in entries}
+    index.update(entries)
+    try:
+        yield
+    finally:
+        index.update(before)
+
+
+def _set_fewshot(task: Any, fewshot: int | None) -> None:
+    """As lm-eval's command does it, where a task that says 0 itself keeps it; MMLU's five are its paper's."""
+    from roundel.evaluation.tasks.quiet import OTHER_SEED
+
+    own = task.get_config("num_fewshot")
+    if own is None and fewshot is None:
+        fewshot = 5 if task.get_config("dataset_path") == "cais/mmlu" else 0
+    if own != 0 and fewshot is not None:
+        task.set_config(key="num_fewshot", value=fewshot)
+    task.set_fewshot_seed(seed=OTHER_SEED)
+
+
+def _source(task: Any, local: tuple[Any, LocalData] | None) -> str:
+    shots = task.get_config("num_fewshot")
+    if local is None:
+        parts = [task.get_config("dataset_path"), task.get_config("dataset_name")]
+        return " ".join(str(part) for part in parts if part)
+    _, data = local
+    evaluated = task.config.test_split or task.config.validation_split
+    words = data.files[evaluated]
+    if shots:
+        split = _fewshot_split(task)
+        if split == evaluated:
+            raise CalibrationError(
+                f"{shots} examples before each document of {task.config.task} are wanted, and only the documents "
+                f"that are evaluated are there ({words}): a split for examples beside them is wanted, or 0 examples"
+            )
+        if split is not None and split not in data.files:
+            raise CalibrationError(
+                f"the examples of {task.config.task} come from the split {split}, which is not beside {words}"
+            )
+        words += f", examples from {data.files[split]}" if split else ""
+    return f"{words} ({data.remark})" if data.remark else words
+
+
+def _fewshot_split(task: Any) -> str | None:
+    """The split that lm-eval draws examples from; None where the task holds them itself."""
+    if task.fewshot_cfg.split is not None:
+        return str(task.fewshot_cfg.split)
+    if task.fewshot_cfg.samples is not None:
+        return None
+    config = task.config
+    return str(config.training_split or config.validation_split or config.test_split)
