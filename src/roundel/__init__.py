@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plan,
         quantize,
         read_integers,
+        render_report,
         sweep,
     )
     from roundel.engine.streams import StreamOptions
@@ -47,6 +48,7 @@ __all__ = [
     "plan",
     "quantize",
     "read_integers",
+    "render_report",
     "sweep",
 ]
 

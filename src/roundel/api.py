@@ -22,6 +22,7 @@ from roundel.evaluating import Conditions, ask_original, measure_texts, open_mea
 from roundel.evaluation.per_token import check_parquet, write_tokens
 from roundel.evaluation.predict import check_reach
 from roundel.evaluation.quality import Evaluation, summarize
+from roundel.evaluation.windows import check_text
 from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
@@ -33,6 +34,7 @@ from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
+from roundel.reporting import HELD_OUT, render_again
 from roundel.run import Run, Writing, decide_on, stream_device
 from roundel.runs import sweep_model
 
@@ -71,6 +73,7 @@ def quantize(
     stream: bool = False,
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
+    held_out: str | None = HELD_OUT,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -94,6 +97,8 @@ def quantize(
             are finished, so that the model is never in memory as a whole; nor is the result.
         streams: where the activations between blocks are.
         blocks: pattern of the decoder blocks' full names, or of their list's, where they are not found by themselves.
+        held_out: with an output folder: text on which the written result is measured against the original, for its
+            report (a file or a name, as for `evaluate`); None: it is not measured.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints (with weights_only).
         progress: is told of the work; None is silent.
@@ -120,13 +125,15 @@ def quantize(
         done = run.quantize()
         return Quantized(done.model, done.tokenizer, done.weights, done.manifest, None)
     target = Path(output).expanduser()
+    if held_out is not None:
+        check_text(held_out)
     with ranks.agreed():
         if ranks.first:
             sweep_up(target)
             check_target(target, overwrite, _place(model))
     with Journal(target, ranks) as journal:
         home = streams.home(stream_device(recipe, where), journal.folder, ranks)
-        writing = Writing(journal, overwrite, restart, stream, streams)
+        writing = Writing(journal, overwrite, restart, stream, streams, held_out)
         with ranks.agreed():
             run = Run(given, recipe, where, progress, home, writing)
         done = run.quantize()
@@ -152,6 +159,7 @@ def sweep(
     restart: bool = False,
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
+    held_out: str | None = HELD_OUT,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -166,8 +174,8 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, blocks, trust_remote_code, allow_pickle, progress: as for
-            `quantize`.
+        calibration, device, overwrite, restart, streams, blocks, held_out, trust_remote_code, allow_pickle, progress:
+            as for `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -175,6 +183,8 @@ def sweep(
     Raises:
         RoundelError: bad input or a failed check; recipes that are finished by then stay, and are not done again.
     """
+    if held_out is not None:
+        check_text(held_out)
     given = Given(model, None, calibration, trust_remote_code, allow_pickle, blocks)
     chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
     ranks = join()
@@ -188,6 +198,7 @@ def sweep(
         streams,
         overwrite=overwrite,
         restart=restart,
+        held_out=held_out,
     )
 
 
@@ -410,6 +421,15 @@ def compare(
         progress=progress or Progress(),
     )
     return compare_models(models, reference, tokenizer, conditions)
+
+
+def render_report(folder: str | Path) -> Path:
+    """Make `report.html` of an output folder anew from its `report.json`; the path of the page.
+
+    Raises:
+        RoundelError: the folder has no readable report, or the libraries that a page needs are not installed.
+    """
+    return render_again(Path(folder).expanduser())
 
 
 def generate(

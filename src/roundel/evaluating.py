@@ -47,6 +47,7 @@ class Conditions:
         top_k: keep, and compare with, so many likeliest tokens; None: all logits.
         blocks: pattern of the decoder blocks' names; None: they are found.
         trust_remote_code: run modeling code that comes with models.
+        allow_pickle: read pickled checkpoints.
         progress: told of the work.
         ranks: the processes that measure together.
     """
@@ -61,6 +62,7 @@ class Conditions:
     top_k: int | None = None
     blocks: str | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     progress: Progress = field(default_factory=Progress)
     ranks: Ranks = ALONE
 
@@ -69,6 +71,10 @@ class Conditions:
             raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
         if self.window < 2:
             raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
+
+    def with_window(self, window: int) -> "Conditions":
+        """The same with other windows."""
+        return replace(self, window=window)
 
     def with_cache(self, folder: Path, top_k: int | None) -> "Conditions":
         """The same with the original's predictions kept."""
@@ -107,7 +113,7 @@ def open_measured(
         model,
         tokenizer,
         conditions.trust_remote_code,
-        False,
+        conditions.allow_pickle,
         quantized=True,
         stream_with=stream_with,
         blocks=conditions.blocks,
@@ -185,8 +191,13 @@ def measure_texts(
         own = ranks.own(len(text.windows))
         wanted = original.distributions(text.windows[own]) if original is not None else None
         with progress.stage(f"{Path(source.name).name} on {Path(text.name).name}", len(own)):
-            found.append(measure(predictor, text.windows, wanted, progress.advance, ranks))
+            found.append(measure(predictor, text.windows, wanted, partial(_next, progress), ranks))
     return found
+
+
+def _next(progress: Progress) -> None:
+    progress.check_stop()
+    progress.advance()
 
 
 def _predictor(source: SourceModel, conditions: Conditions) -> Predictor:

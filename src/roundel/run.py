@@ -40,6 +40,7 @@ from roundel.recipe import Recipe
 from roundel.report.contents import measure_folder
 from roundel.report.manifest import build_manifest, versions, write_manifest
 from roundel.report.records import Outcome
+from roundel.reporting import write_report
 
 # Keys of a recipe that decide no integer.
 _NO_MATTER = ("name", "description", "format")
@@ -47,13 +48,23 @@ _NO_MATTER = ("name", "description", "format")
 
 @dataclass(frozen=True)
 class Writing:
-    """How a run writes."""
+    """How a run writes.
+
+    Attributes:
+        journal: beside the output folder.
+        overwrite: that folder may be replaced.
+        restart: an interrupted run is forgotten.
+        stream: blocks are never in memory together.
+        streams: where the activations between blocks are.
+        held_out: text on which the result is measured for the report; None: it is not.
+    """
 
     journal: Journal
     overwrite: bool
     restart: bool
     stream: bool
     streams: StreamOptions
+    held_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -303,7 +314,7 @@ class Run:
         if self.writing is not None:
             with self.ranks.agreed():
                 if self.ranks.first:
-                    self._write(self.writing, job, manifest)
+                    self._write(self.writing, job, manifest, outcome)
             manifest = self.ranks.tell(lambda: manifest)
         if job.activations is None or job.activations.inputs is None:
             rejoin(self.model)  # else the hooks on experts stay
@@ -375,8 +386,8 @@ class Run:
         manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}
         return manifest
 
-    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any]) -> None:
-        """Write the output folder from the journal, check it, and let it appear."""
+    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any], outcome: Outcome) -> None:
+        """Write the output folder from the journal, check it, measure it, and let it appear."""
         journal = writing.journal
         content = Content(
             model=self.model,
@@ -398,6 +409,8 @@ class Run:
             self.container.verify(folder, content, self.given.trust_remote_code)
             manifest |= measure_folder(folder, self.original["parameters"])
             write_manifest(folder, manifest)
+            given, progress = self.given, self.progress
+            write_report(folder, manifest, outcome, given, writing.held_out, self.device, progress)
             journal.seal()
 
     def _outside(self) -> Piece:

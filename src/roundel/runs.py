@@ -32,6 +32,7 @@ def sweep_model(
     *,
     overwrite: bool,
     restart: bool,
+    held_out: str | None,
 ) -> dict[str, dict[str, Any]]:
     """Quantize a model with every recipe, into a folder of its name below `output`; the manifests by that name.
 
@@ -58,7 +59,7 @@ def sweep_model(
                     check_target(target, overwrite or (target / MANIFEST).is_file(), source)
             journal = journals.enter_context(Journal(target, ranks))
             home = streams.home(stream_device(recipe, device), journal.folder, ranks)
-            writing = Writing(journal, overwrite, restart, stream=True, streams=streams)
+            writing = Writing(journal, overwrite, restart, True, streams, held_out)
             with ranks.agreed():
                 run = Run(given, recipe, device, progress, home, writing, abreast=True)
             found = None if overwrite else _finished(run, target, ranks)

@@ -17,6 +17,7 @@ from roundel.cli.inspect import inspect_command
 from roundel.cli.plan import plan_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
+from roundel.cli.report import report_command
 from roundel.cli.sweep import sweep_command
 from roundel.errors import RoundelError, Stopped
 from roundel.ranks import leave, met, number
@@ -36,6 +37,7 @@ app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
+app.command("report")(report_command)
 app.command("recipes")(recipes_command)
 
 

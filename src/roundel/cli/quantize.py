@@ -14,6 +14,7 @@ from roundel.engine.streams import StreamOptions
 from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
 from roundel.report.records import LayerRecord
+from roundel.reporting import HELD_OUT
 
 BlocksOption = Annotated[
     str | None,
@@ -22,6 +23,17 @@ BlocksOption = Annotated[
         help="Names of the decoder blocks, or of their list, where they are not found: 'model.layers.*'.",
     ),
 ]
+
+
+HeldOutOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="Text on which the result is measured against the original, for its report, as for `roundel eval`; "
+        "`none`: not at all.",
+    ),
+]
+NOT_MEASURED = "none"
 
 
 class MethodChoice(StrEnum):
@@ -107,6 +119,7 @@ def quantize_command(
         ),
     ] = False,
     blocks: BlocksOption = None,
+    held_out: HeldOutOption = HELD_OUT,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
@@ -143,6 +156,7 @@ def quantize_command(
         stream=True,
         streams=streams_of(stream_to_disk),
         blocks=blocks,
+        held_out=None if held_out == NOT_MEASURED else held_out,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress,

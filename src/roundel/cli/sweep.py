@@ -9,10 +9,11 @@ from rich.table import Table
 from roundel.api import sweep
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
-from roundel.cli.quantize import BlocksOption, StreamChoice, streams_of
+from roundel.cli.quantize import NOT_MEASURED, BlocksOption, HeldOutOption, StreamChoice, streams_of
 from roundel.engine.plan import size
 from roundel.errors import RecipeError
 from roundel.recipe import Recipe, load_settings, parse_assignments
+from roundel.reporting import HELD_OUT
 
 
 def sweep_command(
@@ -41,6 +42,7 @@ def sweep_command(
     ] = False,
     stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
     blocks: BlocksOption = None,
+    held_out: HeldOutOption = HELD_OUT,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
@@ -59,6 +61,7 @@ def sweep_command(
         restart=restart,
         streams=streams_of(stream_to_disk),
         blocks=blocks,
+        held_out=None if held_out == NOT_MEASURED else held_out,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=terminal_progress(stoppable=True),

@@ -98,6 +98,17 @@ def evaluation_windows(
     return EvaluationText(text, ids[: count * window].view(count, window), convention)
 
 
+def check_text(text: str) -> None:
+    """Raise CalibrationError where there is no such text, before any work is done for it."""
+    if not Path(text).expanduser().is_file() and text not in (*_JOINED, "c4", "pydoc"):
+        raise _unknown(text)
+
+
+def _unknown(text: str) -> CalibrationError:
+    known = ", ".join(sorted([*_JOINED, "c4", "pydoc"]))
+    return CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
+
+
 def _read(text: str, data_dir: Path | None) -> tuple[str, str]:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix in _DOCUMENTS:
@@ -119,8 +130,7 @@ def _read(text: str, data_dir: Path | None) -> tuple[str, str]:
             return joint.join(local_rows(text, data_dir)[:most]), words
         rows = _load(text, hub_id, configuration, split, extra)
         return joint.join(rows[:most][column]), words
-    known = ", ".join(sorted([*_JOINED, "c4", "pydoc"]))
-    raise CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
+    raise _unknown(text)
 
 
 def _load(name: str, hub_id: str, configuration: str | None, split: str, extra: dict[str, Any]) -> Any:

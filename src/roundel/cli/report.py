@@ -1,0 +1,15 @@
+"""`roundel report`."""
+
+from typing import Annotated
+
+import typer
+
+from roundel.api import render_report
+from roundel.cli.display import out
+
+
+def report_command(
+    folder: Annotated[str, typer.Argument(help="A folder that roundel quantize wrote.")],
+) -> None:
+    """Make the page of an output folder anew from its report.json."""
+    out.print(f"The page: {render_report(folder)}", highlight=False, soft_wrap=True)
