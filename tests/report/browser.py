@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,14 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _PATIENCE = 60.0
+# Gives the ends of the pipe the numbers that Chromium expects, then becomes Chromium.
+_LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 20) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @dataclass
@@ -36,27 +45,14 @@ class Seen:
     picture: bytes = b""
 
 
-def visit(
-    page: Path,
-    expressions: tuple[str, ...] = (),
-    *,
-    width: int = 1280,
-    dark: bool = False,
-    picture: bool = False,
-) -> Seen:
-    """Open a file, wait until it is loaded, evaluate expressions in it."""
-    with _Browser() as browser:
-        return browser.visit(page, expressions, width=width, dark=dark, picture=picture)
+class Browser:
+    """Running from `with` to the end of its block."""
 
-
-class _Browser:
-    def __enter__(self) -> "_Browser":
+    def __enter__(self) -> "Browser":
         assert CHROMIUM is not None
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_child, self.write_end = os.pipe()
         self.read_end, from_child = os.pipe()
-        # The shell gives the ends the numbers that Chromium expects.
-        command = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
         flags = (
             "--headless=new",
             "--no-sandbox",
@@ -67,9 +63,11 @@ class _Browser:
         quiet = ("--no-first-run", "--disable-component-update", "--disable-background-networking")
         self.process = subprocess.Popen(
             [
-                "/bin/sh",
+                sys.executable,
                 "-c",
-                command,
+                _LAUNCH,
+                str(to_child),
+                str(from_child),
                 CHROMIUM,
                 *flags,
                 *quiet,
@@ -96,8 +94,15 @@ class _Browser:
         self.home.cleanup()
 
     def visit(
-        self, page: Path, expressions: tuple[str, ...], *, width: int, dark: bool, picture: bool
+        self,
+        page: Path,
+        expressions: tuple[str, ...] = (),
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        picture: bool = False,
     ) -> Seen:
+        """Open a file in a new tab, wait until it is loaded, evaluate expressions in it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 

@@ -33,7 +33,7 @@ from roundel.report.parts.template import fill
 from roundel.report.plots.blocks import cost_plot, loss_plot
 from roundel.report.plots.curves import tuning_plot
 from roundel.report.plots.heat import heat_map
-from roundel.report.plots.numbers import NONE, percent, short, size
+from roundel.report.plots.numbers import NONE, count, fixed, percent, short, size
 
 PAGE = "report.html"
 _WANTED = ("matplotlib", "jinja2")
@@ -114,6 +114,7 @@ def render_page(report: dict[str, Any]) -> str:
         channels=recurring_channels(quantized, details),
         maps=outlier_maps(quantized, details),
         budget=_budget_rows(manifest),
+        parameters=count(manifest["original"]["parameters"]),
         time=cost_plot(
             [block["seconds"] for block in blocks],
             "time-per-block",
@@ -212,7 +213,7 @@ def _budget_rows(manifest: dict[str, Any]) -> list[dict[str, Any]]:
             "size": size(entry.bytes),
             "share": percent(entry.bytes / total, 1),
             "width": f"{max(100 * entry.bytes / total, 0):.2f}",
-            "bits": short(8 * entry.bytes / parameters, 3),
+            "bits": fixed(8 * entry.bytes / parameters),
             "words": entry.words,
         }
         for entry in entries

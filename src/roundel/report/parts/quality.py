@@ -12,6 +12,13 @@ def interval(found: dict[str, float] | None, write: Any) -> str:
     return f"{write(found['value'])} [{write(found['low'])}, {write(found['high'])}]"
 
 
+def stacked(found: dict[str, float] | None, write: Any) -> tuple[str, str]:
+    """The same in two lines: the value, and the interval below it."""
+    words = interval(found, write)
+    value, _, between = words.partition(" ")
+    return value, between
+
+
 def text_rows(quality: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per text."""
     return [

@@ -18,7 +18,7 @@ def loss_plot(blocks: list[dict[str, Any]], name: str) -> str:
         return ""
     before = any(_positive(start) for _, start, _ in known)
     with drawing():
-        figure = blank(440, 230)
+        figure = blank(360, 230)
         axes = figure.add_subplot()
         for i, start, end in known:
             if _positive(start):
@@ -57,7 +57,7 @@ def cost_plot(values: list[float | None], name: str, title: str, label: str, *, 
     if not known:
         return ""
     with drawing():
-        figure = blank(440, 190)
+        figure = blank(360, 180)
         axes = figure.add_subplot()
         bars = axes.bar(
             [i for i, _ in known], [v for _, v in known], width=0.72, color=SECOND if second else ACCENT
@@ -103,7 +103,9 @@ def log_ticks(axes: Any, low: float, high: float, *, along: str = "y") -> None:
     ticks = [tick for tick in ticks if low <= tick <= high][:12]
     axis, limit = (axes.yaxis, axes.set_ylim) if along == "y" else (axes.xaxis, axes.set_xlim)
     limit(low, high)
-    axis.set_ticks(ticks, [short(tick, 2) if 10 * tick % 1 else short(tick, 1) for tick in ticks])
+    axis.set_ticks(
+        ticks, [short(tick, 1 if math.isclose(float(f"{tick:.0e}"), tick) else 2) for tick in ticks]
+    )
     axis.set_ticks([], minor=True)
 
 

@@ -42,7 +42,7 @@ def tuning_plot(curves: list[list[float]], name: str) -> str:
     colours = colormaps["viridis"]
     last = max(len(curves) - 1, 1)
     with drawing():
-        figure = blank(440, 260)
+        figure = blank(360, 230)
         axes = figure.add_subplot()
         for block, steps, losses in lines:
             (line,) = axes.plot(

@@ -8,8 +8,8 @@ matplotlib is touched: no pyplot, settings inside a context only.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any, cast
 
@@ -57,18 +57,22 @@ _SETTINGS = {
 }
 
 
-def drawing() -> AbstractContextManager[None]:
-    """Settings under which a figure is made and written; the user's own are back afterwards."""
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Settings under which a figure is made and written; whatever the user has set is out of the way meanwhile."""
     import matplotlib
 
-    return cast(AbstractContextManager[None], matplotlib.rc_context(cast(Any, _SETTINGS)))
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(cast(Any, _SETTINGS))
+        yield
 
 
 def blank(width: float, height: float) -> Any:
     """An empty figure of some width and height in the page's pixels at its natural size."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 72, height / 72), layout="constrained")
+    return Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
 
 
 def to_svg(figure: Any, name: str, label: str, tips: Mapping[str, Sequence[str]] | None = None) -> str:
