@@ -19,7 +19,7 @@ from roundel.evaluating import (
     read_texts,
 )
 from roundel.evaluation.measure import Measured
-from roundel.evaluation.pairs import compare_pairs, verdict
+from roundel.evaluation.pairs import Pair, compare_pairs, verdict
 from roundel.evaluation.quality import summarize
 from roundel.evaluation.windows import EvaluationText
 from roundel.formats.reload import unpack_model
@@ -83,15 +83,14 @@ def compare_models(
                 about["layers"] = layer_errors(source, original, conditions)
                 about["standouts"] = standouts(about["layers"])
                 taken[name] = _Taken(about, measured)
-    pairs = [
-        pair
-        for number, text in enumerate(texts)
-        for pair in compare_pairs(text.name, {name: found.measured[number] for name, found in taken.items()})
-    ]
+    pairs: list[Pair] = []
     said: list[str] = []
     for number, text in enumerate(texts):
-        kl = {n: found.about["quality"]["texts"][number]["kl"]["mean"]["value"] for n, found in taken.items()}
-        said += verdict(names, kl, pairs, Path(text.name).name)
+        on_text = {name: found.measured[number] for name, found in taken.items()}
+        kl = {name: float(found.kl.mean()) for name, found in on_text.items() if found.kl is not None}
+        of_text = compare_pairs(text.name, on_text)
+        said += verdict(names, kl, of_text, Path(text.name).name)
+        pairs += of_text
     said += [f"{name}: {out['words']}." for name, found in taken.items() for out in found.about["standouts"]]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

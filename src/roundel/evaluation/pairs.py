@@ -52,12 +52,12 @@ def verdict(names: Sequence[str], kl: Mapping[str, float], pairs: Sequence[Pair]
     Args:
         names: of the models.
         kl: to the original, nats per token, by name.
-        pairs: of all of them.
-        text: on which.
+        pairs: all of them, on this text.
+        text: what it is called.
     """
     ranked = sorted(names, key=lambda name: kl[name])
     found = [f"On {text}, {ranked[0]} is closest to the original: KL {kl[ranked[0]]:.3g} nats per token."]
-    known = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.text == text and pair.figure == "kl"}
+    known = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.figure == "kl"}
     for better, worse in pairwise(ranked):
         pair = known[frozenset((better, worse))]
         away = abs(pair.difference.value)
