@@ -82,7 +82,8 @@ def _write_names(axes: Any, points: list[Point], floor: float) -> None:
     pixels = axes.transData.transform
     frame = axes.bbox
     field = _Box(frame.x0, frame.y0, frame.x1, frame.y1)
-    centres = [tuple(map(float, pixels((p.x, p.value)))) for p in points]
+    places = [pixels((p.x, p.value)) for p in points]
+    centres = [(float(place[0]), float(place[1])) for place in places]
     taken = []
     for p, (x, y) in zip(points, centres, strict=True):
         taken.append(_Box(x - 4, y - 4, x + 4, y + 4))
