@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import roundel
+from roundel.engine import walk
 from roundel.errors import Stopped
 from roundel.report.details import details_of
 from roundel.run import Run
@@ -312,6 +313,24 @@ def test_the_manifest_stays_slim(llama: Path, tmp_path: Path) -> None:
     quantize(llama, RECIPES["spqr"], output=tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
     assert not any("details" in layer for layer in manifest["layers"])
+
+
+def test_a_block_keeps_the_peak_of_the_process_that_did_it(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "part_peak", lambda: 111)
+    with pytest.raises(Stopped):
+        quantize(llama, RECIPES["autoround"], output=tmp_path / "out", progress=StopAfter(20))
+    assert (tmp_path / ".out.roundel" / "piece-00000.safetensors").is_file()
+    monkeypatch.setattr(walk, "part_peak", lambda: 222)
+    done = quantize(llama, RECIPES["autoround"], output=tmp_path / "out")
+    assert [block["peak_bytes"] for block in done.manifest["blocks"]] == [111, 222]
+
+
+def test_peaks_of_blocks_are_within_that_of_the_run(llama: Path, tmp_path: Path) -> None:
+    manifest = quantize(llama, RECIPES["gptq"], output=tmp_path / "out", stream=True).manifest
+    for block in manifest["blocks"]:
+        assert 5e7 < block["peak_bytes"] <= manifest["peak_memory_bytes"]
 
 
 RANKED = ("rtn", "search", "gptq", "gptq on unquantized inputs", "spqr, head", "autoround", "smoothed")

@@ -1,8 +1,8 @@
 """What a run sees of a quantized layer beside its error, for the report: its weight, its inputs, its outliers.
 
 Heavy tails of the weight and single large input channels are why a layer rounds badly; where SpQR's outliers lie
-(columns, rows, attention heads: figures 2 and 3 of arXiv 2306.03078) shows what it made of them. All are plain numbers
-and lists, so that they are the same after a way through JSON. And which layers have an error that is out of line.
+(columns, rows, attention heads; its paper, arXiv 2306.03078, looks at them in the same way) shows what it made of them.
+All are plain numbers and lists, so that they are the same after a way through JSON.
 """
 
 import re
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from roundel.grid import QuantizedWeight
+from roundel.report.standouts import standouts as standouts
 
 if TYPE_CHECKING:
     from roundel.report.records import Outcome
