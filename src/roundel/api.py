@@ -18,10 +18,18 @@ from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Trial
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluating import Conditions, ask_original, measure_texts, open_measured, read_texts
+from roundel.evaluating import (
+    Conditions,
+    ask_original,
+    measure_tasks,
+    measure_texts,
+    open_measured,
+    read_texts,
+)
 from roundel.evaluation.per_token import check_parquet, write_tokens
 from roundel.evaluation.predict import check_reach
 from roundel.evaluation.quality import Evaluation, summarize
+from roundel.evaluation.tasks.results import to_plain
 from roundel.evaluation.windows import check_text
 from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
@@ -300,10 +308,13 @@ def evaluate(
     model: ModelOrPath,
     *,
     text: str | Sequence[str] = "wikitext2",
+    tasks: Sequence[str] = (),
     reference: ModelOrPath | None = None,
     tokenizer: Any | None = None,
     window: int = 2048,
     limit: int | None = None,
+    fewshot: int | None = None,
+    batch_size: int = 1,
     data_dir: str | Path | None = None,
     per_token: str | Path | None = None,
     cache: str | Path | None = None,
@@ -318,11 +329,16 @@ def evaluate(
 
     Args:
         model: folder, .gguf file, hub id, or a model in memory.
-        text: local files, data sets of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`.
+        text: local files, data sets of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`; none is welcome
+            where there are tasks.
+        tasks: suites (`spqr-zero-shot`, `lrq-commonsense`, `autoround-11`, `mmlu`), and tasks of lm-eval
+            (docs/tasks.md).
         reference: the original model.
         tokenizer: for a model in memory.
         window: tokens per window.
-        limit: at most so many windows of a text.
+        limit: at most so many windows of a text, and documents of a task.
+        fewshot: examples before each document of a task; None: each task's own number, 5 for MMLU.
+        batch_size: requests of a task in one pass.
         data_dir: folder with local copies of the data sets; None: the hub's.
         per_token: parquet file to write, a row for each prediction.
         cache: folder in which the reference's predictions are kept, for the next model that is measured against it.
@@ -338,6 +354,9 @@ def evaluate(
     """
     conditions = Conditions(
         texts=[text] if isinstance(text, str) else text,
+        tasks=tasks,
+        fewshot=fewshot,
+        batch_size=batch_size,
         window=window,
         limit=limit,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
@@ -361,6 +380,11 @@ def evaluate(
             texts = read_texts(reader, [source, *([original] if original else [])], conditions)
             asked = None if original is None else ask_original(original, conditions)
         measured = measure_texts(source, texts, asked, conditions)
+
+        def on_tasks() -> list[dict[str, Any]]:
+            theirs = None if original is None else measure_tasks(original, reader, conditions)
+            return to_plain(measure_tasks(source, reader, conditions), theirs)
+
         if per_token is not None and ranks.first:
             write_tokens(Path(per_token).expanduser(), texts, measured)
         quantizer = attached(source.model)
@@ -369,7 +393,7 @@ def evaluate(
             activations=quantizer.words if quantizer else "",
             reference=original.name if original else None,
             texts=[summarize(t.name, t.convention, found) for t, found in zip(texts, measured, strict=True)],
-            tasks=[],
+            tasks=ranks.tell(on_tasks),
         )
 
 
@@ -378,9 +402,12 @@ def compare(
     reference: ModelOrPath,
     *,
     text: str | Sequence[str] = "wikitext2",
+    tasks: Sequence[str] = (),
     tokenizer: Any | None = None,
     window: int = 2048,
     limit: int | None = None,
+    fewshot: int | None = None,
+    batch_size: int = 1,
     data_dir: str | Path | None = None,
     cache: str | Path | None = None,
     top_k: int | None = None,
@@ -396,8 +423,8 @@ def compare(
         models: folders, .gguf files, hub ids, or models in memory.
         reference: the original, which runs once for all of them.
         tokenizer: for models in memory.
-        text, window, limit, data_dir, cache, top_k, block_by_block, blocks, device, trust_remote_code, progress: as
-            for `evaluate`.
+        text, tasks, window, limit, fewshot, batch_size, data_dir, cache, top_k, block_by_block, blocks, device,
+            trust_remote_code, progress: as for `evaluate`.
 
     Returns:
         Plain data: figures of the reference and of each model with 95 % intervals, size, error of each Linear's
@@ -409,6 +436,9 @@ def compare(
     """
     conditions = Conditions(
         texts=[text] if isinstance(text, str) else text,
+        tasks=tasks,
+        fewshot=fewshot,
+        batch_size=batch_size,
         window=window,
         limit=limit,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),

@@ -14,6 +14,7 @@ from roundel.errors import ModelError, RecipeError
 from roundel.evaluating import (
     Conditions,
     ask_original,
+    measure_tasks,
     measure_texts,
     open_measured,
     read_texts,
@@ -21,6 +22,7 @@ from roundel.evaluating import (
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.pairs import Pair, compare_pairs, verdict
 from roundel.evaluation.quality import summarize
+from roundel.evaluation.tasks.results import to_plain
 from roundel.evaluation.windows import EvaluationText
 from roundel.formats.reload import unpack_model
 from roundel.model.blocks import find_blocks
@@ -71,6 +73,7 @@ def compare_models(
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
             conditions = _keeping(conditions, Path(folder), original, texts)
         asked = ask_original(original, conditions)
+        theirs = measure_tasks(original, original.tokenizer, conditions)
         parameters = sum(parameter.numel() for parameter in original.model.parameters())
         taken: dict[str, _Taken] = {}
         for name, model in zip(names, models, strict=True):
@@ -79,7 +82,8 @@ def compare_models(
                 read_texts(original.tokenizer, [source], conditions)
                 measured = measure_texts(source, texts, asked, conditions)
                 about = _about(name, model, source, parameters)
-                about["quality"] = {"texts": _summaries(texts, measured), "tasks": []}
+                tasks = to_plain(measure_tasks(source, original.tokenizer, conditions), theirs)
+                about["quality"] = {"texts": _summaries(texts, measured), "tasks": tasks}
                 about["layers"] = layer_errors(source, original, conditions)
                 about["standouts"] = standouts(about["layers"])
                 taken[name] = _Taken(about, measured)
@@ -99,7 +103,10 @@ def compare_models(
             "name": Path(original.name).name,
             "parameters": parameters,
             **_size(reference, original, parameters),
-            "quality": {"texts": _of_original(texts, next(iter(taken.values())).measured), "tasks": []},
+            "quality": {
+                "texts": _of_original(texts, next(iter(taken.values())).measured),
+                "tasks": to_plain(theirs),
+            },
         },
         "models": [found.about for found in taken.values()],
         "pairs": [asdict(pair) for pair in pairs],

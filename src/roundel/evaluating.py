@@ -19,6 +19,8 @@ from roundel.evaluation.blockwise import BlockByBlock
 from roundel.evaluation.measure import Measured, measure
 from roundel.evaluation.predict import Predictor, Whole, check_reach
 from roundel.evaluation.reference import Original
+from roundel.evaluation.tasks.harness import run_tasks
+from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 from roundel.model.blocks import find_blocks
 from roundel.model.source import SourceModel, fingerprint, positions
@@ -38,8 +40,11 @@ class Conditions:
 
     Attributes:
         texts: names of data sets, or local files.
+        tasks: suites, and tasks of lm-eval.
+        fewshot: examples before each document of a task; None: each task's own number.
+        batch_size: requests of a task in one pass.
         window: tokens of a window.
-        limit: at most so many windows of a text.
+        limit: at most so many windows of a text, and documents of a task.
         data_dir: folder with local copies of data sets; None: the hub's.
         device: where models compute.
         block_by_block: a block's weights in memory at a time; None: where the model is larger than memory.
@@ -53,6 +58,9 @@ class Conditions:
     """
 
     texts: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    fewshot: int | None = None
+    batch_size: int = 1
     window: int = 2048
     limit: int | None = None
     data_dir: Path | None = None
@@ -193,6 +201,31 @@ def measure_texts(
         with progress.stage(f"{Path(source.name).name} on {Path(text.name).name}", len(own)):
             found.append(measure(predictor, text.windows, wanted, partial(_next, progress), ranks))
     return found
+
+
+def measure_tasks(source: SourceModel, tokenizer: Any | None, conditions: Conditions) -> list[TaskResult]:
+    """A model's results on the tasks.
+
+    Raises:
+        RoundelError: unknown tasks, documents that are absent, no tokenizer, or the model is not in memory whole.
+    """
+    if not conditions.tasks:
+        return []
+    if not isinstance(source.storage, InMemory):
+        raise ModelError(
+            f"tasks run on a model in memory, and {source.name} is read block by block: pass --whole, or leave the "
+            "tasks out"
+        )
+    return run_tasks(
+        source.model,
+        tokenizer,
+        conditions.tasks,
+        data_dir=conditions.data_dir,
+        limit=conditions.limit,
+        fewshot=conditions.fewshot,
+        batch_size=conditions.batch_size,
+        progress=conditions.progress,
+    )
 
 
 def _next(progress: Progress) -> None:

@@ -10,15 +10,21 @@ from rich.table import Table
 from roundel.api import compare
 from roundel.cli.display import err, out, terminal_progress
 from roundel.cli.evaluate import (
+    BatchOption,
     ByBlocksOption,
     CacheOption,
     DataOption,
+    FewshotOption,
     LimitOption,
+    TasksOption,
     TextOption,
     TopOption,
     WindowOption,
     check_file,
+    chosen_tasks,
+    chosen_texts,
     figure_words,
+    score_words,
 )
 from roundel.cli.quantize import BlocksOption
 from roundel.engine.plan import size
@@ -37,6 +43,9 @@ def compare_command(
     text: TextOption = None,
     window: WindowOption = 2048,
     limit: LimitOption = None,
+    tasks: TasksOption = None,
+    fewshot: FewshotOption = None,
+    batch_size: BatchOption = 1,
     data_dir: DataOption = None,
     page: Annotated[Path, typer.Option("-o", "--page", help="The page to write.")] = Path("comparison.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
@@ -57,7 +66,10 @@ def compare_command(
     found = compare(
         models,
         reference,
-        text=text or "wikitext2",
+        text=chosen_texts(text, tasks),
+        tasks=chosen_tasks(tasks),
+        fewshot=fewshot,
+        batch_size=batch_size,
         window=window,
         limit=limit,
         data_dir=data_dir,
@@ -71,6 +83,8 @@ def compare_command(
     )
     for number in range(len(found["reference"]["quality"]["texts"])):
         out.print(_table(found, number))
+    if found["reference"]["quality"]["tasks"]:
+        out.print(_tasks_table(found))
     for sentence in found["verdict"]:
         out.print(sentence, highlight=False, soft_wrap=True)
     if json_file is not None:
@@ -110,4 +124,17 @@ def _table(found: dict[str, Any], number: int) -> Table:
             *(figure_words(Interval(**kl["mean"]), ".5f") if kl else ("", "")),
             f"{top1['value']:.2%}" if top1 else "",
         )
+    return table
+
+
+def _tasks_table(found: dict[str, Any]) -> Table:
+    table = Table(
+        title="Tasks, by lm-eval; after the sign its standard error", title_justify="left", title_style="dim"
+    )
+    table.add_column("")
+    original = found["reference"]["quality"]["tasks"]
+    for task in original:
+        table.add_column(f"{task['task']}, {task['metric']}, {task['documents']} documents", justify="right")
+    for model in (found["reference"], *found["models"]):
+        table.add_row(model["name"], *map(score_words, model["quality"]["tasks"]))
     return table

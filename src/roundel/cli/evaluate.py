@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,11 +19,26 @@ TextOption = Annotated[
     list[str] | None,
     typer.Option(
         help="Local file (.txt .raw .json .jsonl .parquet), wikitext2, ptb, ptb_new, c4, c4_new, or pydoc; several "
-        "are welcome. Left out: wikitext2."
+        "are welcome. Left out: wikitext2, or none where there are tasks."
     ),
 ]
 WindowOption = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="At most so many windows of each text.")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many windows of each text, and documents of each task."),
+]
+TasksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="Suites (spqr-zero-shot, lrq-commonsense, autoround-11, mmlu) and tasks of lm-eval.",
+    ),
+]
+FewshotOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Examples before each document of a task; left out: each task's own number."),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Requests of a task in one pass.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder with local copies of the data sets; left out: the hub's.")
 ]
@@ -56,6 +71,9 @@ def evaluate_command(
     text: TextOption = None,
     window: WindowOption = 2048,
     limit: LimitOption = None,
+    tasks: TasksOption = None,
+    fewshot: FewshotOption = None,
+    batch_size: BatchOption = 1,
     data_dir: DataOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     per_token: Annotated[
@@ -78,7 +96,10 @@ def evaluate_command(
     on_ranks(nproc)
     found = evaluate(
         model,
-        text=text or "wikitext2",
+        text=chosen_texts(text, tasks),
+        tasks=chosen_tasks(tasks),
+        fewshot=fewshot,
+        batch_size=batch_size,
         reference=reference,
         window=window,
         limit=limit,
@@ -96,11 +117,23 @@ def evaluate_command(
         return
     for quality in found.texts:
         _print_text(quality, Path(model).name)
+    if found.tasks:
+        out.print(_tasks_table(found.tasks, Path(model).name, reference is not None))
     if found.activations:
         out.print(f"Quantized in this model: {found.activations}", highlight=False, soft_wrap=True)
     if json_file is not None:
         with reported(json_file):
             json_file.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+
+
+def chosen_texts(text: list[str] | None, tasks: list[str] | None) -> list[str]:
+    """WikiText-2, where nothing was asked for."""
+    return text or ([] if tasks else ["wikitext2"])
+
+
+def chosen_tasks(tasks: list[str] | None) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for part in tasks or [] for name in part.split(",") if name.strip()]
 
 
 def check_file(path: Path) -> None:
@@ -136,6 +169,40 @@ def _print_text(quality: TextQuality, name: str) -> None:
             table.add_row(f"  of single tokens: {words}", f"{value:.5f}", "")
     row("top-1 agreement", quality.top1, ".2%")
     out.print(table)
+
+
+def _tasks_table(tasks: list[dict[str, Any]], name: str, against: bool) -> Table:
+    table = Table(
+        title="Tasks, by lm-eval; after the sign its standard error", title_justify="left", title_style="dim"
+    )
+    for column in ("task", "metric", "documents", "examples", name):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    if against:
+        table.add_column("original", justify="right")
+        table.add_column("changed answers", justify="right")
+    for task in tasks:
+        flips = task["flips"]
+        row = [
+            task["task"],
+            task["metric"],
+            str(task["documents"]),
+            _number(task["fewshot"]),
+            score_words(task),
+        ]
+        if against:
+            changed = f"{flips['share']:.1%} (lost {flips['lost']}, won {flips['won']})" if flips else "-"
+            row += [score_words(task["reference"]), changed]
+        table.add_row(*row)
+    return table
+
+
+def score_words(task: dict[str, Any]) -> str:
+    """A task's value and its standard error."""
+    return f"{task['value']:.4f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.4f}")
+
+
+def _number(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def figure_words(figure: Interval, form: str) -> tuple[str, str]:
