@@ -12,7 +12,7 @@ import roundel
 from roundel.cli.app import main
 from roundel.errors import RecipeError
 from roundel.evaluation.measure import Measured
-from roundel.evaluation.pairs import compare_pairs, verdict
+from roundel.evaluation.pairs import answers_verdict, compare_pairs, sign_test, verdict
 from zoo import zoo_model
 
 DAMAGED = "model.layers.1.mlp.down_proj"
@@ -100,6 +100,26 @@ def test_what_is_noise() -> None:
     assert "is closer than c" in said[2]
     single = compare_pairs("text", {name: measured(hard[:1].expand(1, 8)) for name in "ab"})
     assert all(pair.noise for pair in single)
+
+
+def test_changed_answers() -> None:
+    from math import comb
+
+    for lost, won in ((0, 0), (3, 3), (9, 12), (1, 9), (40, 12)):
+        # All outcomes of fair coins that are no likelier than this one.
+        count = lost + won
+        ways = [comb(count, k) for k in range(count + 1)]
+        wanted = sum(way for way in ways if way <= ways[lost]) / 2**count
+        assert sign_test(lost, won) == pytest.approx(wanted)
+    tasks = [
+        {"task": "one", "flips": {"lost": 9, "won": 12}},
+        {"task": "two", "flips": {"lost": 40, "won": 12}},
+        {"task": "three", "flips": None},
+    ]
+    said = answers_verdict("small", tasks)
+    assert said[0] == "On one, small loses 9 of the original's right answers and wins 12: noise."
+    assert said[1].endswith("a real difference (p = 0.00013).")
+    assert len(said) == 2
 
 
 def test_the_command(folders: dict[str, Path], llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -20,7 +20,7 @@ from roundel.evaluating import (
     read_texts,
 )
 from roundel.evaluation.measure import Measured
-from roundel.evaluation.pairs import Pair, compare_pairs, verdict
+from roundel.evaluation.pairs import Pair, answers_verdict, compare_pairs, verdict
 from roundel.evaluation.quality import summarize
 from roundel.evaluation.tasks.results import to_plain
 from roundel.evaluation.windows import EvaluationText
@@ -95,6 +95,8 @@ def compare_models(
         of_text = compare_pairs(text.name, on_text)
         said += verdict(names, kl, of_text, Path(text.name).name)
         pairs += of_text
+    for name, found in taken.items():
+        said += answers_verdict(name, found.about["quality"]["tasks"])
     said += [f"{name}: {out['words']}." for name, found in taken.items() for out in found.about["standouts"]]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

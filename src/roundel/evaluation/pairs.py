@@ -7,9 +7,13 @@ whose 95 % interval holds zero is called noise: with these windows nobody can te
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from math import comb
+from typing import Any
 
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.quality import Interval, resampled
+
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,33 @@ def _words(pair: Pair) -> str:
 
 def _holds_zero(interval: Interval) -> bool:
     return interval.low is None or interval.high is None or interval.low <= 0 <= interval.high
+
+
+def answers_verdict(name: str, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a model's changed answers say, a sentence for each task that counts answers.
+
+    Of the answers that changed, as many are won as lost where nothing but noise is at work: the exact sign test tells
+    (McNemar's test for small numbers).
+
+    Args:
+        name: of the model.
+        tasks: plain results beside the original's (tasks/results.py).
+    """
+    said = []
+    for task in tasks:
+        if task["flips"] is None:
+            continue
+        lost, won = task["flips"]["lost"], task["flips"]["won"]
+        words = f"On {task['task']}, {name} loses {lost} of the original's right answers and wins {won}"
+        chance = sign_test(lost, won)
+        said.append(
+            f"{words}: " + ("noise." if chance > _CHANCE else f"a real difference (p = {chance:.2g}).")
+        )
+    return said
+
+
+def sign_test(lost: int, won: int) -> float:
+    """How likely a split as uneven as this, or more so, is by chance."""
+    count = lost + won
+    tail = sum(comb(count, k) for k in range(min(lost, won) + 1))
+    return float(min(1.0, 2 * tail / 2**count))

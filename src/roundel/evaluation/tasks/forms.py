@@ -167,6 +167,10 @@ FORMS: dict[tuple[str, str], Form] = {
         _truthfulqa,
         ("question", "mc1_targets", "mc2_targets"),
     ),
+    ("lighteval/siqa", "*"): Form(
+        ("siqa", "lighteval/siqa", "social_i_qa"),
+        columns=("context", "question", "answerA", "answerB", "answerC", "label"),
+    ),
     ("nyu-mll/glue", "rte"): Form(
         ("glue", "nyu-mll/glue"), columns=("sentence1", "sentence2", "label")
     ),
