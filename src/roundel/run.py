@@ -247,6 +247,7 @@ class Run:
             and not isinstance(self.given.model, torch.nn.Module),
             writes_text=self._writes_text and not isinstance(self.source.storage, InMemory),
             checks_whole=self._checks_whole,
+            measures=self.writing is None or self.writing.held_out is not None,
             resident=self.resident,
             of_sample=self._kept.sample,
             of_batch=self._kept.once,

@@ -39,6 +39,8 @@ _COLUMN_COPIES = 6
 # What malloc cannot use of a block with many small experts, as shares of their weights: in 40 iterations and more,
 # and in error feedback.
 _GAPS_TUNED, _GAPS_GUIDED = 3.5, 1.0
+# Copies of a window's logits while two models are compared, and the tokens of a window.
+_LOGITS, _WINDOW = 6, 256
 # Copies of the largest Hessian: permuted, damped and factorized, the factor.
 _HESSIAN_COPIES = 3
 
@@ -54,7 +56,7 @@ class Plan:
         free_memory, free_disk: at the moment.
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
-        checking: peak while the output is written and read back.
+        checking: peak while the output is written, read back and measured.
         stream: bytes of one stream, a process's share of it.
         processes: that need as much memory each; the first of them alone does the sampling and the checking.
     """
@@ -138,6 +140,7 @@ def make_plan(
     whole: bool,
     writes_text: bool,
     checks_whole: bool,
+    measures: bool,
     resident: int,
     of_sample: int,
     of_batch: int,
@@ -157,6 +160,7 @@ def make_plan(
         whole: all blocks stay in memory.
         writes_text: the model writes its own calibration text.
         checks_whole: the output is checked by opening all of it; else a file and a Linear at a time.
+        measures: the result is measured against the original.
         resident: bytes of the process before any weights.
         of_sample: bytes that a block holds of every sample of a batch.
         of_batch: bytes that it holds whatever the batch.
@@ -168,6 +172,7 @@ def make_plan(
     blocks = [_bytes(block) for block in stack.blocks]
     around = all_weights - sum(blocks)
     largest = largest_block(stack)
+    largest_bytes = blocks[largest]
     views = [view for view in stack.linears(largest) if view.name in coverage.schemes]
     memory = {
         _ITSELF: resident,
@@ -199,7 +204,11 @@ def make_plan(
     sampling = resident + all_weights if writes_text else 0
     # The files and what they are decoded to; or what goes into one file, and its bytes.
     read_back = output + all_weights if checks_whole else 2 * min(output, SHARD_BYTES)
-    checking = resident + around + read_back if target is not None else 0
+    # The result and the original, for the report: a block each, or all of it where that is how it was opened.
+    measured = 0
+    if measures:
+        measured = 2 * (all_weights if whole else around + largest_bytes) + _LOGITS * _logits_bytes(model)
+    checking = resident + max(around + read_back, measured) if target is not None else 0
     return Plan(
         memory={name: size for name, size in memory.items() if size},
         output=output,
@@ -397,6 +406,13 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def _logits_bytes(model: Any) -> int:
+    """Of a window of the report."""
+    head = model.get_output_embeddings()
+    vocabulary = 0 if head is None else len(head.weight)
+    return _FLOAT * _WINDOW * vocabulary
 
 
 def _bytes(module: nn.Module) -> int:

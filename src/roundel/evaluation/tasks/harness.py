@@ -13,7 +13,7 @@ from typing import Any
 from roundel.errors import RecipeError, RoundelError
 from roundel.evaluation.tasks.loading import LoadedTasks, load_tasks, task_manager
 from roundel.evaluation.tasks.results import TaskResult
-from roundel.evaluation.tasks.suites import expand
+from roundel.evaluation.tasks.suites import expand, tasks_of
 from roundel.progress import Progress
 
 _PREFERRED = ("acc_norm", "acc")
@@ -58,7 +58,7 @@ def run_tasks(
             raise RecipeError(f"{word} {value}: at least {least} is wanted")
     if tokenizer is None:
         raise RoundelError("tasks need the model's tokenizer, and there is none: give it with the model")
-    tasks = expand(names, task_manager().task_index)
+    tasks = expand(names, task_manager(tasks_of(names)).task_index)
 
     from roundel.evaluation.tasks.lm import WatchedLM, untouched
     from roundel.evaluation.tasks.quiet import quiet, seeded

@@ -6,7 +6,7 @@ built by lm-eval from the same index of tasks, in which entries with local docum
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from roundel.errors import CalibrationError, RoundelError
 from roundel.evaluation.tasks.local_data import LocalData, read_local
+from roundel.evaluation.tasks.suites import FOLDERS
 
 _SPLITS = ("training_split", "validation_split", "test_split")
 
@@ -33,29 +34,42 @@ class LoadedTasks:
     sources: dict[str, str]
 
 
-@lru_cache(maxsize=1)
-def task_manager() -> Any:
-    """lm-eval's index of tasks; reading it takes seconds.
+def task_manager(names: Sequence[str]) -> Any:
+    """An index of lm-eval's tasks that holds some names, if lm-eval has them at all.
+
+    All of it is fourteen thousand files, which takes many seconds to read; the suites are in a few folders of them.
 
     Raises:
         RoundelError: lm-eval is not installed.
     """
+    few = _manager(everything=False)
+    # A tag gathers tasks from every folder.
+    there = all(name in few.task_index and few.task_index[name].kind.name != "TAG" for name in names)
+    return few if there else _manager(everything=True)
+
+
+@lru_cache(maxsize=2)
+def _manager(everything: bool) -> Any:
     try:
+        import lm_eval.tasks
         from lm_eval.models import huggingface  # noqa: F401
-        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise RoundelError(f"tasks need lm-eval ({error}): pip install 'roundel[eval]'") from error
     from roundel.evaluation.tasks.quiet import quiet
 
     with quiet():
-        return TaskManager()
+        if everything:
+            return lm_eval.tasks.TaskManager()
+        home = Path(lm_eval.tasks.__file__).parent
+        folders = [home / folder for folder in FOLDERS]
+        return lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
 
 
 def load_tasks(name: str, data_dir: Path | None, fewshot: int | None) -> LoadedTasks:
     """The tasks of one of lm-eval's names, ready to run.
 
     Args:
-        name: task, group or tag.
+        name: task, group or tag that lm-eval has.
         data_dir: folder with local copies of data sets; None: the hub's.
         fewshot: examples before each document; None: each task's own number, 5 for MMLU.
 
@@ -63,19 +77,19 @@ def load_tasks(name: str, data_dir: Path | None, fewshot: int | None) -> LoadedT
         CalibrationError: documents cannot be had.
         RoundelError: lm-eval cannot build the task.
     """
-    manager = task_manager()
-    local = {} if data_dir is None else _local_tasks(name, data_dir)
+    manager = task_manager([name])
+    local = {} if data_dir is None else _local_tasks(name, manager.task_index, data_dir)
     with _replaced(manager.task_index, {task: entry for task, (entry, _) in local.items()}):
-        content = _load(name, data_dir is not None)
+        content = _load(manager, name, data_dir is not None)
     for task in content["tasks"].values():
         _set_fewshot(task, fewshot)
     sources = {task: _source(made, local.get(task)) for task, made in content["tasks"].items()}
     return LoadedTasks(name, content, sources)
 
 
-def _load(name: str, local: bool) -> dict[str, Any]:
+def _load(manager: Any, name: str, local: bool) -> dict[str, Any]:
     try:
-        return dict(task_manager().load([name]))
+        return dict(manager.load([name]))
     except ImportError as error:
         raise RoundelError(f"the task {name} needs a package that is not installed: {error}") from error
     except Exception as error:  # the hub's clients and a task's own code have no family of errors in common
@@ -95,11 +109,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _local_tasks(name: str, folder: Path) -> dict[str, tuple[Any, LocalData]]:
+def _local_tasks(name: str, index: Any, folder: Path) -> dict[str, tuple[Any, LocalData]]:
     """Index entries with local documents, and these, of each task that a name stands for."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    index = task_manager().task_index
     found: dict[str, tuple[Any, LocalData]] = {}
     for task in _leaves(name, index):
         entry = index[task]

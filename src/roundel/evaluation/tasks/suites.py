@@ -20,6 +20,16 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "mmlu": ("mmlu",),
 }  # fmt: skip
+# Where lm-eval keeps them.
+FOLDERS = (
+    "winogrande", "piqa", "hellaswag", "arc", "super_glue/boolq", "openbookqa", "lambada", "truthfulqa", "glue/rte",
+    "mmlu/default",
+)  # fmt: skip
+
+
+def tasks_of(names: Sequence[str]) -> list[str]:
+    """Suites replaced by what they hold, each name once, in the order of the list."""
+    return list(dict.fromkeys(task for name in names for task in SUITES.get(name, (name,))))
 
 
 def expand(names: Sequence[str], known: Collection[str]) -> list[str]:
@@ -34,13 +44,11 @@ def expand(names: Sequence[str], known: Collection[str]) -> list[str]:
     """
     if not names:
         raise RecipeError(f"no task: names of lm-eval's tasks, or suites ({', '.join(SUITES)}), are wanted")
-    found: dict[str, None] = {}
-    for name in names:
-        for task in SUITES.get(name, (name,)):
-            if task not in known:
-                raise RecipeError(_unknown(name, known))
-            found[task] = None
-    return list(found)
+    found = tasks_of(names)
+    for name in found:
+        if name not in known:
+            raise RecipeError(_unknown(name, known))
+    return found
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
