@@ -20,7 +20,8 @@ from roundel.report.standouts import standouts as standouts
 if TYPE_CHECKING:
     from roundel.report.records import Outcome
 
-_CHUNK = 65_536  # weights at a time: they stay in the processor's cache
+# Numbers of a weight at a time: on a CPU they stay in its cache, elsewhere each chunk is waited for.
+_CHUNK, _CHUNK_ELSEWHERE = 65_536, 16_777_216
 _FAR = 6.0
 _TOP = 8
 _MAP = (32, 48)
@@ -122,7 +123,8 @@ def details_of(outcome: "Outcome") -> dict[str, dict[str, Any]]:
 
 def weight_details(weight: torch.Tensor) -> WeightDetails:
     """Moments of `weight [out, in]` fp32, chunk by chunk: no copy of it is made."""
-    chunks = weight.split(max(1, _CHUNK // weight.shape[1]))
+    size = _CHUNK if weight.device.type == "cpu" else _CHUNK_ELSEWHERE
+    chunks = weight.split(max(1, size // weight.shape[1]))
     count = weight.numel()
     mean = sum(float(chunk.sum()) for chunk in chunks) / count
     extremes = [tuple(map(float, chunk.aminmax())) for chunk in chunks]
