@@ -36,7 +36,7 @@ def made_report(
     seed: int = 0,
     broken: bool = True,
 ) -> Report:
-    """A report with everything in it; `down_proj` of the middle block may be broken, and is said to stand out."""
+    """A report with everything in it; `down_proj` of the middle block may be broken, and is said to be out of line."""
     manifest = made_manifest(blocks, method=method, experts=experts, iters=iters, source=source, seed=seed)
     standouts = [_break(manifest, blocks // 2)] if broken else []
     return {
@@ -59,7 +59,7 @@ def _break(manifest: Report, block: int) -> Report:
         "name": worst["name"],
         "error": worst["error"],
         "median": usual,
-        "words": "error 40 times the median of its kind",
+        "words": f"{worst['name']}: error {worst['error']:.2g}, 40 times that of its like",
     }
 
 

@@ -7,7 +7,7 @@ first: which differences are real, which are noise.
 import re
 from typing import Any
 
-from roundel.report.parts.layers import layer_grid
+from roundel.report.parts.layers import layer_grid, remark
 from roundel.report.parts.quality import interval, score, stacked
 from roundel.report.parts.summary import moment
 from roundel.report.parts.template import fill
@@ -38,7 +38,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         parameters=count(reference["parameters"]),
         verdict=comparison["verdict"],
         standouts=[
-            (model["name"], standout["name"], standout.get("words") or short(standout["error"], 3))
+            (model["name"], standout["name"], remark(standout))
             for model in models
             for standout in model.get("standouts") or []
         ],

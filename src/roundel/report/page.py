@@ -18,6 +18,7 @@ from roundel.report.parts.layers import (
     layer_grid,
     ranked,
     recurring_channels,
+    remark,
 )
 from roundel.report.parts.outliers import outlier_maps
 from roundel.report.parts.quality import sentence, task_rows, text_rows
@@ -155,18 +156,19 @@ def _block_rows(blocks: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _error_rows(quantized: list[dict[str, Any]], standouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The standouts first, then the largest errors."""
+    """The standouts first, in their order, then the largest errors."""
     known = {standout["name"]: standout for standout in standouts}
+    places = {name: place for place, name in enumerate(known)}
     worst = sorted(
         (layer for layer in quantized if layer["error"] is not None),
-        key=lambda layer: (layer["name"] not in known, -layer["error"], layer["name"]),
+        key=lambda layer: (places.get(layer["name"], len(known)), -layer["error"], layer["name"]),
     )
     return [
         {
             "name": layer["name"],
             "error": short(layer["error"], 3),
             "median": short(known[layer["name"]].get("median"), 3) if layer["name"] in known else "",
-            "words": known.get(layer["name"], {}).get("words", ""),
+            "words": remark(known[layer["name"]]) if layer["name"] in known else "",
             "marked": layer["name"] in known,
         }
         for layer in worst[: max(8, len(known))]

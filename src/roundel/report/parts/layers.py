@@ -67,6 +67,15 @@ def coverage_rows(layers: list[dict[str, Any]], details: dict[str, Any]) -> list
     return rows
 
 
+def remark(standout: dict[str, Any]) -> str:
+    """What is out of line about a layer, without its name."""
+    name = standout["name"]
+    words = str(standout.get("words") or "").removeprefix(f"{name}: ")
+    if words or standout.get("error") is None:
+        return words or "its error is not finite"
+    return f"error {short(standout['error'], 3)}, usual is {short(standout.get('median'), 3)}"
+
+
 def left_out(layers: list[dict[str, Any]]) -> list[str]:
     """Sentences on layers that stay as they are and that one would have thought quantized."""
     names: dict[str, list[str]] = defaultdict(list)

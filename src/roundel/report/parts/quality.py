@@ -1,5 +1,6 @@
 """Quality in words and rows: every figure with its interval and the convention that it was measured by."""
 
+import math
 from typing import Any
 
 from roundel.report.plots.numbers import NONE, count, fixed, percent, short
@@ -92,6 +93,8 @@ def sentence(quality: dict[str, Any] | None, missing: str) -> str:
 
 
 def _change(ratio: dict[str, float]) -> str:
+    if not math.isfinite(ratio["value"]):
+        return "perplexity is no longer a finite number"
     between = f"95 % interval {percent(ratio['low'] - 1)} to {percent(ratio['high'] - 1)}"
     if ratio["low"] <= 1 <= ratio["high"]:
         return f"perplexity shows no change that can be told from noise ({between})"

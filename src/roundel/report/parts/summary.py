@@ -4,8 +4,8 @@ from math import prod
 from pathlib import PurePath
 from typing import Any
 
-from roundel.report.parts.layers import left_out, noted
-from roundel.report.plots.numbers import count, duration, fixed, percent, short, size
+from roundel.report.parts.layers import left_out, noted, remark
+from roundel.report.plots.numbers import count, duration, fixed, percent, size
 
 
 def model_name(manifest: dict[str, Any]) -> str:
@@ -111,8 +111,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     """What to look at before the model is used; empty where nothing is out of line."""
     manifest = report["manifest"]
     found = [
-        f"{standout['name']} stands out: {standout.get('words') or _standout(standout)}"
-        for standout in report.get("standouts") or []
+        f"{standout['name']} is out of line: {remark(standout)}" for standout in report.get("standouts") or []
     ]
     found += noted(manifest["layers"], manifest["blocks"])
     found += left_out(manifest["layers"])
@@ -122,7 +121,3 @@ def warnings(report: dict[str, Any]) -> list[str]:
             f"tuning did not help {len(kept)} of {len(manifest['blocks'])} blocks, which keep their start"
         )
     return found
-
-
-def _standout(standout: dict[str, Any]) -> str:
-    return f"error {short(standout['error'], 3)}, the median of its kind is {short(standout['median'], 3)}"
