@@ -82,7 +82,7 @@ def write_report(
         progress.say(sentence(report["quality"], ""))
     for layer in report["standouts"]:
         progress.say(f"Out of line: {layer['words']}")
-    text = json.dumps(report, indent=1, ensure_ascii=False)
+    text = json.dumps(report, ensure_ascii=False)  # indented, outlier maps would be mostly blanks
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     missing = available()
     if missing:

@@ -43,7 +43,8 @@ def local_rows(name: str, folder: Path) -> list[str]:
     try:
         if ".json" in path.suffixes:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            return [str(json.loads(line)["text"]) for line in content.decode("utf-8").splitlines()]
+            rows = content.decode("utf-8").rstrip("\n").split("\n")
+            return [str(json.loads(row)["text"]) for row in rows]
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(

@@ -57,6 +57,10 @@ def test_plain_rows() -> None:
         "stderr": 0.1,
         "documents": 8,
         "fewshot": 0,
+        "metrics": FOUND.metrics,
+        "source": FOUND.source,
+        "note": FOUND.note,
+        "part_of": FOUND.part_of,
         "reference": {"value": 4 / 8, "stderr": 0.1},
         "flips": {"share": 3 / 8, "lost": 2, "won": 1},
     }

@@ -118,6 +118,10 @@ def to_plain(
             "stderr": result.stderr,
             "documents": result.documents,
             "fewshot": result.fewshot,
+            "metrics": result.metrics,
+            "source": result.source,
+            "note": result.note,
+            "part_of": result.part_of,
             "reference": None,
             "flips": None,
         }

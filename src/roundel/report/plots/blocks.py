@@ -83,23 +83,21 @@ def block_ticks(axes: Any, blocks: int) -> None:
 
 def log_ticks(axes: Any, low: float, high: float, *, along: str = "y") -> None:
     """Three to six round values on a logarithmic axis, also where it spans less than a decade."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = low / 1.15, high * 1.15
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if last - first > 5:
         step = math.ceil((last - first) / 5)
         ticks = [10.0**power for power in range(first, last + 1, step)]
     else:
-        for digits in (
-            (1,),
-            (1, 3),
-            (1, 2, 5),
-            (1, 2, 3, 4, 5, 6, 8),
-            tuple(d / 10 for d in range(10, 100, 2)),
-        ):
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
             ticks = [d * 10.0**power for power in range(first, last + 1) for d in digits]
             ticks = [tick for tick in ticks if low <= tick <= high]
             if len(ticks) >= 3:
                 break
+        else:  # within a factor of two a logarithmic axis is nearly a plain one
+            ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
     ticks = [tick for tick in ticks if low <= tick <= high][:12]
     axis, limit = (axes.yaxis, axes.set_ylim) if along == "y" else (axes.xaxis, axes.set_xlim)
     limit(low, high)

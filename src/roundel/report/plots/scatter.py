@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roundel.report.plots.blocks import log_ticks
-from roundel.report.plots.svg import ACCENT, INK, RULE, SOFT, blank, drawing, to_svg
+from roundel.report.plots.svg import ACCENT, INK, SOFT, blank, drawing, to_svg
 
 _SIZE = 9.0
 _HEIGHT = 12.0
@@ -97,7 +97,7 @@ def _write_names(axes: Any, points: list[Point], floor: float) -> None:
         nearest = (min(max(centre[0], box.left), box.right), min(max(centre[1], box.low), box.high))
         if math.dist(nearest, centre) > 12:
             ends = [back(centre), back(nearest)]
-            axes.plot([e[0] for e in ends], [e[1] for e in ends], color=RULE, linewidth=0.8, zorder=2)
+            axes.plot([e[0] for e in ends], [e[1] for e in ends], color=SOFT, linewidth=0.6, zorder=2)
         place = back((middle, height))
         axes.text(*place, p.name, ha="center", va="center_baseline", fontsize=_SIZE, color=INK, zorder=6)
 
