@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from test_resume import contents
 
 import roundel
 from roundel.engine.devices import choose_device
@@ -75,14 +76,10 @@ def run_on_ranks(model: Path, entries: dict[str, dict], folder: Path, sizes: tup
         assert not done.returncode, done.stderr
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "roundel.json"}
-
-
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", EXACT)
 def test_the_same_bytes(name: str, size: int, results: Path) -> None:
-    assert files(results / str(size) / name) == files(results / "1" / name)
+    assert contents(results / str(size) / name) == contents(results / "1" / name)
 
 
 def test_experts_on_ranks(tmp_path: Path) -> None:
@@ -97,7 +94,7 @@ def test_experts_on_ranks(tmp_path: Path) -> None:
     }
     run_on_ranks(zoo_model("qwen3_moe"), entries, tmp_path, (1, 2))
     for name in recipes:
-        assert files(tmp_path / "2" / name) == files(tmp_path / "1" / name)
+        assert contents(tmp_path / "2" / name) == contents(tmp_path / "1" / name)
         one, two = (json.loads((tmp_path / n / name / "roundel.json").read_text()) for n in "12")
         assert two["layers"] == one["layers"]
         assert any("saw" in layer["note"] for layer in one["layers"])
@@ -132,11 +129,11 @@ def test_nothing_is_left_beside_the_outputs(results: Path) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_sweep(size: int, results: Path) -> None:
     for name in ("rtn", "search", "autoround"):
-        found = files(results / str(size) / "sweep" / name)
+        found = contents(results / str(size) / "sweep" / name)
         # Gradients are summed in the same order as without a sweep.
-        assert found == files(results / str(size) / name)
+        assert found == contents(results / str(size) / name)
         if name in EXACT:
-            assert found == files(results / "1" / name)
+            assert found == contents(results / "1" / name)
 
 
 def command(llama: Path, out: Path, *more: str) -> list[str]:
@@ -174,7 +171,7 @@ def test_a_killed_rank_ends_all_and_any_number_goes_on(llama: Path, tmp_path: Pa
         assert not done.returncode, done.stderr
         assert "Going on behind 1 finished block" in done.stderr
         if resume is two:
-            assert files(tmp_path / "out") == files(tmp_path / "straight")
+            assert contents(tmp_path / "out") == contents(tmp_path / "straight")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
         for path in (tmp_path / "out").iterdir():
             path.unlink()

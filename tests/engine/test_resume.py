@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ RECIPES = {
 }  # fmt: skip
 
 
+# What is measured of a finished folder has its own tests.
+quantize = partial(roundel.quantize, held_out=None)
+
+
 class StopAfter(roundel.Progress):
     """Asks the work to stop after so many signs of life."""
 
@@ -51,8 +56,9 @@ class StopAfter(roundel.Progress):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the manifest, which holds times."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "roundel.json"}
+    """Every file but the manifest and the report, which hold times."""
+    timed = ("roundel.json", "report.json", "report.html")
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in timed}
 
 
 def told(folder: Path) -> dict:
@@ -78,7 +84,7 @@ def test_stopped_again_and_again(name: str, streams: str, llama: Path, tmp_path:
     recipe = roundel.Recipe(**settings)
 
     def run(folder: str, **more: object) -> roundel.Quantized:
-        return roundel.quantize(llama, recipe, output=tmp_path / folder, **text, **how, **more)
+        return quantize(llama, recipe, output=tmp_path / folder, **text, **how, **more)
 
     straight = run("straight")
     interruptions = 0
@@ -107,7 +113,7 @@ def test_every_architecture(architecture: str, tmp_path: Path) -> None:
     for name, patience in (("resumed", 20), ("straight", 10**9)):
         while True:
             try:
-                roundel.quantize(
+                quantize(
                     model, recipe, calibration="pydoc", stream=True, output=tmp_path / name,
                     progress=StopAfter(patience),
                 )  # fmt: skip
@@ -125,7 +131,7 @@ def test_mixtures_of_which_some_experts_are_left_out(architecture: str, stream: 
     for name, patience in (("resumed", 10), ("straight", 10**9)):
         while name not in done:
             try:
-                done[name] = roundel.quantize(
+                done[name] = quantize(
                     zoo_model(architecture), roundel.Recipe(**settings, format="roundel"), calibration="pydoc",
                     stream=stream, output=tmp_path / name, progress=StopAfter(patience),
                 )  # fmt: skip
@@ -173,7 +179,7 @@ def stop(
     model: Path | torch.nn.Module, recipe: roundel.Recipe, out: Path, patience: int, **more: object
 ) -> None:
     with pytest.raises(Stopped):
-        roundel.quantize(model, recipe, output=out, progress=StopAfter(patience), **more)
+        quantize(model, recipe, output=out, progress=StopAfter(patience), **more)
 
 
 def test_text_that_the_model_wrote_is_not_written_again(
@@ -185,15 +191,15 @@ def test_text_that_the_model_wrote_is_not_written_again(
     sample = gather.sample_from_model
     monkeypatch.setattr(gather, "sample_from_model", lambda *given: written.append(1) or sample(*given))
     recipe = roundel.Recipe(**RECIPES["gptq"])
-    roundel.quantize(llama, recipe, output=tmp_path / "straight")
+    quantize(llama, recipe, output=tmp_path / "straight")
     stop(llama, recipe, tmp_path / "out", 15)
-    resumed = roundel.quantize(llama, recipe, output=tmp_path / "out")
+    resumed = quantize(llama, recipe, output=tmp_path / "out")
     assert len(written) == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert resumed.manifest["calibration"]["source"] == "text sampled from the model itself"
     # Another seed is another text.
     stop(llama, recipe, tmp_path / "again", 15)
-    roundel.quantize(llama, recipe.with_settings(seed=1), output=tmp_path / "again", restart=True)
+    quantize(llama, recipe.with_settings(seed=1), output=tmp_path / "again", restart=True)
     assert len(written) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out", "straight"]
 
@@ -203,20 +209,20 @@ def test_an_unfinished_run_of_something_else_is_not_gone_on_with(llama: Path, tm
     out = tmp_path / "out"
     stop(llama, recipe, out, 40, calibration="pydoc")
     with pytest.raises(OutputError, match=r"recipe\.bits was 4 and is 3 now.*--restart"):
-        roundel.quantize(llama, recipe.with_settings(bits=3), output=out, calibration="pydoc")
+        quantize(llama, recipe.with_settings(bits=3), output=out, calibration="pydoc")
     with pytest.raises(OutputError, match=r"calibration was \"\w+\" and is \"\w+\" now"):
-        roundel.quantize(llama, recipe, output=out, calibration="self")
+        quantize(llama, recipe, output=out, calibration="self")
     model = AutoModelForCausalLM.from_pretrained(llama)
     with torch.no_grad():
         model.lm_head.weight[5, 5] += 1e-3
     _, tokenizer = roundel.load(llama)
     with pytest.raises(OutputError, match=r"model was \"\w+\" and is \"\w+\" now"):
-        roundel.quantize(model, recipe, output=out, calibration="pydoc", tokenizer=tokenizer)
+        quantize(model, recipe, output=out, calibration="pydoc", tokenizer=tokenizer)
     # The format decides no integer; a new beginning is asked for.
-    roundel.quantize(llama, recipe.with_settings(format="dense"), output=out, calibration="pydoc")
+    quantize(llama, recipe.with_settings(format="dense"), output=out, calibration="pydoc")
     stop(llama, recipe, out, 40, calibration="pydoc", overwrite=True)
     other = recipe.with_settings(bits=3)
-    roundel.quantize(llama, other, output=out, calibration="pydoc", overwrite=True, restart=True)
+    quantize(llama, other, output=out, calibration="pydoc", overwrite=True, restart=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert json.loads((out / "roundel.json").read_text())["recipe"]["bits"] == 3
 
@@ -227,7 +233,7 @@ def test_a_damaged_piece_is_said(llama: Path, tmp_path: Path) -> None:
     piece = tmp_path / ".out.roundel" / "piece-00000.safetensors"
     piece.write_bytes(piece.read_bytes()[:1000])
     with pytest.raises(OutputError, match=r"piece-00000.*cannot be read.*--restart"):
-        roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+        quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
 
 
 def test_a_stream_that_is_not_whole_is_said(llama: Path, tmp_path: Path) -> None:
@@ -242,9 +248,9 @@ def test_a_stream_that_is_not_whole_is_said(llama: Path, tmp_path: Path) -> None
         with pytest.raises(
             OutputError, match=r"quantized-00001.bin is not what was written there.*--restart"
         ):
-            roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+            quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
         stream.write_bytes(content)
-    roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+    quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -260,13 +266,13 @@ def test_killed_when_the_output_was_there_already(
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "remove", die)
         with pytest.raises(KeyboardInterrupt):
-            roundel.quantize(llama, recipe, output=out)
+            quantize(llama, recipe, output=out)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.roundel", "out"]
     if overwrite:
-        roundel.quantize(llama, recipe, output=out, overwrite=True)
+        quantize(llama, recipe, output=out, overwrite=True)
     else:
         with pytest.raises(OutputError, match="exists and is not empty"):
-            roundel.quantize(llama, recipe, output=out)
+            quantize(llama, recipe, output=out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -276,7 +282,7 @@ def test_two_runs_on_one_output_folder(llama: Path, tmp_path: Path) -> None:
         FileLock(tmp_path / ".out.roundel" / "lock"),
         pytest.raises(OutputError, match=r"another run is writing .*out"),
     ):
-        roundel.quantize(llama, roundel.Recipe(**RECIPES["rtn"]), output=tmp_path / "out")
+        quantize(llama, roundel.Recipe(**RECIPES["rtn"]), output=tmp_path / "out")
 
 
 def test_snapshots_come_by_the_clock_too(llama: Path, tmp_path: Path, monkeypatch) -> None:
@@ -288,7 +294,7 @@ def test_snapshots_come_by_the_clock_too(llama: Path, tmp_path: Path, monkeypatc
     )
     monkeypatch.setattr(walk.TuningKeeper, "after_step", _eager(walk.TuningKeeper.after_step))
     recipe = roundel.Recipe(**RECIPES["autoround"])
-    roundel.quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
+    quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
     assert written == [*range(1, 15)] * 2
 
 

@@ -1,9 +1,10 @@
 """Several recipes at once: every result has the bytes of a run alone, and what is common is computed once."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_resume import StopAfter, contents
+from test_resume import StopAfter, contents, quantize
 
 import roundel
 from roundel.calibration import gather
@@ -28,6 +29,8 @@ RECIPES = {
     "guided spqr": {"method": "spqr", "bits": 3, "outliers": 0.01, "use_quant_input": False, **DATA},
 }
 
+sweep = partial(roundel.sweep, held_out=None)
+
 
 def recipes(*names: str) -> list[roundel.Recipe]:
     return [roundel.Recipe(**{"format": "roundel", "name": name, **RECIPES[name]}) for name in names]
@@ -37,14 +40,14 @@ def recipes(*names: str) -> list[roundel.Recipe]:
 def alone(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for recipe in recipes(*RECIPES):
-        roundel.quantize(llama, recipe, output=folder / recipe.name.replace(" ", "-"), stream=True)
+        quantize(llama, recipe, output=folder / recipe.name.replace(" ", "-"), stream=True)
     return folder
 
 
 @pytest.mark.parametrize("files", [False, True])
 def test_the_bytes_of_runs_alone(files: bool, llama: Path, alone: Path, tmp_path: Path) -> None:
     options = roundel.StreamOptions(on_disk=True) if files else roundel.StreamOptions()
-    manifests = roundel.sweep(llama, recipes(*RECIPES), tmp_path / "all", streams=options)
+    manifests = sweep(llama, recipes(*RECIPES), tmp_path / "all", streams=options)
     assert list(manifests) == [name.replace(" ", "-") for name in RECIPES]
     for name, manifest in manifests.items():
         assert contents(tmp_path / "all" / name) == contents(alone / name), name
@@ -72,7 +75,7 @@ def test_what_is_common_is_computed_once(
     counted(BlockQuantizer, "_outputs", "outputs")
     counted(InputHessians, "join", "hessians")
     names = ("search", "auto", "sign", "guided", "guided spqr")
-    roundel.sweep(llama, recipes(*names), tmp_path / "all")
+    sweep(llama, recipes(*names), tmp_path / "all")
     # Two blocks, each seen once for all five.
     assert calls == {"data": 1, "look": 2, "outputs": 2, "hessians": 2}
 
@@ -82,7 +85,7 @@ def test_an_interrupted_sweep_goes_on(llama: Path, alone: Path, tmp_path: Path) 
     stops = 0
     for patience in range(8, 10_000, 9):
         try:
-            roundel.sweep(llama, recipes(*names), tmp_path / "all", progress=StopAfter(patience))
+            sweep(llama, recipes(*names), tmp_path / "all", progress=StopAfter(patience))
             break
         except Stopped:
             stops += 1
@@ -94,23 +97,21 @@ def test_an_interrupted_sweep_goes_on(llama: Path, alone: Path, tmp_path: Path) 
 
 def test_what_is_there_already_is_not_done_again(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "all"
-    roundel.sweep(llama, recipes("rtn", "gptq"), out)
+    sweep(llama, recipes("rtn", "gptq"), out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    manifests = roundel.sweep(llama, recipes("gptq", "search", "rtn"), out)
+    manifests = sweep(llama, recipes("gptq", "search", "rtn"), out)
     assert list(manifests) == ["gptq", "search", "rtn"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     changed = [recipe.with_settings(bits=5, name="rtn") for recipe in recipes("rtn")]
     with pytest.raises(OutputError, match="result of another recipe"):
-        roundel.sweep(llama, changed, out)
+        sweep(llama, changed, out)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert roundel.sweep(llama, changed, out, overwrite=True)["rtn"]["recipe"]["bits"] == 5
+    assert sweep(llama, changed, out, overwrite=True)["rtn"]["recipe"]["bits"] == 5
 
 
 def test_names_that_would_meet(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="guided-spqr is given twice"):
-        roundel.sweep(
-            llama, [r.with_settings(name="guided-spqr") for r in recipes("rtn", "auto")], tmp_path / "all"
-        )
+        sweep(llama, [r.with_settings(name="guided-spqr") for r in recipes("rtn", "auto")], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
 

@@ -66,7 +66,8 @@ def collect(set_attribute) -> Collected:
 
 def quantize(model: Path, recipe: dict, **more: object) -> roundel.Quantized:
     chosen = roundel.Recipe(format="roundel", **recipe)
-    return roundel.quantize(model, chosen, calibration=tokens() if chosen.needs_calibration else None, **more)
+    data = tokens() if chosen.needs_calibration else None
+    return roundel.quantize(model, chosen, calibration=data, held_out=None, **more)
 
 
 def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -305,7 +306,7 @@ def test_a_sweep_tells_what_runs_alone_tell(llama: Path, collected: Collected, t
         quantize(llama, RECIPES[name], output=tmp_path / "alone" / name)
     alone = {name: collected.pop(0) for name in names}
     chosen = [roundel.Recipe(format="roundel", name=name, **RECIPES[name]) for name in names]
-    roundel.sweep(llama, chosen, tmp_path / "all", calibration=tokens())
+    roundel.sweep(llama, chosen, tmp_path / "all", calibration=tokens(), held_out=None)
     assert dict(zip(names, collected, strict=True)) == alone
 
 
