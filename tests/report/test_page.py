@@ -12,6 +12,7 @@ import pytest
 from browser import Browser
 from browser_laws import faults_in_browser
 from made import made_report
+from matplotlib.figure import Figure
 from reading import Page, faults
 
 import roundel
@@ -20,6 +21,7 @@ from roundel.report import page as page_module
 from roundel.report.page import PAGE, available, render_page, write_page
 from roundel.report.parts.budget import budget
 from roundel.report.parts.layers import kind_of, layer_grid
+from roundel.report.plots.blocks import log_ticks
 from roundel.report.plots.curves import thinned
 from roundel.report.plots.heat import common_span, heat_map
 from roundel.report.plots.numbers import duration, fixed, percent, short, size
@@ -224,6 +226,21 @@ def test_experts_share_a_row_which_shows_the_worst() -> None:
             if layer["block"] == block and layer["name"].endswith("down_proj")
         ]
         assert grid.cells[row, block] == max(theirs)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0097, 0.0104), (3e-4, 8e-4), (0.02, 0.11), (1e-5, 3.0), (9.0, 9.5)]
+)
+def test_words_at_a_logarithmic_axis_say_where_their_ticks_are(low: float, high: float) -> None:
+    axes = Figure().add_subplot()
+    axes.set_yscale("log")
+    log_ticks(axes, low, high)
+    ticks = list(axes.get_yticks())
+    words = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(ticks) >= 3
+    normal = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    read = [float(word.translate(normal).replace("\u00d710", "e")) for word in words]
+    assert read == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 99, 100, 101, 1000, 4999])

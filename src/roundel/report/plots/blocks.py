@@ -101,10 +101,14 @@ def log_ticks(axes: Any, low: float, high: float, *, along: str = "y") -> None:
     ticks = [tick for tick in ticks if low <= tick <= high][:12]
     axis, limit = (axes.yaxis, axes.set_ylim) if along == "y" else (axes.xaxis, axes.set_xlim)
     limit(low, high)
-    axis.set_ticks(
-        ticks, [short(tick, 1 if math.isclose(float(f"{tick:.0e}"), tick) else 2) for tick in ticks]
-    )
+    axis.set_ticks(ticks, [_exact(tick) for tick in ticks])
     axis.set_ticks([], minor=True)
+
+
+def _exact(tick: float) -> str:
+    """As few digits as say where the tick is, and not fewer."""
+    digits = next((n for n in range(1, 6) if math.isclose(float(f"{tick:.{n - 1}e}"), tick, rel_tol=1e-9)), 6)
+    return short(tick, digits)
 
 
 def _positive(value: float | None) -> bool:
