@@ -842,6 +842,202 @@ EVAL = [
     ),
 ]
 
+
+def asked(box: Box, tasks: str, *more: Any) -> list[Any]:
+    """Tasks, of documents in the folder `data`."""
+    (box / "data").mkdir(exist_ok=True)
+    return ["eval", zoo_model("llama"), "--tasks", tasks, "--data-dir", box / "data", *more]
+
+
+def _piqa(rows: str, labels: str = "0\n1\n") -> Callable[[Box], list[Any]]:
+    """A data set in the form in which it was published."""
+
+    def arrange(box: Box) -> list[Any]:
+        box.write("data/piqa/dev.jsonl", rows)
+        box.write("data/piqa/dev-labels.lst", labels)
+        return asked(box, "piqa")
+
+    return arrange
+
+
+QUESTION = '{"goal": "open a door", "sol1": "pull it", "sol2": "paint it"}\n'
+
+TASKS = [
+    ("a task that nobody knows", 2, "no task 'piqua'; close to it: piqa", lambda b: asked(b, "piqua")),
+    ("commas without names", 2, "names none", lambda b: asked(b, ",")),
+    (
+        "no such folder of data",
+        4,
+        "is no folder",
+        lambda b: ["eval", zoo_model("llama"), "--tasks", "piqa", "--data-dir", b / "none"],
+    ),
+    ("a folder without the task's documents", 4, "no documents of piqa", lambda b: asked(b, "piqa")),
+    ("documents without a column", 4, "no sol2", _piqa(QUESTION.replace("sol2", "answer") * 2)),
+    ("documents that are no JSON", 4, "line 2 is no JSON", _piqa(QUESTION + "what?\n")),
+    ("an empty file of documents", 4, "holds no document", _piqa("", "")),
+    ("fewer labels than documents", 4, "has 2 labels for 3 documents", _piqa(QUESTION * 3)),
+    ("a label that is no answer", 4, "line 2: '7'", _piqa(QUESTION * 2, "0\n7\n")),
+    (
+        "examples where there are only the evaluated documents",
+        4,
+        "a split for examples beside them is wanted",
+        lambda b: [*_piqa(QUESTION * 2)(b), "--fewshot", "3"],
+    ),
+    (
+        "examples without a task",
+        2,
+        "are for tasks",
+        lambda b: evaluated(b, zoo_model("llama"), "--fewshot", "3"),
+    ),
+    (
+        "an unknown task beside a text, which would be measured first",
+        2,
+        "no task 'piqua'",
+        lambda b: evaluated(b, zoo_model("llama"), "--tasks", "piqua"),
+    ),
+    (
+        "less than one request in a pass",
+        2,
+        "'--batch-size'",
+        lambda b: [*_piqa(QUESTION * 2)(b), "--batch-size", "0"],
+    ),
+]
+
+
+def against(box: Box, *more: Any) -> list[Any]:
+    """A model against itself."""
+    return evaluated(box, zoo_model("llama"), "--reference", zoo_model("llama"), *more)
+
+
+def _damaged_cache(box: Box) -> list[Any]:
+    """The original's predictions were kept, and one of their files was cut since."""
+    code, err, _ = run(*against(box, "--cache", box / "cache"))
+    assert code == 0, err
+    for path in (box / "cache").rglob("*.safetensors"):
+        path.write_bytes(b"12")
+    return against(box, "--cache", box / "cache")
+
+
+KEPT = [
+    ("no likeliest tokens", 2, "'--top-k'", lambda b: against(b, "--top-k", "0")),
+    (
+        "predictions into a file, without an original",
+        2,
+        "pass --reference",
+        lambda b: evaluated(b, zoo_model("llama"), "--cache", "kept"),
+    ),
+    (
+        "a file for the folder of predictions",
+        6,
+        "is no folder",
+        lambda b: against(b, "--cache", b.write("kept", "mine")),
+    ),
+    ("kept predictions that were cut", 6, "take it away, and it is computed anew", _damaged_cache),
+    (
+        "single predictions into a folder that is not there",
+        6,
+        "an existing folder",
+        lambda b: against(b, "--per-token", "no/t.parquet"),
+    ),
+    (
+        "single predictions of tasks",
+        2,
+        "per_token writes the predictions of texts",
+        lambda b: [*_piqa(QUESTION * 2)(b), "--per-token", b / "t.parquet"],
+    ),
+    (
+        "single predictions into a folder",
+        6,
+        "the name of a file",
+        lambda b: against(b, "--per-token", b.folder),
+    ),
+]
+
+
+def compared(box: Box, *models: Any, reference: Any = None, more: tuple[Any, ...] = ()) -> list[Any]:
+    """On two windows."""
+    text = box.write("text.txt", "The statement is executed when the block is left. " * 40)
+    page = () if "-o" in more else ("-o", box / "page.html")
+    original = reference or zoo_model("llama")
+    few = ("--text", text, "--window", "64", "--limit", "2")
+    return ["compare", *models, "--reference", original, *few, *page, *more]
+
+
+COMPARE = [
+    ("a model twice", 2, "is given twice", lambda b: compared(b, b.quantized(), b / "small")),
+    ("no such model among them", 3, "no folder", lambda b: compared(b, b.quantized(), "./none")),
+    ("no such original", 3, "no folder", lambda b: compared(b, zoo_model("llama"), reference="./none")),
+    (
+        "a model with another vocabulary",
+        3,
+        "knows 0 to 199",
+        lambda b: compared(b, b.narrow(200)),
+    ),
+    (
+        "an unknown task",
+        2,
+        "no task 'piqua'",
+        lambda b: compared(b, zoo_model("llama"), more=("--tasks", "piqua")),
+    ),
+    (
+        "a page that is there already",
+        6,
+        "pass --overwrite",
+        lambda b: compared(b, zoo_model("llama"), more=("-o", b.write("mine.html", "mine"))),
+    ),
+    (
+        "a page into a folder that is not there",
+        6,
+        "an existing folder",
+        lambda b: compared(b, zoo_model("llama"), more=("-o", "no/page.html")),
+    ),
+    (
+        "no such text",
+        4,
+        "no text none.txt",
+        lambda b: compared(b, zoo_model("llama"), more=("--text", "none.txt")),
+    ),
+]
+
+REPORT = [
+    ("no such folder", 3, "no roundel.json in none", lambda b: ["report", b / "none"]),
+    ("a model that roundel did not write", 3, "roundel.json", lambda b: ["report", b.model()]),
+    (
+        "a report that is gone",
+        3,
+        "report.json cannot be read",
+        lambda b: ["report", (q := b.quantized(), (q / "report.json").unlink())[0]],
+    ),
+    (
+        "a report that is no JSON",
+        3,
+        "report.json cannot be read",
+        lambda b: ["report", b.quantized(name="report.json", content="{")],
+    ),
+    (
+        "a report of something else",
+        3,
+        "something else than a report",
+        lambda b: ["report", b.quantized(name="report.json", content='{"a": 1}')],
+    ),
+    (
+        "a report that is a list",
+        3,
+        "something else than a report",
+        lambda b: ["report", b.quantized(name="report.json", content="[]")],
+    ),
+]
+
+HELD_OUT = [
+    ("no such text", 4, "no text none.txt", plain("--held-out", "none.txt")),
+    (
+        "bytes that are no text",
+        4,
+        "UTF-8 text is wanted",
+        lambda b: quantize(zoo_model("llama"), "--held-out", b.write("t.txt", bytes(range(256)))),
+    ),
+]
+
 ON_DATA = [*GPTQ, "--set", "seqlen=32", "--calibration", "pydoc"]
 
 BLOCKS = [
@@ -1007,6 +1203,11 @@ def _cases() -> Iterator[Case]:
         ("Calibration data", 4, CALIBRATION),
         ("The output folder", 6, OUTPUT),
         ("`roundel eval`", None, EVAL),
+        ("`--tasks` and `--data-dir`", None, TASKS),
+        ("`--cache`, `--top-k` and `--per-token`", None, KEPT),
+        ("`roundel compare`", None, COMPARE),
+        ("`roundel report`", None, REPORT),
+        ("`--held-out`", None, HELD_OUT),
         ("`roundel inspect`", None, INSPECT),
         ("`roundel generate`", None, GENERATE),
         ("`roundel sweep`", None, SWEEP),
@@ -1150,8 +1351,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def written(out: Path) -> dict[str, bytes]:
-    """All files but the manifest, which has the time in it."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "roundel.json"}
+    """All files but the manifest and the report, which have the time in them."""
+    timed = ("roundel.json", "report.json", "report.html")
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name not in timed}
 
 
 def works(model: Path | str, out: Path | str) -> None:

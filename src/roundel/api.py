@@ -21,6 +21,7 @@ from roundel.errors import ModelError, RecipeError
 from roundel.evaluating import (
     Conditions,
     ask_original,
+    check_tasks,
     measure_tasks,
     measure_texts,
     open_measured,
@@ -369,7 +370,13 @@ def evaluate(
         progress=progress or Progress(),
         ranks=join(),
     )
+    if reference is None and (cache is not None or top_k is not None):
+        raise RecipeError(
+            "cache and top_k are for a reference's predictions: pass --reference, or leave them out"
+        )
     if per_token is not None:
+        if not conditions.texts:
+            raise RecipeError("per_token writes the predictions of texts: name a text, or leave it out")
         check_parquet()
     ranks = conditions.ranks
     with ExitStack() as opened:
@@ -378,6 +385,8 @@ def evaluate(
             original = None if reference is None else open_measured(reference, None, conditions, opened)
             reader = source.tokenizer or (original.tokenizer if original else None)
             texts = read_texts(reader, [source, *([original] if original else [])], conditions)
+            for opened_model in (source, *([original] if original else [])):
+                check_tasks(opened_model, reader, conditions)
             asked = None if original is None else ask_original(original, conditions)
         measured = measure_texts(source, texts, asked, conditions)
 

@@ -14,6 +14,7 @@ from roundel.errors import ModelError, RecipeError
 from roundel.evaluating import (
     Conditions,
     ask_original,
+    check_tasks,
     measure_tasks,
     measure_texts,
     open_measured,
@@ -69,6 +70,7 @@ def compare_models(
     with ExitStack() as opened:
         original = open_measured(reference, tokenizer, conditions, opened)
         texts = read_texts(original.tokenizer, [original], conditions)
+        check_tasks(original, original.tokenizer, conditions)
         if conditions.cache is None:
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
             conditions = _keeping(conditions, Path(folder), original, texts)

@@ -14,12 +14,12 @@ import torch
 from roundel.activations.attach import attached
 from roundel.engine.devices import choose_device
 from roundel.engine.plan import free_memory
-from roundel.errors import ModelError, RecipeError
+from roundel.errors import ModelError, OutputError, RecipeError
 from roundel.evaluation.blockwise import BlockByBlock
 from roundel.evaluation.measure import Measured, measure
 from roundel.evaluation.predict import Predictor, Whole, check_reach
 from roundel.evaluation.reference import Original
-from roundel.evaluation.tasks.harness import run_tasks
+from roundel.evaluation.tasks.harness import find_tasks, run_tasks
 from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 from roundel.model.blocks import find_blocks
@@ -79,6 +79,18 @@ class Conditions:
             raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
         if self.window < 2:
             raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
+        if not self.tasks and (self.fewshot is not None or self.batch_size != 1):
+            raise RecipeError(
+                "fewshot and batch_size are for tasks, and there are none: name some, or leave them out"
+            )
+        if not self.texts and (self.cache is not None or self.top_k is not None):
+            raise RecipeError(
+                "cache and top_k are for texts, and there are none: name some, or leave them out"
+            )
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise OutputError(
+                f"{self.cache} is no folder: one to keep the original's predictions in is wanted"
+            )
 
     def with_window(self, window: int) -> "Conditions":
         """The same with other windows."""
@@ -203,6 +215,22 @@ def measure_texts(
     return found
 
 
+def check_tasks(source: SourceModel, tokenizer: Any | None, conditions: Conditions) -> None:
+    """Raise what `measure_tasks` would raise of its tasks and their documents, before any text is measured."""
+    if not conditions.tasks:
+        return
+    if not isinstance(source.storage, InMemory):
+        raise ModelError(
+            f"tasks run on a model in memory, and {source.name} is read block by block: pass --whole, or leave the "
+            "tasks out"
+        )
+    if tokenizer is None:
+        raise ModelError(
+            f"{source.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+        )
+    find_tasks(conditions.tasks, conditions.data_dir, conditions.fewshot)
+
+
 def measure_tasks(source: SourceModel, tokenizer: Any | None, conditions: Conditions) -> list[TaskResult]:
     """A model's results on the tasks.
 
@@ -211,11 +239,6 @@ def measure_tasks(source: SourceModel, tokenizer: Any | None, conditions: Condit
     """
     if not conditions.tasks:
         return []
-    if not isinstance(source.storage, InMemory):
-        raise ModelError(
-            f"tasks run on a model in memory, and {source.name} is read block by block: pass --whole, or leave the "
-            "tasks out"
-        )
     return run_tasks(
         source.model,
         tokenizer,

@@ -109,7 +109,13 @@ def render_again(folder: Path) -> Path:
     missing = available()
     if missing:
         raise RoundelError(missing)
-    return write_page(folder, report)
+    try:
+        return write_page(folder, report)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(
+            f"{path} holds something else than a report ({type(error).__name__}: {error}): an output folder of this "
+            "roundel, with the report.json that it wrote, is wanted"
+        ) from error
 
 
 def _measure(

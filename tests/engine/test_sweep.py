@@ -124,4 +124,7 @@ def test_a_shared_stream_counts_once(llama: Path, tmp_path: Path) -> None:
     # Between blocks: both originals, and what four recipes made of them; inside: the outputs of one recipe.
     assert together.memory["streams of activations"] == stream + other + 3 * stream + other + 2 * stream
     assert together.output == sum(plan.output for plan in plans)
-    assert max(plan.peak for plan in plans) < together.peak < sum(plan.peak for plan in plans)
+    # Of a model this small, writing and measuring takes more than quantizing; it is done for one after another.
+    assert together.checking == max(plan.checking for plan in plans)
+    running = [sum(plan.memory.values()) for plan in plans]
+    assert max(running) < sum(together.memory.values()) < sum(running)

@@ -11,7 +11,7 @@ from roundel.api import evaluate
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption
-from roundel.errors import OutputError
+from roundel.errors import OutputError, RecipeError
 from roundel.evaluation.quality import Interval, TextQuality
 from roundel.files import reported
 
@@ -132,8 +132,15 @@ def chosen_texts(text: list[str] | None, tasks: list[str] | None) -> list[str]:
 
 
 def chosen_tasks(tasks: list[str] | None) -> list[str]:
-    """Names with commas between."""
-    return [name.strip() for part in tasks or [] for name in part.split(",") if name.strip()]
+    """Names with commas between.
+
+    Raises:
+        RecipeError: nothing but commas.
+    """
+    names = [name.strip() for part in tasks or [] for name in part.split(",") if name.strip()]
+    if tasks and not names:
+        raise RecipeError(f"--tasks {tasks[0]!r} names none: suites, or tasks of lm-eval, are wanted")
+    return names
 
 
 def check_file(path: Path) -> None:

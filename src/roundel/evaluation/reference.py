@@ -80,7 +80,7 @@ class Original:
             return Top(**tensors, vocabulary=_vocabulary(self.predictor.model))
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{path} cannot be read ({error}): remove it, and it is computed anew"
+                f"{path} cannot be read ({error}): take it away, and it is computed anew"
             ) from error
 
 

@@ -99,8 +99,10 @@ def evaluation_windows(
 
 
 def check_text(text: str) -> None:
-    """Raise CalibrationError where there is no such text, before any work is done for it."""
-    if not Path(text).expanduser().is_file() and text not in (*_JOINED, "c4", "pydoc"):
+    """Raise CalibrationError where there is no such text, or a local one is unreadable, before any work for it."""
+    if Path(text).expanduser().is_file():
+        _read(text, None)
+    elif text not in (*_JOINED, "c4", "pydoc"):
         raise _unknown(text)
 
 

@@ -178,6 +178,6 @@ def _nothing(
     looked += [f"{below}/{split}.parquet, .jsonl, .json or .arrow, or {below}/{split}/"]
     there = f"; only {', '.join(files.values())} is there" if files else ""
     return (
-        f"no documents of {task} in {folder}: it is evaluated on the split {split} of {data_set}, which was looked for "
-        f"as {' or '.join(looked)}{there}"
+        f"no documents of {task} in {folder}: it is evaluated on the split {split} of {data_set}, one of "
+        f"{' or '.join(looked)} is wanted{there}"
     )
