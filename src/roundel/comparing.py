@@ -196,8 +196,11 @@ def _size(model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str,
 def _description(source: SourceModel) -> str:
     folder = Path(source.name).expanduser()
     if (folder / MANIFEST).is_file():
-        recipe = read_manifest(folder)["recipe"]
-        return f"{method_words(recipe)}; {recipe['format']}"
+        manifest = read_manifest(folder)
+        words = (
+            f"{method_words(manifest['recipe'])}; {manifest['bits_per_weight']:.3f} bits per quantized weight"
+        )
+        return f"{words}; {manifest['recipe']['format']}"
     method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)
     dtype = str(source.model.dtype).removeprefix("torch.")
     return dtype if method is None else f"{getattr(method, 'value', method)}, {dtype}"

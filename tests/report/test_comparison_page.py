@@ -63,8 +63,12 @@ def test_the_verdict_comes_first_and_every_model_has_its_row(case: tuple[dict[st
     page = Page(html)
     for sentence in comparison["verdict"]:
         assert page.text.index(sentence) < page.text.index("All figures")
-    names = [row[0] for row in page.tables["models"][2:]]
-    assert names == [comparison["reference"]["name"], *(model["name"] for model in comparison["models"])]
+    found = [row[0] for row in page.tables["models"][2:]]
+    about = [(comparison["reference"]["name"], "the original")]
+    about += [(model["name"], model.get("description", "")) for model in comparison["models"]]
+    for cell, (name, description) in zip(found, about, strict=True):
+        assert cell.startswith(name)
+        assert cell.removeprefix(name).strip() == description
     lengths = {len(row) for row in page.tables["models"][2:]}
     assert len(lengths) == 1
 
@@ -140,3 +144,19 @@ def test_in_a_browser(name: str, browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "comparison.html"
     page.write_text(render_comparison(CASES[name]()), encoding="utf-8")
     assert faults_in_browser(browser, page) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (("/far/away/notes.txt", "c4"), ["notes.txt", "c4"]),
+        (("/here/notes.txt", "/there/notes.txt"), ["/here/notes.txt", "/there/notes.txt"]),
+    ],
+)
+def test_texts_go_by_their_file_names_where_these_differ(paths: tuple[str, str], wanted: list[str]) -> None:
+    comparison = made_comparison(("one", "two"))
+    for model in [comparison["reference"], *comparison["models"]]:
+        for text, path in zip(model["quality"]["texts"], paths, strict=False):
+            text["text"] = path
+    html = render_comparison(comparison)
+    assert [name for name in re.findall(r'class="over">([^<]*)</th>', html)] == wanted

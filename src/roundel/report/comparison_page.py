@@ -5,6 +5,7 @@ first: which differences are real, which are noise.
 """
 
 import re
+from pathlib import PurePath
 from typing import Any
 
 from roundel.report.parts.layers import layer_grid, remark
@@ -29,6 +30,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     """
     reference, models = comparison["reference"], comparison["models"]
     texts = _texts(comparison)
+    labels = _labels(texts)
     return fill(
         "comparison.html.j2",
         title=f"{len(models)} models against {reference['name']}",
@@ -43,12 +45,13 @@ def render_comparison(comparison: dict[str, Any]) -> str:
             for standout in model.get("standouts") or []
         ],
         texts=texts,
+        labels=labels,
         conventions=_conventions(comparison),
         tasks=_tasks(comparison),
         rows=[_row(reference, texts, comparison, original=True)]
         + [_row(model, texts, comparison) for model in models],
-        plots=_plots(models, texts),
-        pairs=_pairs(comparison["pairs"]),
+        plots=_plots(models, labels),
+        pairs=_pairs(comparison["pairs"], labels),
         heats=_heats(models),
         narrow=_blocks(models) <= _FEW_BLOCKS,
         models=models,
@@ -62,6 +65,12 @@ def _texts(comparison: dict[str, Any]) -> list[str]:
         for text in _quality(model).get("texts") or []:
             found.setdefault(text["text"])
     return list(found)
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    """Names without folders, where these tell the texts apart."""
+    short_names = {text: PurePath(text).name for text in texts}
+    return short_names if len(set(short_names.values())) == len(texts) else {text: text for text in texts}
 
 
 def _tasks(comparison: dict[str, Any]) -> list[str]:
@@ -113,10 +122,10 @@ def _row(
     }
 
 
-def _plots(models: list[dict[str, Any]], texts: list[str]) -> list[dict[str, str]]:
+def _plots(models: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[str, str]]:
     """Divergence against bits and against bytes for each text, and perplexity where no divergence is known."""
     plots = []
-    for number, text in enumerate(texts):
+    for number, text in enumerate(labels):
         divergence = any((_of_text(model, text).get("kl") or {}).get("mean") for model in models)
         bits, megabytes = [], []
         for model in models:
@@ -132,7 +141,7 @@ def _plots(models: list[dict[str, Any]], texts: list[str]) -> list[dict[str, str
         what = "KL divergence from the original" if divergence else "perplexity"
         unit, factor = _unit([point.x for point in megabytes])
         scaled = [Point(p.name, p.x / factor, p.value, p.low, p.high) for p in megabytes]
-        label = f"{what} on {text} against "
+        label = f"{what} on {labels[text]} against "
         plots.append(
             {
                 "text": text,
@@ -157,14 +166,14 @@ def _unit(sizes: list[float]) -> tuple[str, float]:
     return ("GB", 1e9) if largest >= 2e9 else ("MB", 1e6) if largest >= 2e6 else ("kB", 1e3)
 
 
-def _pairs(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _pairs(pairs: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[str, Any]]:
     """Differences by text and figure: a plot and a table each."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for pair in pairs:
         groups.setdefault((pair["text"], pair["figure"]), []).append(pair)
     found = []
     for number, ((text, figure), members) in enumerate(groups.items()):
-        title = f"{_FIGURES.get(figure, figure)} on {text}"
+        title = f"{_FIGURES.get(figure, figure)} on {labels.get(text, text)}"
         rows = [
             {
                 "a": pair["a"],
