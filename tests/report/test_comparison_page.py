@@ -159,4 +159,4 @@ def test_texts_go_by_their_file_names_where_these_differ(paths: tuple[str, str],
         for text, path in zip(model["quality"]["texts"], paths, strict=False):
             text["text"] = path
     html = render_comparison(comparison)
-    assert [name for name in re.findall(r'class="over">([^<]*)</th>', html)] == wanted
+    assert re.findall(r'class="over">([^<]*)</th>', html) == wanted
