@@ -23,7 +23,7 @@ from roundel.report.parts.budget import budget
 from roundel.report.parts.layers import kind_of, layer_grid
 from roundel.report.plots.blocks import log_ticks
 from roundel.report.plots.curves import thinned
-from roundel.report.plots.heat import common_span, heat_map
+from roundel.report.plots.heat import Grid, common_span, heat_map
 from roundel.report.plots.numbers import duration, fixed, percent, short, size
 
 SECTIONS = [
@@ -143,6 +143,15 @@ def test_one_broken_layer_does_not_flatten_the_colours_of_the_others() -> None:
     assert common_span([grid], {broken})[1] < 0.1 * common_span([grid])[1]
     assert "≥" in heat_map(grid, "m", "m", marked={broken})
     assert "≥" not in heat_map(grid, "m", "m")
+
+
+def test_a_heat_map_says_what_it_leaves_out() -> None:
+    def kinds(count: int) -> str:
+        cells = {(row, 0): (0.1 + row, f"model.layers.0.kind{row}") for row in range(count)}
+        return heat_map(Grid([f"kind{row}" for row in range(count)], [0], cells), "m", "m")
+
+    assert "not drawn" not in kinds(40)
+    assert "3 more kinds are not drawn" in kinds(43)
 
 
 def test_the_same_report_gives_the_same_bytes_whatever_the_users_settings() -> None:

@@ -99,7 +99,8 @@ def heat_map(
         axes.set_yticks([i + 0.5 for i in range(rows)], names)
         step = _step(columns, cell)
         axes.set_xticks([i + 0.5 for i in range(0, columns, step)], [str(c) for c in grid.columns[::step]])
-        axes.set_xlabel("block", loc="left", labelpad=2)
+        more = f" ({len(grid.rows) - rows} more kinds are not drawn)" if len(grid.rows) > rows else ""
+        axes.set_xlabel("block" + more, loc="left", labelpad=2)
         axes.tick_params(length=0, pad=3)
         for spine in axes.spines.values():
             spine.set_visible(False)
