@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,17 @@ from zoo import ARCHITECTURES, manual_text, zoo_model
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs leave a report where a test file is marked for it: of models this small, it takes longer than the run."""
+    if request.node.get_closest_marker("reports"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roundel.run.write_report", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)

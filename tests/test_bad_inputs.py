@@ -37,6 +37,8 @@ from roundel.formats.folder import check_target
 from roundel.model.source import open_source
 from zoo import zoo_model
 
+pytestmark = pytest.mark.reports
+
 ERRORS = Path(__file__).parents[1] / "docs" / "errors.md"
 RTN = ("--method", "rtn", "--group-size", "32")
 GPTQ = ("--method", "gptq", "--group-size", "32", "--set", "nsamples=4")

@@ -12,7 +12,7 @@ import roundel
 from roundel.cli.app import main
 from roundel.errors import RecipeError
 from roundel.evaluation.measure import Measured
-from roundel.evaluation.pairs import answers_verdict, compare_pairs, sign_test, verdict
+from roundel.evaluation.pairs import answers_verdict, compare_pairs, holm, sign_test, verdict
 from zoo import zoo_model
 
 DAMAGED = "model.layers.1.mlp.down_proj"
@@ -115,11 +115,31 @@ def test_changed_answers() -> None:
         {"task": "one", "flips": {"lost": 9, "won": 12}},
         {"task": "two", "flips": {"lost": 40, "won": 12}},
         {"task": "three", "flips": None},
+        {"task": "part", "part_of": "two", "flips": {"lost": 40, "won": 12}},
     ]
-    said = answers_verdict("small", tasks)
+    said = answers_verdict({"small": tasks})
     assert said[0] == "On one, small loses 9 of the original's right answers and wins 12: noise."
-    assert said[1].endswith("a real difference (p = 0.00013).")
+    assert said[1].endswith("a real difference (p = 0.00026, corrected for 2 comparisons).")
     assert len(said) == 2
+    (alone,) = answers_verdict({"small": tasks[1:2]})
+    assert alone.endswith("a real difference (p = 0.00013).")
+
+
+def test_many_comparisons_have_no_false_alarm() -> None:
+    """What one test alone would call real, 24 tests do not; by Holm's own example and by drawing noise."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    one, luck = {"task": "t", "flips": {"lost": 20, "won": 39}}, {"task": "u", "flips": {"lost": 9, "won": 9}}
+    assert "real" in answers_verdict({"a": [one]})[0]
+    assert not any("real" in words for words in answers_verdict({name: [one, luck] for name in "abc"}))
+    draw = torch.Generator().manual_seed(0)
+    alone = corrected = 0
+    for _ in range(2000):
+        chances = [sign_test(40 - w, w) for w in torch.randint(2, (20, 40), generator=draw).sum(1).tolist()]
+        alone += min(chances) <= 0.05
+        corrected += min(holm(chances)) <= 0.05
+    assert alone > 0.4 * 2000
+    assert corrected < 0.06 * 2000
 
 
 def test_the_command(folders: dict[str, Path], llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -12,6 +12,8 @@ from roundel import reporting
 from roundel.errors import CalibrationError, ModelError, RoundelError
 from zoo import zoo_model
 
+pytestmark = pytest.mark.reports
+
 RTN = roundel.Recipe(method="rtn", bits=3, group_size=32)
 
 

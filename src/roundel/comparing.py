@@ -97,8 +97,7 @@ def compare_models(
         of_text = compare_pairs(text.name, on_text)
         said += verdict(names, kl, of_text, Path(text.name).name)
         pairs += of_text
-    for name, found in taken.items():
-        said += answers_verdict(name, found.about["quality"]["tasks"])
+    said += answers_verdict({name: found.about["quality"]["tasks"] for name, found in taken.items()})
     said += [f"{name}: {out['words']}." for name, found in taken.items() for out in found.about["standouts"]]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -220,8 +220,6 @@ def test_the_output_is_whole(llama: Path, tmp_path: Path) -> None:
         "config.json",
         "generation_config.json",
         "model.safetensors",
-        "report.html",
-        "report.json",
         "roundel.json",
         "tokenizer.json",
     } <= found

@@ -103,7 +103,7 @@ def test_damaged_files_and_senseless_numbers(
     how = {"reference": llama, "text": str(held_out), "cache": tmp_path, **MEASURED}
     roundel.evaluate(rounded, **how)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"12")
-    with pytest.raises(OutputError, match="remove it, and it is computed anew"):
+    with pytest.raises(OutputError, match="take it away, and it is computed anew"):
         roundel.evaluate(rounded, **how)
     with pytest.raises(RecipeError, match="top_k=0: 1 token or more"):
         roundel.evaluate(rounded, **how, top_k=0)

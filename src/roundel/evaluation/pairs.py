@@ -89,27 +89,45 @@ def _holds_zero(interval: Interval) -> bool:
     return interval.low is None or interval.high is None or interval.low <= 0 <= interval.high
 
 
-def answers_verdict(name: str, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a model's changed answers say, a sentence for each task that counts answers.
+def answers_verdict(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the changed answers of all models say, a sentence for each model and task that counts answers.
 
     Of the answers that changed, as many are won as lost where nothing but noise is at work: the exact sign test tells
-    (McNemar's test for small numbers).
+    (McNemar's test for small numbers). One of twenty such tests errs, so the chances are corrected for how many there
+    are, by Holm's method. Parts of a group are in the group's sentence.
 
     Args:
-        name: of the model.
-        tasks: plain results beside the original's (tasks/results.py).
+        found: of each model the plain results beside the original's (tasks/results.py).
     """
+    counted = [
+        (name, task["task"], task["flips"]["lost"], task["flips"]["won"])
+        for name, tasks in found.items()
+        for task in tasks
+        if task["flips"] is not None and not task.get("part_of")
+    ]
+    chances = holm([sign_test(lost, won) for _, _, lost, won in counted])
+    of_all = f", corrected for {len(counted)} comparisons" if len(counted) > 1 else ""
     said = []
-    for task in tasks:
-        if task["flips"] is None:
-            continue
-        lost, won = task["flips"]["lost"], task["flips"]["won"]
-        words = f"On {task['task']}, {name} loses {lost} of the original's right answers and wins {won}"
-        chance = sign_test(lost, won)
+    for (name, task, lost, won), chance in zip(counted, chances, strict=True):
+        real = f"a real difference (p = {chance:.2g}{of_all})."
         said.append(
-            f"{words}: " + ("noise." if chance > _CHANCE else f"a real difference (p = {chance:.2g}).")
+            f"On {task}, {name} loses {lost} of the original's right answers and wins {won}: "
+            + ("noise." if chance > _CHANCE else real)
         )
     return said
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Chances of several tests, corrected so that the chance of one false alarm among all stays what is said.
+
+    S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
+    """
+    corrected = [0.0] * len(chances)
+    least = 0.0
+    for place, index in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
+        least = max(least, min(1.0, (len(chances) - place) * chances[index]))
+        corrected[index] = least
+    return corrected
 
 
 def sign_test(lost: int, won: int) -> float:

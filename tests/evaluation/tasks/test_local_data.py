@@ -272,7 +272,7 @@ def _line(name: str, number: int, text: str):
         ("lambada_openai", lambda f: (f / "lambada/lambada_test.jsonl").write_bytes(b"\xff\xfe"), "cannot be read"),
         ("openbookqa", lambda f: (f / "openbookqa/test.jsonl").rename(f / "openbookqa/dev.jsonl"),
          "the split test of allenai/openbookqa, .*openbookqa/test.jsonl .*only openbookqa/dev.jsonl is there"),
-        ("hellaswag", lambda f: None, "no documents of hellaswag in .*as hellaswag/hellaswag_val.jsonl or Rowan"),
+        ("hellaswag", lambda f: None, "no documents of hellaswag in .*one of hellaswag/hellaswag_val.jsonl or Rowan"),
     ],
 )  # fmt: skip
 def test_damage_is_one_error_with_file_and_line(task: str, damage, words: str, damaged: Path) -> None:
