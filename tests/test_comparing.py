@@ -118,8 +118,11 @@ def test_changed_answers() -> None:
         {"task": "part", "part_of": "two", "flips": {"lost": 40, "won": 12}},
     ]
     said = answers_verdict({"small": tasks})
-    assert said[0] == "On one, small loses 9 of the original's right answers and wins 12: noise."
-    assert said[1].endswith("a real difference (p = 0.00026, corrected for 2 comparisons).")
+    assert said[0] == (
+        "On two, small loses 40 of the original's right answers and wins 12: a real difference (p = 0.00026, "
+        "corrected for 2 comparisons)."
+    )
+    assert said[1] == "small's changed answers are noise on one (lost 9, won 12)."
     assert len(said) == 2
     (alone,) = answers_verdict({"small": tasks[1:2]})
     assert alone.endswith("a real difference (p = 0.00013).")

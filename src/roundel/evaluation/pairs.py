@@ -90,7 +90,7 @@ def _holds_zero(interval: Interval) -> bool:
 
 
 def answers_verdict(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What the changed answers of all models say, a sentence for each model and task that counts answers.
+    """What the changed answers of all models say: a sentence for each real difference, and one for a model's noise.
 
     Of the answers that changed, as many are won as lost where nothing but noise is at work: the exact sign test tells
     (McNemar's test for small numbers). One of twenty such tests errs, so the chances are corrected for how many there
@@ -108,12 +108,18 @@ def answers_verdict(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
     chances = holm([sign_test(lost, won) for _, _, lost, won in counted])
     of_all = f", corrected for {len(counted)} comparisons" if len(counted) > 1 else ""
     said = []
-    for (name, task, lost, won), chance in zip(counted, chances, strict=True):
-        real = f"a real difference (p = {chance:.2g}{of_all})."
-        said.append(
-            f"On {task}, {name} loses {lost} of the original's right answers and wins {won}: "
-            + ("noise." if chance > _CHANCE else real)
-        )
+    for name in found:
+        noise = []
+        for (model, task, lost, won), chance in zip(counted, chances, strict=True):
+            if model == name and chance > _CHANCE:
+                noise.append(f"{task} (lost {lost}, won {won})")
+            elif model == name:
+                said.append(
+                    f"On {task}, {name} loses {lost} of the original's right answers and wins {won}: "
+                    f"a real difference (p = {chance:.2g}{of_all})."
+                )
+        if noise:
+            said.append(f"{name}'s changed answers are noise on {', '.join(noise)}.")
     return said
 
 

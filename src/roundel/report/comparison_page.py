@@ -102,7 +102,7 @@ def _row(
     model: dict[str, Any], texts: list[str], comparison: dict[str, Any], *, original: bool = False
 ) -> dict[str, Any]:
     """One model in the table."""
-    scores = {task["task"]: score(task) for task in _quality(model).get("tasks") or []}
+    scores = {task["task"]: (score(task), _changed(task)) for task in _quality(model).get("tasks") or []}
     measured = [_of_text(model, text) for text in texts]
     return {
         "name": model["name"],
@@ -118,8 +118,14 @@ def _row(
             }
             for found in measured
         ],
-        "tasks": [scores.get(task, NONE) for task in _tasks(comparison)],
+        "tasks": [scores.get(task, (NONE, "")) for task in _tasks(comparison)],
     }
+
+
+def _changed(task: dict[str, Any]) -> str:
+    """Answers that are no longer the original's."""
+    flips = task.get("flips")
+    return f"lost {flips['lost']}, won {flips['won']}" if flips else ""
 
 
 def _plots(models: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[str, str]]:
