@@ -185,11 +185,13 @@ def test_names_are_text_and_never_markup() -> None:
     assert "<b>bold" not in html
 
 
-def test_what_was_not_measured_is_said() -> None:
-    report = bare(made_report(2, method="rtn"))
+@pytest.mark.parametrize(("method", "may_be_compared"), [("rtn", False), ("gptq", True), ("spqr", True)])
+def test_what_was_not_measured_is_said(method: str, may_be_compared: bool) -> None:
+    report = bare(made_report(2, method=method))
     text = " ".join(Page(render_page(report)).text.split())
     assert "Quality was not measured: no text was given" in text
     assert "No losses are known" in text
+    assert ("with block_loss: true a recipe has them compared" in text) == may_be_compared
     assert "No statistics of weights and inputs were kept" in text
 
 
