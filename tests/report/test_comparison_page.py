@@ -160,3 +160,16 @@ def test_texts_go_by_their_file_names_where_these_differ(paths: tuple[str, str],
             text["text"] = path
     html = render_comparison(comparison)
     assert re.findall(r'class="over">([^<]*)</th>', html) == wanted
+
+
+def test_a_group_of_tasks_is_one_column() -> None:
+    comparison = made_comparison(("one", "two"))
+    for model in [comparison["reference"], *comparison["models"]]:
+        first = model["quality"]["tasks"][0]
+        model["quality"]["tasks"] = [
+            {**first, "task": "mmlu"},
+            *({**first, "task": f"mmlu_{part}", "part_of": "mmlu"} for part in ("law", "history")),
+        ]
+    html = render_comparison(comparison)
+    assert "mmlu" in html
+    assert "mmlu_law" not in html

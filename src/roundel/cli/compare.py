@@ -132,9 +132,13 @@ def _tasks_table(found: dict[str, Any]) -> Table:
         title="Tasks, by lm-eval; after the sign its standard error", title_justify="left", title_style="dim"
     )
     table.add_column("")
-    original = found["reference"]["quality"]["tasks"]
-    for task in original:
+    for task in _whole(found["reference"]):
         table.add_column(f"{task['task']}, {task['metric']}, {task['documents']} documents", justify="right")
     for model in (found["reference"], *found["models"]):
-        table.add_row(model["name"], *map(score_words, model["quality"]["tasks"]))
+        table.add_row(model["name"], *map(score_words, _whole(model)))
     return table
+
+
+def _whole(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of tasks and groups; parts of groups are in the figures that --json writes."""
+    return [task for task in model["quality"]["tasks"] if not task["part_of"]]

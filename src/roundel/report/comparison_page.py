@@ -74,10 +74,12 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 
 def _tasks(comparison: dict[str, Any]) -> list[str]:
+    """Names of tasks and groups; parts of a group would be dozens of columns."""
     found: dict[str, None] = {}
     for model in [comparison["reference"], *comparison["models"]]:
         for task in _quality(model).get("tasks") or []:
-            found.setdefault(task["task"])
+            if not task.get("part_of"):
+                found.setdefault(task["task"])
     return list(found)
 
 
