@@ -128,6 +128,30 @@ def test_changed_answers() -> None:
     assert alone.endswith("a real difference (p = 0.00013).")
 
 
+def test_tasks_alone(folders: dict[str, Path], llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """Without a text: scores and changed answers, in the table and on the page."""
+    row = '{"goal": "read it", "sol1": "The statement is executed when %d", "sol2": "apples"}\n'
+    (tmp_path / "piqa").mkdir()
+    (tmp_path / "piqa" / "dev.jsonl").write_text("".join(row % number for number in range(6)))
+    (tmp_path / "piqa" / "dev-labels.lst").write_text("0\n" * 6)
+    page, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    command = ["compare", *folders.values(), "--reference", llama, "--tasks", "piqa", "--data-dir", tmp_path]
+    monkeypatch.setattr("sys.argv", ["roundel", *map(str, command), "-o", str(page), "--json", str(figures)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code, capsys.readouterr().err
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "piqa, acc_norm, 6 documents" in printed
+    assert "'s changed answers are noise on piqa (lost" in printed
+    found = json.loads(figures.read_text())
+    for model in found["models"]:
+        (task,) = model["quality"]["tasks"]
+        flips = task["flips"]
+        assert f"lost {flips['lost']}, won {flips['won']}" in page.read_text()
+        assert task["value"] == pytest.approx(task["reference"]["value"] + (flips["won"] - flips["lost"]) / 6)
+    assert "No text was measured." in page.read_text()
+
+
 def test_many_comparisons_have_no_false_alarm() -> None:
     """What one test alone would call real, 24 tests do not; by Holm's own example and by drawing noise."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

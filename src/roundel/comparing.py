@@ -71,7 +71,7 @@ def compare_models(
         original = open_measured(reference, tokenizer, conditions, opened)
         texts = read_texts(original.tokenizer, [original], conditions)
         check_tasks(original, original.tokenizer, conditions)
-        if conditions.cache is None:
+        if texts and conditions.cache is None:
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
             conditions = _keeping(conditions, Path(folder), original, texts)
         asked = ask_original(original, conditions)
