@@ -83,8 +83,18 @@ def load_model():
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data sets as they were published."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
 def tinystories() -> Path:
-    folder = SHARED / "models" / "tinystories-656k"
+    return _shared("models/tinystories-656k")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
     if not folder.is_dir():
         pytest.skip("the shared development data are not on this machine")
     return folder

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 import roundel
-from conftest import SHARED
 from roundel.errors import CalibrationError
 from roundel.evaluation.windows import evaluation_windows
 
@@ -95,15 +94,15 @@ def oracle(model: torch.nn.Module, ids: list[int], window: int, limit: int) -> f
     return math.exp(torch.stack(losses).mean())
 
 
-def test_wikitext2_as_the_papers_compute_it(tinystories: Path, load_model) -> None:
+def test_wikitext2_as_the_papers_compute_it(tinystories: Path, shared_data: Path, load_model) -> None:
     model, tokenizer = load_model(tinystories)
-    raw = SHARED / "data" / "wikitext2" / "wiki.test.raw"
+    raw = shared_data / "wikitext2" / "wiki.test.raw"
     lines = raw.read_text(encoding="utf-8").split("\n")[:-1]
     rows = [line + "\n" if line.strip() else "" for line in lines]
     assert len(rows) == 4358
     ids = tokenizer("\n\n".join(rows), verbose=False)["input_ids"]
     found = roundel.evaluate(
-        tinystories, text="wikitext2", data_dir=SHARED / "data", window=256, limit=None
+        tinystories, text="wikitext2", data_dir=shared_data, window=256, limit=None
     ).texts[0]
     assert found.windows == len(ids) // 256
     assert found.perplexity.value == pytest.approx(oracle(model, ids, 256, 10**6), abs=1e-4)

@@ -8,7 +8,6 @@ import datasets
 import pytest
 from originals import write_originals
 
-from conftest import SHARED
 from roundel.errors import CalibrationError
 from roundel.evaluation.tasks.loading import load_tasks, task_manager
 from roundel.evaluation.tasks.local_data import LocalData, read_local
@@ -331,23 +330,19 @@ def test_without_a_folder_the_hub_is_asked() -> None:
         ("openbookqa", 500), ("lambada_openai", 5153),
     ],
 )  # fmt: skip
-def test_the_published_files(task: str, count: int) -> None:
-    if not (SHARED / "data").is_dir():
-        pytest.skip("the shared development data are not on this machine")
-    found = local(task, SHARED / "data")
+def test_the_published_files(task: str, count: int, shared_data: Path) -> None:
+    found = local(task, shared_data)
     config = task_manager([task]).task_index[task].cfg
     assert len(found.splits[config.get("test_split") or config["validation_split"]]) == count
 
 
-def test_the_published_subjects_of_mmlu() -> None:
-    if not (SHARED / "data").is_dir():
-        pytest.skip("the shared development data are not on this machine")
+def test_the_published_subjects_of_mmlu(shared_data: Path) -> None:
     subjects = [
         name for name, entry in task_manager(["mmlu"]).task_index.items()
         if name.startswith("mmlu_") and entry.cfg and "mmlu/default" in str(entry.yaml_path) and "task" in entry.cfg
         and isinstance(entry.cfg["task"], str)
     ]  # fmt: skip
     assert len(subjects) == 57
-    found = [local(name, SHARED / "data") for name in subjects]
+    found = [local(name, shared_data) for name in subjects]
     assert sum(len(data.splits["test"]) for data in found) == 14042
     assert all(len(data.splits["dev"]) == 5 for data in found)
