@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import roundel
 from roundel.cli.app import main
-from roundel.errors import RecipeError
+from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.pairs import answers_verdict, compare_pairs, holm, sign_test, verdict
 from zoo import zoo_model
@@ -128,14 +128,38 @@ def test_changed_answers() -> None:
     assert alone.endswith("a real difference (p = 0.00013).")
 
 
-def test_tasks_alone(folders: dict[str, Path], llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    """Without a text: scores and changed answers, in the table and on the page."""
+@pytest.fixture(scope="module")
+def piqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six documents of a task, in a folder of data sets."""
+    data = tmp_path_factory.mktemp("data")
     row = '{"goal": "read it", "sol1": "The statement is executed when %d", "sol2": "apples"}\n'
-    (tmp_path / "piqa").mkdir()
-    (tmp_path / "piqa" / "dev.jsonl").write_text("".join(row % number for number in range(6)))
-    (tmp_path / "piqa" / "dev-labels.lst").write_text("0\n" * 6)
+    (data / "piqa").mkdir()
+    (data / "piqa" / "dev.jsonl").write_text("".join(row % number for number in range(6)))
+    (data / "piqa" / "dev-labels.lst").write_text("0\n" * 6)
+    return data
+
+
+def test_tasks_want_every_model_in_memory(folders: dict[str, Path], llama: Path, piqa: Path) -> None:
+    """The original may be, and a model that is compared with it not."""
+    original, tokenizer = roundel.load(llama)
+    with pytest.raises(ModelError, match=r"is read block by block: pass --whole"):
+        roundel.compare(
+            list(folders.values())[:1],
+            original,
+            tokenizer=tokenizer,
+            text=[],
+            tasks=["piqa"],
+            data_dir=piqa,
+            block_by_block=True,
+        )
+
+
+def test_tasks_alone(
+    folders: dict[str, Path], llama: Path, piqa: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """Without a text: scores and changed answers, in the table and on the page."""
     page, figures = tmp_path / "page.html", tmp_path / "figures.json"
-    command = ["compare", *folders.values(), "--reference", llama, "--tasks", "piqa", "--data-dir", tmp_path]
+    command = ["compare", *folders.values(), "--reference", llama, "--tasks", "piqa", "--data-dir", piqa]
     monkeypatch.setattr("sys.argv", ["roundel", *map(str, command), "-o", str(page), "--json", str(figures)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -153,7 +177,7 @@ def test_tasks_alone(folders: dict[str, Path], llama: Path, tmp_path: Path, caps
 
 
 def test_many_comparisons_have_no_false_alarm() -> None:
-    """What one test alone would call real, 24 tests do not; by Holm's own example and by drawing noise."""
+    """What one test alone would call real, several do not; by a worked example and by drawing noise."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     one, luck = {"task": "t", "flips": {"lost": 20, "won": 39}}, {"task": "u", "flips": {"lost": 9, "won": 9}}

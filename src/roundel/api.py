@@ -384,9 +384,9 @@ def evaluate(
             source = open_measured(model, tokenizer, conditions, opened)
             original = None if reference is None else open_measured(reference, None, conditions, opened)
             reader = source.tokenizer or (original.tokenizer if original else None)
-            texts = read_texts(reader, [source, *([original] if original else [])], conditions)
-            for opened_model in (source, *([original] if original else [])):
-                check_tasks(opened_model, reader, conditions)
+            both = [source, *([original] if original else [])]
+            texts = read_texts(reader, both, conditions)
+            check_tasks(reader, both, conditions)
             asked = None if original is None else ask_original(original, conditions)
         measured = measure_texts(source, texts, asked, conditions)
 

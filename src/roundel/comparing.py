@@ -70,7 +70,7 @@ def compare_models(
     with ExitStack() as opened:
         original = open_measured(reference, tokenizer, conditions, opened)
         texts = read_texts(original.tokenizer, [original], conditions)
-        check_tasks(original, original.tokenizer, conditions)
+        check_tasks(original.tokenizer, [original], conditions)
         if texts and conditions.cache is None:
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
             conditions = _keeping(conditions, Path(folder), original, texts)
@@ -196,10 +196,8 @@ def _description(source: SourceModel) -> str:
     folder = Path(source.name).expanduser()
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        words = (
-            f"{method_words(manifest['recipe'])}; {manifest['bits_per_weight']:.3f} bits per quantized weight"
-        )
-        return f"{words}; {manifest['recipe']['format']}"
+        recipe, bits = manifest["recipe"], manifest["bits_per_weight"]
+        return f"{method_words(recipe)}; {bits:.3f} bits per quantized weight; {recipe['format']}"
     method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)
     dtype = str(source.model.dtype).removeprefix("torch.")
     return dtype if method is None else f"{getattr(method, 'value', method)}, {dtype}"

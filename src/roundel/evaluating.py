@@ -159,10 +159,7 @@ def read_texts(
     """
     if not conditions.texts:
         return []
-    if reader is None:
-        raise ModelError(
-            f"{models[0].name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
-        )
+    _check_reader(reader, models)
     for source in models:
         reach = positions(source.model)
         if reach is not None and conditions.window > reach:
@@ -215,20 +212,40 @@ def measure_texts(
     return found
 
 
-def check_tasks(source: SourceModel, tokenizer: Any | None, conditions: Conditions) -> None:
-    """Raise what `measure_tasks` would raise of its tasks and their documents, before any text is measured."""
+def check_tasks(reader: Any | None, models: Sequence[SourceModel], conditions: Conditions) -> None:
+    """Raise what `measure_tasks` would raise of its tasks and their documents, before any text is measured.
+
+    The tasks are not kept: lm-eval draws examples as it goes, so each model gets them anew.
+
+    Args:
+        reader: the tokenizer.
+        models: that will be measured on them.
+        conditions: which tasks.
+
+    Raises:
+        RoundelError: unknown tasks, documents that are absent, no tokenizer, or a model is not in memory whole.
+    """
     if not conditions.tasks:
         return
+    _check_reader(reader, models)
+    for source in models:
+        _check_whole(source)
+    find_tasks(conditions.tasks, conditions.data_dir, conditions.fewshot)
+
+
+def _check_reader(reader: Any | None, models: Sequence[SourceModel]) -> None:
+    if reader is None:
+        raise ModelError(
+            f"{models[0].name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
+        )
+
+
+def _check_whole(source: SourceModel) -> None:
     if not isinstance(source.storage, InMemory):
         raise ModelError(
             f"tasks run on a model in memory, and {source.name} is read block by block: pass --whole, or leave the "
             "tasks out"
         )
-    if tokenizer is None:
-        raise ModelError(
-            f"{source.name} comes without a tokenizer: pass tokenizer=, or a folder that has one"
-        )
-    find_tasks(conditions.tasks, conditions.data_dir, conditions.fewshot)
 
 
 def measure_tasks(source: SourceModel, tokenizer: Any | None, conditions: Conditions) -> list[TaskResult]:
@@ -239,6 +256,7 @@ def measure_tasks(source: SourceModel, tokenizer: Any | None, conditions: Condit
     """
     if not conditions.tasks:
         return []
+    _check_whole(source)
     return run_tasks(
         source.model,
         tokenizer,

@@ -30,6 +30,7 @@ from roundel.cli.quantize import BlocksOption
 from roundel.engine.plan import size
 from roundel.errors import OutputError
 from roundel.evaluation.quality import Interval
+from roundel.evaluation.tasks.results import without_parts
 from roundel.files import reported
 from roundel.report.comparison_page import render_comparison
 from roundel.report.page import available
@@ -132,13 +133,8 @@ def _tasks_table(found: dict[str, Any]) -> Table:
         title="Tasks, by lm-eval; after the sign its standard error", title_justify="left", title_style="dim"
     )
     table.add_column("")
-    for task in _whole(found["reference"]):
+    for task in without_parts(found["reference"]["quality"]["tasks"]):
         table.add_column(f"{task['task']}, {task['metric']}, {task['documents']} documents", justify="right")
     for model in (found["reference"], *found["models"]):
-        table.add_row(model["name"], *map(score_words, _whole(model)))
+        table.add_row(model["name"], *map(score_words, without_parts(model["quality"]["tasks"])))
     return table
-
-
-def _whole(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of tasks and groups; parts of groups are in the figures that --json writes."""
-    return [task for task in model["quality"]["tasks"] if not task["part_of"]]

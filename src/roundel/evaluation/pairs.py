@@ -12,6 +12,7 @@ from typing import Any
 
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.quality import Interval, resampled
+from roundel.evaluation.tasks.results import without_parts
 
 _CHANCE = 0.05
 
@@ -89,7 +90,7 @@ def _holds_zero(interval: Interval) -> bool:
     return interval.low is None or interval.high is None or interval.low <= 0 <= interval.high
 
 
-def answers_verdict(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def answers_verdict(found: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
     """What the changed answers of all models say: a sentence for each real difference, and one for a model's noise.
 
     Of the answers that changed, as many are won as lost where nothing but noise is at work: the exact sign test tells
@@ -99,21 +100,25 @@ def answers_verdict(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
     Args:
         found: of each model the plain results beside the original's (tasks/results.py).
     """
-    counted = [
-        (name, task["task"], task["flips"]["lost"], task["flips"]["won"])
+    counted = {
+        name: [
+            (task["task"], task["flips"]["lost"], task["flips"]["won"])
+            for task in without_parts(tasks)
+            if task["flips"] is not None
+        ]
         for name, tasks in found.items()
-        for task in tasks
-        if task["flips"] is not None and not task.get("part_of")
-    ]
-    chances = holm([sign_test(lost, won) for _, _, lost, won in counted])
-    of_all = f", corrected for {len(counted)} comparisons" if len(counted) > 1 else ""
+    }
+    alone = [sign_test(lost, won) for changes in counted.values() for _, lost, won in changes]
+    of_all = f", corrected for {len(alone)} comparisons" if len(alone) > 1 else ""
+    chances = iter(holm(alone))
     said = []
-    for name in found:
+    for name, changes in counted.items():
         noise = []
-        for (model, task, lost, won), chance in zip(counted, chances, strict=True):
-            if model == name and chance > _CHANCE:
+        for task, lost, won in changes:
+            chance = next(chances)
+            if chance > _CHANCE:
                 noise.append(f"{task} (lost {lost}, won {won})")
-            elif model == name:
+            else:
                 said.append(
                     f"On {task}, {name} loses {lost} of the original's right answers and wins {won}: "
                     f"a real difference (p = {chance:.2g}{of_all})."

@@ -8,6 +8,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
+from roundel.evaluation.tasks.results import without_parts
 from roundel.report.parts.layers import layer_grid, remark
 from roundel.report.parts.quality import interval, score, stacked
 from roundel.report.parts.summary import moment
@@ -74,12 +75,11 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 
 def _tasks(comparison: dict[str, Any]) -> list[str]:
-    """Names of tasks and groups; parts of a group would be dozens of columns."""
+    """Names of tasks and groups, each a column."""
     found: dict[str, None] = {}
     for model in [comparison["reference"], *comparison["models"]]:
-        for task in _quality(model).get("tasks") or []:
-            if not task.get("part_of"):
-                found.setdefault(task["task"])
+        for task in without_parts(_quality(model).get("tasks") or []):
+            found.setdefault(task["task"])
     return list(found)
 
 

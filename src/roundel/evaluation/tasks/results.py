@@ -100,6 +100,11 @@ def flips(reference: TaskResult, found: TaskResult) -> Flips:
     return Flips((lost + won) / len(pairs), lost, won)
 
 
+def without_parts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plain results of tasks and groups; what a group was put together from, dozens of rows of MMLU, is left out."""
+    return [row for row in rows if not row.get("part_of")]
+
+
 def to_plain(
     results: Sequence[TaskResult], reference: Sequence[TaskResult] | None = None
 ) -> list[dict[str, Any]]:
