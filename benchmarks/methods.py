@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "minmax_limit": 1.0,
     },
     "signround": {"method": "signround"},
+    "gptq": {"method": "gptq"},
 }
 
 
@@ -59,9 +60,9 @@ def run(arguments: Namespace, bits: int, method: str, seed: int) -> dict[str, An
     settings["sym"] = arguments.sym
     if method != "rtn":
         settings |= {"nsamples": arguments.nsamples, "seqlen": arguments.seqlen, "seed": seed}
-        settings["shuffle"] = not arguments.in_order
+        settings |= {"shuffle": not arguments.in_order, "add_bos": not arguments.no_bos}
         settings["batch_size"] = arguments.batch_size
-    if METHODS[method]["method"] != "rtn":
+    if METHODS[method]["method"] not in ("rtn", "gptq"):
         settings["iters"] = arguments.iters
     recipe = roundel.Recipe(**settings)
     progress = TerminalProgress()
@@ -105,6 +106,9 @@ def parse() -> Namespace:
     parser.add_argument("model")
     parser.add_argument("--calibration", default="self")
     parser.add_argument("--in-order", action="store_true", help="calibration documents as they come")
+    parser.add_argument(
+        "--no-bos", action="store_true", help="calibration rows are cut out of running text; windows are not"
+    )
     parser.add_argument("--text", default="pydoc")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["rtn", "rtn-search", "autoround"])

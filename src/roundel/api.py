@@ -22,6 +22,7 @@ from roundel.evaluating import (
     Conditions,
     ask_original,
     check_tasks,
+    judge_conventions,
     measure_tasks,
     measure_texts,
     open_measured,
@@ -314,6 +315,7 @@ def evaluate(
     tokenizer: Any | None = None,
     window: int = 2048,
     limit: int | None = None,
+    add_bos: bool | None = None,
     fewshot: int | None = None,
     batch_size: int = 1,
     data_dir: str | Path | None = None,
@@ -338,6 +340,8 @@ def evaluate(
         tokenizer: for a model in memory.
         window: tokens per window.
         limit: at most so many windows of a text, and documents of a task.
+        add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
+            those of the papers' data sets are cut as in the papers.
         fewshot: examples before each document of a task; None: each task's own number, 5 for MMLU.
         batch_size: requests of a task in one pass.
         data_dir: folder with local copies of the data sets; None: the hub's.
@@ -360,6 +364,7 @@ def evaluate(
         batch_size=batch_size,
         window=window,
         limit=limit,
+        add_bos=add_bos,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
         device=device,
         block_by_block=block_by_block,
@@ -387,6 +392,7 @@ def evaluate(
             both = [source, *([original] if original else [])]
             texts = read_texts(reader, both, conditions)
             check_tasks(reader, both, conditions)
+            texts = judge_conventions(original or source, texts, conditions)
             asked = None if original is None else ask_original(original, conditions)
         measured = measure_texts(source, texts, asked, conditions)
 
@@ -415,6 +421,7 @@ def compare(
     tokenizer: Any | None = None,
     window: int = 2048,
     limit: int | None = None,
+    add_bos: bool | None = None,
     fewshot: int | None = None,
     batch_size: int = 1,
     data_dir: str | Path | None = None,
@@ -432,8 +439,8 @@ def compare(
         models: folders, .gguf files, hub ids, or models in memory.
         reference: the original, which runs once for all of them.
         tokenizer: for models in memory.
-        text, tasks, window, limit, fewshot, batch_size, data_dir, cache, top_k, block_by_block, blocks, device,
-            trust_remote_code, progress: as for `evaluate`.
+        text, tasks, window, limit, add_bos, fewshot, batch_size, data_dir, cache, top_k, block_by_block, blocks,
+            device, trust_remote_code, progress: as for `evaluate`.
 
     Returns:
         Plain data: figures of the reference and of each model with 95 % intervals, size, error of each Linear's
@@ -450,6 +457,7 @@ def compare(
         batch_size=batch_size,
         window=window,
         limit=limit,
+        add_bos=add_bos,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
         device=device,
         block_by_block=block_by_block,

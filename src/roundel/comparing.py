@@ -15,6 +15,7 @@ from roundel.evaluating import (
     Conditions,
     ask_original,
     check_tasks,
+    judge_conventions,
     measure_tasks,
     measure_texts,
     open_measured,
@@ -71,6 +72,7 @@ def compare_models(
         original = open_measured(reference, tokenizer, conditions, opened)
         texts = read_texts(original.tokenizer, [original], conditions)
         check_tasks(original.tokenizer, [original], conditions)
+        texts = judge_conventions(original, texts, conditions)
         if texts and conditions.cache is None:
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
             conditions = _keeping(conditions, Path(folder), original, texts)

@@ -1,5 +1,6 @@
 """Measuring models that somebody named: opened whole or block by block, on the same windows, against one original."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from roundel.activations.attach import attached
+from roundel.calibration.prefix import with_prefix
 from roundel.engine.devices import choose_device
 from roundel.engine.plan import free_memory
 from roundel.errors import ModelError, OutputError, RecipeError
@@ -32,6 +34,9 @@ from roundel.report.contents import original_bytes
 
 # A model with more bytes than this share of the free memory is read block by block.
 _SHARE = 0.6
+# So many windows show whether a convention suits a model: where it does, perplexities with and without the
+# begin-of-text token differ by a few percent, and where it does not, by a multiple.
+_JUDGED, _UNSUITED = 3, 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Conditions:
         batch_size: requests of a task in one pass.
         window: tokens of a window.
         limit: at most so many windows of a text, and documents of a task.
+        add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
+            those of the papers' data sets are cut as in the papers.
         data_dir: folder with local copies of data sets; None: the hub's.
         device: where models compute.
         block_by_block: a block's weights in memory at a time; None: where the model is larger than memory.
@@ -63,6 +70,7 @@ class Conditions:
     batch_size: int = 1
     window: int = 2048
     limit: int | None = None
+    add_bos: bool | None = None
     data_dir: Path | None = None
     device: str = "auto"
     block_by_block: bool | None = None
@@ -83,6 +91,8 @@ class Conditions:
             raise RecipeError(
                 "fewshot and batch_size are for tasks, and there are none: name some, or leave them out"
             )
+        if not self.texts and self.add_bos is not None:
+            raise RecipeError("add_bos is for texts, and there are none: name some, or leave it out")
         if not self.texts and (self.cache is not None or self.top_k is not None):
             raise RecipeError(
                 "cache and top_k are for texts, and there are none: name some, or leave them out"
@@ -168,13 +178,48 @@ def read_texts(
                 f"a window of {reach} or less is wanted"
             )
     texts = [
-        evaluation_windows(text, reader, conditions.window, conditions.limit, conditions.data_dir)
+        evaluation_windows(
+            text, reader, conditions.window, conditions.limit, conditions.data_dir, conditions.add_bos
+        )
         for text in conditions.texts
     ]
     for source in models:
         for text in texts:
             check_reach(source.model, text.windows)
     return texts
+
+
+def judge_conventions(
+    source: SourceModel, texts: Sequence[EvaluationText], conditions: Conditions
+) -> list[EvaluationText]:
+    """The same texts; the convention of one that does not suit the model says so.
+
+    Some models (Gemma) are lost on windows that are cut out of a running text, as the papers cut them, without the
+    begin-of-text token. A few windows are measured with it too.
+
+    Args:
+        source: the original model.
+        texts: as `read_texts` gives them.
+        conditions: how the model is measured.
+    """
+    found = []
+    for text in texts:
+        # The first window of a text begins as texts do in any convention.
+        windows = text.windows[1 : 1 + _JUDGED]
+        if text.left_out and len(windows):
+            loss = measure(_predictor(source, conditions), windows).loss
+            front = len(text.left_out)
+            begun = with_prefix(windows[:, :-front], text.left_out)
+            same = measure(_predictor(source, conditions), begun).loss[:, front:]
+            cut, whole = (math.exp(float(of.mean())) for of in (loss[:, :-front], same))
+            if cut > _UNSUITED * whole:
+                words = (
+                    f", which does not suit {Path(source.name).name}: its perplexity is {cut:.4g} so, and {whole:.4g} "
+                    f"with the token in front of {len(windows)} of these windows (--bos measures so)"
+                )
+                text = replace(text, convention=text.convention + words)
+        found.append(text)
+    return found
 
 
 def ask_original(source: SourceModel, conditions: Conditions) -> Original:

@@ -126,6 +126,7 @@ def _measure(
             texts=[held_out],
             window=WINDOW,
             limit=WINDOWS,
+            add_bos=True,
             device=str(device),
             block_by_block=True,
             blocks=given.blocks,

@@ -162,7 +162,12 @@ class Run:
         # Sampling takes minutes to hours: an interrupted run does not do it again.
         recipe = self.recipe
         key = {"model": self.original["fingerprint"], "nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
-        key |= {"seed": recipe.seed, "threads": torch.get_num_threads(), "versions": versions()}
+        key |= {
+            "add_bos": recipe.add_bos,
+            "seed": recipe.seed,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
         kept = self.writing.journal.text(key)
         if kept is not None:
             return replace(self._gather(kept), source=SELF_WORDS)

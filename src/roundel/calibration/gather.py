@@ -49,7 +49,7 @@ def gather_calibration(
         source: what the caller gave (file, name, documents, tensor of ids); None: what the options say.
         model: the original model; its tensors may be absent.
         tokenizer: the model's, or None.
-        options: nsamples, seqlen, seed, chat_template, calibration.
+        options: nsamples, seqlen, seed, add_bos, chat_template, calibration.
         progress: told of sampling.
         author: opens the original model with all its tensors, to write the text itself for `self`; None: `model` is.
 

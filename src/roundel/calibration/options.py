@@ -22,6 +22,11 @@ class CalibrationOptions(BaseModel):
     shuffle: bool = True
     """Take documents in an order drawn by the seed; off: as they come."""
 
+    add_bos: bool = True
+    """Begin every row with what the tokenizer puts in front of every text: the begin-of-text token of Llama, Gemma and
+    Mistral, nothing for most others. Off: rows are cut from the running text, as GPTQ's, SpQR's and LRQ's authors do.
+    Rows of token ids stay as they are given."""
+
     chat_template: bool = False
     """Wrap each text in the tokenizer's chat template as a user's message; rows with a `messages` list are
     rendered whole."""

@@ -1,9 +1,12 @@
 """Calibration without data: text that the model writes itself.
 
-Every row starts from the begin-of-text token and is sampled at temperature 1 from the model's own
-distribution, all rows in batches. No file, no network, and the text is in whatever language and domain the
-model was trained on. On a held-out corpus it calibrates better than the only English that every machine has,
-Python's reference manual (docs/calibration.md has the measurement).
+Every row is sampled at temperature 1 from the model's own distribution, all rows in batches. It starts from what the
+tokenizer puts in front of a text, and begins with it (prefix.py). Where that is nothing, it starts from the begin- or
+end-of-text token, which is no part of the row then: no prompt of such a model begins with it.
+
+No file, no network, and the text is in whatever language and domain the model was trained on. On a held-out corpus it
+calibrates better than the only English that every machine has, Python's reference manual (docs/calibration.md has the
+measurement).
 """
 
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 
 from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.prefix import text_prefix
 from roundel.errors import CalibrationError, NonFiniteError
 
 _ROWS_AT_ONCE = 32
@@ -28,18 +32,27 @@ def sample_from_model(
 
     The global random state is restored afterwards.
 
+    Args:
+        model: a causal language model, in memory.
+        tokenizer: the model's; None: rows begin with the start token of its config.
+        options: nsamples, seqlen, seed, add_bos.
+        on_rows: told of every batch.
+
     Raises:
         CalibrationError: no start token is known.
         NonFiniteError: the model predicts NaN or infinity.
     """
-    start = _start_token(model, tokenizer)
+    prefix = [_start_token(model, None)] if tokenizer is None else text_prefix(tokenizer)
+    start = prefix or [_start_token(model, tokenizer)]
+    left_out = 0 if prefix and options.add_bos else len(start)
+    sampled_tokens = options.seqlen + left_out - len(start)
     device = next(model.parameters()).device
     parts = []
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         for first in range(0, options.nsamples, _ROWS_AT_ONCE):
             rows = min(_ROWS_AT_ONCE, options.nsamples - first)
-            prompt = torch.full((rows, 1), start, dtype=torch.int64, device=device)
+            prompt = torch.tensor(start, device=device).repeat(rows, 1)
             try:
                 sampled = model.generate(
                     prompt,
@@ -51,9 +64,9 @@ def sample_from_model(
                     repetition_penalty=1.0,
                     # Rows run on over the end of a text, as packed documents do.
                     eos_token_id=-1,
-                    pad_token_id=start,
-                    min_new_tokens=options.seqlen - 1,
-                    max_new_tokens=options.seqlen - 1,
+                    pad_token_id=start[0],
+                    min_new_tokens=sampled_tokens,
+                    max_new_tokens=sampled_tokens,
                 )
             except RuntimeError as error:
                 if "probability tensor" not in str(error):
@@ -62,7 +75,7 @@ def sample_from_model(
                     "the model cannot write its calibration text: its predictions are NaN or infinite; finite ones are "
                     "wanted. The source model is damaged, copy or download it again"
                 ) from error
-            parts.append(sampled.cpu())
+            parts.append(sampled[:, left_out:].cpu())
             on_rows(rows)
     return torch.cat(parts)
 

@@ -1,10 +1,10 @@
 """Documents to token ids: `[nsamples, seqlen]`, every row full.
 
 Documents are shuffled (unless `shuffle` is off), tokenized, each closed with the end-of-text token, joined, and
-cut into rows. Short texts are packed rather than dropped (the reference drops every document shorter than
-seqlen), so no row has padding and no text is biased towards long documents. Rows of token ids that have the
-wanted length already are taken as they are, in order: what another tool was calibrated on can be given
-exactly.
+cut into rows, each of which begins as the model's texts begin (prefix.py). Short texts are packed rather than dropped
+(the reference drops every document shorter than seqlen), so no row has padding and no text is biased towards long
+documents. Token ids stay as they are given: nothing is put in front of them, and rows that have the wanted length
+already are taken in order, so what another tool was calibrated on can be given exactly.
 """
 
 import random
@@ -16,6 +16,7 @@ import torch
 from jinja2 import TemplateError
 
 from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.prefix import text_prefix, with_prefix, without_prefix
 from roundel.calibration.texts import Document
 from roundel.errors import CalibrationError
 
@@ -28,7 +29,7 @@ def pack_documents(
     Args:
         documents: strings, lists of token ids, or lists of chat messages.
         tokenizer: needed unless all documents are token ids.
-        options: nsamples, seqlen, chat_template, seed.
+        options: nsamples, seqlen, add_bos, chat_template, seed.
 
     Returns:
         `[nsamples, seqlen]` int64.
@@ -41,22 +42,44 @@ def pack_documents(
     if len(ready) == len(documents) and len(ready) >= wanted:
         return torch.tensor(ready[:wanted], dtype=torch.int64)
 
+    prefix = row_prefix(documents, tokenizer, options)
+    own = length - len(prefix)
     ordered = list(documents)
     if options.shuffle:
         random.Random(options.seed).shuffle(ordered)
     stream: list[int] = []
     for document in ordered:
-        stream.extend(_tokenize(document, tokenizer, options))
-        if len(stream) >= wanted * length:
+        stream.extend(_tokenize(document, tokenizer, options, prefix))
+        if len(stream) >= wanted * own:
             break
-    if len(stream) < wanted * length:
-        enough = len(stream) // length
+    if len(stream) < wanted * own:
+        enough = len(stream) // own
         advice = f"give more text, or set nsamples to {enough} or less" if enough else "give more text"
         raise CalibrationError(
             f"the calibration text has {len(stream)} tokens; {wanted} samples of {length} tokens are "
-            f"{wanted * length}: {advice}" + ("" if enough else f", or set seqlen below {len(stream)}")
+            f"{wanted * own}: {advice}" + ("" if enough else f", or set seqlen below {len(stream)}")
         )
-    return torch.tensor(stream[: wanted * length], dtype=torch.int64).view(wanted, length)
+    rows = torch.tensor(stream[: wanted * own], dtype=torch.int64).view(wanted, own)
+    return with_prefix(rows, prefix)
+
+
+def row_prefix(
+    documents: Sequence[Document], tokenizer: Any | None, options: CalibrationOptions
+) -> list[int]:
+    """What rows of these documents begin with; nothing where they are all token ids already.
+
+    Raises:
+        CalibrationError: it leaves no room in a row.
+    """
+    if tokenizer is None or not options.add_bos or all(map(_is_ids, documents)):
+        return []
+    prefix = text_prefix(tokenizer)
+    if len(prefix) >= options.seqlen:
+        raise CalibrationError(
+            f"the tokenizer puts {len(prefix)} tokens in front of a text, and seqlen is {options.seqlen}: set seqlen "
+            f"above {len(prefix)}, or add_bos=false"
+        )
+    return prefix
 
 
 def check_ids(tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
@@ -75,7 +98,9 @@ def _is_ids(document: Document) -> bool:
     return not isinstance(document, str) and bool(document) and isinstance(document[0], int)
 
 
-def _tokenize(document: Document, tokenizer: Any | None, options: CalibrationOptions) -> list[int]:
+def _tokenize(
+    document: Document, tokenizer: Any | None, options: CalibrationOptions, prefix: Sequence[int]
+) -> list[int]:
     if _is_ids(document):
         return list(document)  # type: ignore[arg-type]
     if tokenizer is None:
@@ -93,8 +118,10 @@ def _tokenize(document: Document, tokenizer: Any | None, options: CalibrationOpt
             f"the text that begins with {start} cannot be tokenized: it holds halves of surrogate pairs, perhaps; "
             "Unicode text is wanted"
         ) from error
+    # A chat template writes the begin-of-text token itself: the row has one in front already.
+    ids = without_prefix(ids, prefix)
     end = tokenizer.eos_token_id
-    return ids if end is None else [*ids, end]
+    return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
 
 def _render_chat(document: Document, tokenizer: Any) -> str:

@@ -11,6 +11,7 @@ from roundel.api import compare
 from roundel.cli.display import err, out, terminal_progress
 from roundel.cli.evaluate import (
     BatchOption,
+    BosOption,
     ByBlocksOption,
     CacheOption,
     DataOption,
@@ -44,6 +45,7 @@ def compare_command(
     text: TextOption = None,
     window: WindowOption = 2048,
     limit: LimitOption = None,
+    add_bos: BosOption = None,
     tasks: TasksOption = None,
     fewshot: FewshotOption = None,
     batch_size: BatchOption = 1,
@@ -73,6 +75,7 @@ def compare_command(
         batch_size=batch_size,
         window=window,
         limit=limit,
+        add_bos=add_bos,
         data_dir=data_dir,
         cache=cache,
         top_k=top_k,

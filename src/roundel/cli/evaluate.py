@@ -27,6 +27,14 @@ LimitOption = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many windows of each text, and documents of each task."),
 ]
+BosOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Begin every window with what the tokenizer puts in front of a text; left out: those of local texts, but "
+        "not those of the papers' data sets.",
+    ),
+]
 TasksOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,6 +79,7 @@ def evaluate_command(
     text: TextOption = None,
     window: WindowOption = 2048,
     limit: LimitOption = None,
+    add_bos: BosOption = None,
     tasks: TasksOption = None,
     fewshot: FewshotOption = None,
     batch_size: BatchOption = 1,
@@ -103,6 +112,7 @@ def evaluate_command(
         reference=reference,
         window=window,
         limit=limit,
+        add_bos=add_bos,
         data_dir=data_dir,
         per_token=per_token,
         cache=cache,

@@ -1,8 +1,11 @@
 """Held-out text as windows of token ids, by the papers' conventions.
 
-A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. A local text file is taken
-as it is; the documents of a local .json, .jsonl or .parquet file are joined by blanks; data sets, from the hub or from
-local copies (text_files.py), as the papers join them:
+A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. Every window of a local text
+begins as the model's texts begin, with what its tokenizer puts in front of them (calibration/prefix.py). A local text
+file is taken as it is; the documents of a local .json, .jsonl or .parquet file are joined by blanks.
+
+Data sets, from the hub or from local copies (text_files.py), are joined and cut as in the papers, where only the first
+window begins so: fine for most models, but some (Gemma) are lost without their begin-of-text token.
 
     wikitext2  raw test split, documents joined by two newlines
     ptb        validation split, sentences joined by two newlines;  ptb_new: test split, joined by blanks
@@ -11,12 +14,14 @@ local copies (text_files.py), as the papers join them:
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from roundel.calibration.prefix import prefix_words, text_prefix, with_prefix
 from roundel.calibration.texts import pydoc_documents, read_documents
 from roundel.errors import CalibrationError
 from roundel.evaluation.text_files import local_rows
@@ -56,11 +61,13 @@ class EvaluationText:
         name: as it was asked for.
         windows: `[N, S]` int64.
         convention: what was joined and cut how, for printing beside every figure.
+        left_out: what the tokenizer puts in front of a text, where most windows begin without it.
     """
 
     name: str
     windows: torch.Tensor
     convention: str
+    left_out: tuple[int, ...] = ()
 
 
 def evaluation_windows(
@@ -69,33 +76,57 @@ def evaluation_windows(
     window: int = 2048,
     limit: int | None = None,
     data_dir: Path | None = None,
+    add_bos: bool | None = None,
 ) -> EvaluationText:
     """Windows of a local file, of `pydoc`, or of a data set of the papers (from the hub or from local copies).
 
     Args:
         text: a path, `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
-        tokenizer: the original model's; special tokens are added if it adds them by default.
+        tokenizer: the original model's.
         window: tokens per window.
         limit: at most so many windows, from the beginning.
         data_dir: folder with local copies of data sets; None: the hub's.
+        add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do, and
+            those of data sets as in the papers.
 
     Raises:
         CalibrationError: no such text, or less than one window of it.
     """
-    if text == "c4" and not Path(text).is_file():
-        windows = _c4_windows(tokenizer, window, data_dir)[:limit]
-        words = f"C4 validation, {len(windows)} random windows of {window} tokens, seed 0"
-        return EvaluationText(text, windows, words)
-    content, joined = _read(text, data_dir)
-    ids = tokenizer(content, verbose=False, return_tensors="pt")["input_ids"][0]
+    papers = text in (*_JOINED, "c4") and not Path(text).is_file()
+    prefix = text_prefix(tokenizer)
+    begun = bool(prefix) and (not papers if add_bos is None else add_bos)
+    front = prefix if begun else []
+    if len(front) >= window:
+        raise CalibrationError(
+            f"a window of {window} tokens holds nothing but the {len(front)} that the tokenizer puts in front of a "
+            "text: a larger --window is wanted"
+        )
+
+    def tokenize(content: str) -> torch.Tensor:
+        found = tokenizer(content, verbose=False, return_tensors="pt", add_special_tokens=not begun)
+        ids: torch.Tensor = found["input_ids"][0]
+        return ids
+
+    if text == "c4" and papers:
+        rows = _c4_windows(tokenize, window - len(front), data_dir)[:limit]
+        words = f"C4 validation, {len(rows)} random windows of {window} tokens, seed 0"
+    else:
+        content, joined = _read(text, data_dir)
+        rows = _cut(text, tokenize(content), window - len(front), limit)
+        words = f"{joined}; {len(rows)} windows of {window} tokens without overlap"
+    if prefix:
+        words += f", {'each begins with' if begun else 'cut without'} {prefix_words(prefix, tokenizer)}"
+    return EvaluationText(text, with_prefix(rows, front), words, () if begun else tuple(prefix))
+
+
+def _cut(text: str, ids: torch.Tensor, window: int, limit: int | None) -> torch.Tensor:
     count = len(ids) // window
     if count == 0:
         raise CalibrationError(
             f"{text} has {len(ids)} tokens; one window of {window} is wanted: give more text or a smaller --window"
         )
     count = min(count, limit or count, _LIMITS.get(text, count))
-    convention = f"{joined}; {count} windows of {window} tokens without overlap"
-    return EvaluationText(text, ids[: count * window].view(count, window), convention)
+    return ids[: count * window].view(count, window)
 
 
 def check_text(text: str) -> None:
@@ -147,7 +178,7 @@ def _load(name: str, hub_id: str, configuration: str | None, split: str, extra: 
         ) from error
 
 
-def _c4_windows(tokenizer: Any, window: int, data_dir: Path | None) -> torch.Tensor:
+def _c4_windows(tokenize: Callable[[str], torch.Tensor], window: int, data_dir: Path | None) -> torch.Tensor:
     """Random documents longer than a window, and a random window of each."""
     if data_dir is None:
         documents = _load("c4", "allenai/c4", None, "validation", _C4_SHARD)
@@ -158,7 +189,7 @@ def _c4_windows(tokenizer: Any, window: int, data_dir: Path | None) -> torch.Ten
     short = 0
     while len(windows) < _C4_WINDOWS:
         document = documents[draw.randint(0, len(documents) - 1)]["text"]
-        ids = tokenizer(document, verbose=False, return_tensors="pt")["input_ids"][0]
+        ids = tokenize(document)
         if len(ids) > window:
             first = draw.randint(0, len(ids) - window - 1)
             windows.append(ids[first : first + window])
