@@ -9,9 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from roundel.calibration.gather import gather_calibration
 from roundel.calibration.options import CalibrationOptions
@@ -20,30 +19,7 @@ from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.tokens import pack_documents
 from roundel.errors import CalibrationError
 from roundel.progress import Progress
-from zoo import train_tokenizer
-
-FORMS = {
-    "nothing": ("$A", []),
-    "begin of text": ("<s> $A", ["<s>"]),
-    "two tokens": ("[gMASK] <s> $A", ["[gMASK]", "<s>"]),
-    "both ends": ("<s> $A </s>", ["<s>"]),
-    "an end": ("$A </s>", []),
-}
-
-
-def tokenizer_with(template: str) -> PreTrainedTokenizerFast:
-    """The zoo's, with a post-processor."""
-    found = PreTrainedTokenizerFast.from_pretrained(None, tokenizer_object=_copy(), eos_token="<|end|>")
-    special = ["<s>", "</s>", "[gMASK]"]
-    found.add_tokens([AddedToken(token, special=True) for token in special], special_tokens=True)
-    named = [(token, found.convert_tokens_to_ids(token)) for token in special]
-    found.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=named)
-    return found
-
-
-def _copy() -> Any:
-    backend = train_tokenizer().backend_tokenizer
-    return type(backend).from_str(backend.to_str())
+from zoo.prefixes import FORMS, tokenizer_with
 
 
 def options(**values: Any) -> CalibrationOptions:
