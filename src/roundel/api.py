@@ -38,7 +38,7 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid import QuantizedWeight
 from roundel.model.experts import rejoin
-from roundel.model.source import open_skeleton
+from roundel.model.source import SourceModel, open_skeleton
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
@@ -269,11 +269,13 @@ def inspect(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     if isinstance(model, torch.nn.Module):
-        looked_at = model
+        looked_at = SourceModel("in memory", model, None)
     else:
-        looked_at = open_skeleton(str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    _, coverage = decide_on(looked_at, recipe, blocks, CONTAINERS[recipe.format])
-    rejoin(looked_at)
+        looked_at = open_skeleton(
+            str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, blocks=blocks
+        )
+    _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)
+    rejoin(looked_at.model)
     for layer in coverage.layers:
         scheme = coverage.schemes.get(layer.name)
         if scheme is not None:

@@ -101,6 +101,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     lm_head: bool = False
     """Quantize the output head too; a head tied to the embedding is untied."""
 
+    extra_tensors: bool = True
+    """Carry tensors of the checkpoint for which the model's class has no place into the output as they are: layers that
+    predict several tokens at once, value heads. Other clients want them. Off: they are left out."""
+
     low_gpu_mem_usage: bool = False
     """Keep activations in main memory and move one batch at a time to the device."""
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
 from roundel.errors import CalibrationError, ModelError, OutputError, RoundelError
 from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.folder import atomic_folder
+from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid import QuantizedWeight
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
+from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
@@ -43,7 +46,7 @@ from roundel.report.records import Outcome
 from roundel.reporting import write_report
 
 # Keys of a recipe that decide no integer.
-_NO_MATTER = ("name", "description", "format")
+_NO_MATTER = ("name", "description", "format", "extra_tensors")
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,18 @@ class Run:
                 f"{self.source.name} is quantized already: the original, unquantized model is wanted"
             )
         self.container = CONTAINERS[recipe.format]
+        self.extra = self.source.extra if recipe.extra_tensors else ExtraTensors()
         self.stack, self.coverage = decide_on(
-            self.model, recipe, given.blocks, self.container if self.target is not None else None
+            self.model,
+            recipe,
+            given.blocks,
+            self.container if self.target is not None else None,
+            self.source.extra,
         )
+        if self.source.extra:
+            what = "carried over as they are" if self.extra else "left out (extra_tensors=false)"
+            kind = type(self.model).__name__
+            progress.say(f"{self.source.extra.words} of the checkpoint, without a place in {kind}: {what}")
 
     @property
     def model(self) -> Any:
@@ -197,17 +209,19 @@ class Run:
     def original(self) -> dict[str, Any]:
         """Figures of the unquantized model, for the manifest."""
         parameters = list(self.model.parameters())
+        extra = self.source.extra.shapes.values()
         return {
             # It takes a pass over the whole checkpoint: once is enough.
             "fingerprint": self.ranks.tell(self._fingerprint),
-            "bytes": sum(p.numel() * p.element_size() for p in parameters),
+            "bytes": sum(p.numel() * p.element_size() for p in parameters) + self.source.extra.bytes,
             "bits_per_weight": torch.finfo(self.model.dtype).bits,
-            "parameters": sum(p.numel() for p in parameters),
+            "parameters": sum(p.numel() for p in parameters) + sum(map(prod, extra)),
         }
 
     def _fingerprint(self) -> str:
         if "fingerprint" not in self.given.known:
-            self.given.known["fingerprint"] = fingerprint(self.model, self.source.storage)
+            source = self.source
+            self.given.known["fingerprint"] = fingerprint(self.model, source.storage, source.extra)
         found: str = self.given.known["fingerprint"]
         return found
 
@@ -259,6 +273,7 @@ class Run:
             ranks=self.ranks.size,
             processes=self.ranks.here,
             independent=self.job().independent,
+            extra=self.extra.bytes,
         )
 
     @cached_property
@@ -402,6 +417,7 @@ class Run:
             activations=job.activations,
             whole=self._checks_whole,
             blocks=self.given.blocks,
+            extra=self.extra,
         )
         with (
             self.progress.stage("Writing and checking", 1),
@@ -413,6 +429,7 @@ class Run:
             if self.source.tokenizer is not None:
                 self.source.tokenizer.save_pretrained(folder)
             self.container.verify(folder, content, self.given.trust_remote_code)
+            check_extra(folder, content.extra)
             manifest |= measure_folder(folder, self.original["parameters"])
             write_manifest(folder, manifest)
             given, progress = self.given, self.progress
@@ -433,7 +450,11 @@ class Run:
 
 
 def decide_on(
-    model: Any, recipe: Recipe, blocks: str | None, container: Container | None
+    model: Any,
+    recipe: Recipe,
+    blocks: str | None,
+    container: Container | None,
+    extra: ExtraTensors,
 ) -> tuple[BlockStack, Coverage]:
     """Find what there is to quantize in a model, and decide what becomes of it.
 
@@ -443,6 +464,7 @@ def decide_on(
         recipe: what to do.
         blocks: pattern of the decoder blocks' names; None: they are found.
         container: that is to carry the result; None: none.
+        extra: tensors of the checkpoint for which the model has no place.
 
     Raises:
         RoundelError: the blocks are not found, the recipe does not fit the model, or the container not the recipe.
@@ -450,7 +472,7 @@ def decide_on(
     divide(model)
     try:
         stack = find_blocks(model, blocks)
-        coverage = decide(model, stack, recipe)
+        coverage = decide(model, stack, recipe, extra.shapes)
         if container is not None:
             container.check(_layers(coverage, recipe, model), model, recipe.activations)
     except RoundelError:

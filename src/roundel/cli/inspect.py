@@ -1,5 +1,6 @@
 """`roundel inspect`: before a run what will become of every matrix of a model, after it what has."""
 
+import re
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +16,7 @@ from roundel.engine.plan import size
 from roundel.errors import FormatError, RecipeError
 from roundel.report.contents import FolderContents, read_contents
 from roundel.report.manifest import MANIFEST
-from roundel.report.records import LayerRecord, summary
+from roundel.report.records import EXTRA, LayerRecord, summary
 
 
 def inspect_command(
@@ -78,6 +79,8 @@ def _decisions(layers: list[LayerRecord], method: str) -> Table:
 
 def _family(layer: LayerRecord) -> object:
     """The same for the experts of one stack: they are shown in one row."""
+    if layer.kind == EXTRA:
+        return re.sub(r"\.experts\.\d+\.", ".experts.#.", layer.name), layer.shape
     return (layer.name.rpartition(".")[0], layer.shape) if layer.kind == "Expert" else layer.name
 
 

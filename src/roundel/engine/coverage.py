@@ -1,5 +1,6 @@
 """Which layer gets which grid, decided before anything runs; no layer is passed over in silence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,8 +14,9 @@ from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
 from roundel.recipe import Recipe
-from roundel.report.records import LayerRecord
+from roundel.report.records import EXTRA, LayerRecord
 
+_CARRIED, _LEFT_OUT = "carried over as it is", "left out of the output (extra_tensors=false)"
 _SKIPPED = "left out by a skip pattern"
 _ROUTER = "router: decides on experts, and stays as it is"
 _UNKNOWN_STACK = (
@@ -38,8 +40,16 @@ class Coverage:
     head: LinearView | None = None
 
 
-def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
+def decide(
+    model: Any, stack: BlockStack, recipe: Recipe, extra: Mapping[str, tuple[int, ...]] | None = None
+) -> Coverage:
     """Match the recipe against the model.
+
+    Args:
+        model: names, classes and shapes are looked at.
+        stack: its decoder blocks.
+        recipe: what to do.
+        extra: shapes of the checkpoint's tensors for which the model has no place.
 
     Raises:
         RecipeError: a pattern of `layers` or `skip` matches no Linear, nothing is left to quantize, or a layer
@@ -70,6 +80,9 @@ def decide(model: Any, stack: BlockStack, recipe: Recipe) -> Coverage:
     _add_others(coverage, model, stack, deciding)
     # What is in no block comes last.
     coverage.layers.sort(key=lambda layer: len(stack) if layer.block is None else layer.block)
+    reason = f"no place in {type(model).__name__}: {_CARRIED if recipe.extra_tensors else _LEFT_OUT}"
+    for name, shape in (extra or {}).items():
+        coverage.layers.append(LayerRecord(name.removesuffix(".weight"), EXTRA, shape, None, reason))
     return coverage
 
 

@@ -147,6 +147,7 @@ def make_plan(
     ranks: int = 1,
     processes: int = 1,
     independent: bool = False,
+    extra: int = 0,
 ) -> Plan:
     """Count.
 
@@ -167,6 +168,7 @@ def make_plan(
         ranks: processes that share the samples.
         processes: those of them that are on this machine.
         independent: each of them quantizes blocks of its own, on all samples, which are in files.
+        extra: bytes of tensors that are carried over from the checkpoint.
     """
     all_weights = _bytes(model)
     blocks = [_bytes(block) for block in stack.blocks]
@@ -192,7 +194,7 @@ def make_plan(
     memory |= _method_state(recipe, views, step)
     if home.device.type == "cpu":
         memory["freed and kept"] = kept_of_freed(sum(memory.values()) - resident)
-    output = _output_bytes(model, coverage, recipe)
+    output = _output_bytes(model, coverage, recipe) + extra
     kept = 0
     if target is not None and stream:
         if home.on_disk or independent:

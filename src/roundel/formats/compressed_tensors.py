@@ -125,7 +125,7 @@ class CompressedTensors:
             parts = chain(parts, [_static_inputs(content.activations, content.parts)])
         model.config.quantization_config = _config(content, schemes, form)
         try:
-            write_model(folder, model, parts, converted=True)
+            write_model(folder, model, parts, converted=True, extra=content.extra)
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
@@ -356,7 +356,8 @@ def _ignored(content: Content, schemes: dict[str, Scheme]) -> list[str]:
         if name not in schemes and not isinstance(module, nn.Embedding) and _has_matrix(module)
     ]
     stored = stored_tensors(model, {f"{name}.weight": torch.empty(0) for name in names})
-    return list(dict.fromkeys([*names, *(name.removesuffix(".weight") for name in stored)]))
+    kept = (name.removesuffix(".weight") for name in stored)
+    return list(dict.fromkeys([*names, *kept, *content.extra.linears]))
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
 from roundel.grid import QuantizedWeight, Scheme
 from roundel.model.experts import Stack, stacks_in
+from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
 from roundel.model.names import Part, stored_parts
 
@@ -39,6 +40,7 @@ class Content:
         activations: attached to the model, where activations are quantized.
         whole: all of it fits into memory a second time.
         blocks: pattern of the decoder blocks' names, where they are not found by themselves.
+        extra: tensors of the source's checkpoint that are carried over, under their names there.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Content:
     activations: ActivationQuantizer | None = None
     whole: bool = True
     blocks: str | None = None
+    extra: ExtraTensors = field(default_factory=ExtraTensors)
 
     @property
     def grids(self) -> Activations:

@@ -7,12 +7,13 @@ transformers opens the folder without its tensors then (names and shapes must ma
 one Linear at a time by the code of the format's own library.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from roundel.errors import FormatError, ModelError
@@ -40,13 +41,13 @@ def check_reload(folder: Path, content: Content, trust_remote_code: bool, decode
         FormatError: names the first tensor that is missing, left over, or different.
     """
     if content.whole:
-        reloaded = _open(folder, trust_remote_code, None)
+        reloaded = _open(folder, content, trust_remote_code, None)
         unpack_model(reloaded)
         compare_model(reloaded, content)
     elif decode is None:
         compare_streamed(folder, content, trust_remote_code)
     else:
-        _open(folder, trust_remote_code, "meta")
+        _open(folder, content, trust_remote_code, "meta")
         compare_stored(ShardReader(folder), content, decode)
 
 
@@ -58,7 +59,7 @@ def unpack_model(model: Any) -> None:
         compressor.decompress_model(model)
 
 
-def _open(folder: Path, trust_remote_code: bool, device: str | None) -> Any:
+def _open(folder: Path, content: Content, trust_remote_code: bool, device: str | None) -> Any:
     try:
         reloaded, info = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -72,8 +73,9 @@ def _open(folder: Path, trust_remote_code: bool, device: str | None) -> Any:
             f"the written model cannot be reopened ({type(error).__name__}: {error}); please report this"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            some = ", ".join(map(str, sorted(info[kind])[:3]))
+        found = set(info[kind]) - content.extra.reported
+        if found:
+            some = ", ".join(map(str, sorted(found)[:3]))
             raise FormatError(f"transformers reloads {folder.name} with {kind.replace('_', ' ')}: {some}")
     return reloaded
 
@@ -145,6 +147,24 @@ def dense_tensors(piece: Piece, content: Content) -> Tensors:
         tensor = weight.dequantize(view.parameter.dtype)
         dense[f"{name}.weight"] = tensor.t().contiguous() if view.transposed else tensor
     return joined({**piece.others, **dense}, content.stacks)
+
+
+def check_extra(folder: Path, extra: Mapping[str, torch.Tensor]) -> None:
+    """Compare the tensors that were carried over with those of the source, one at a time.
+
+    Raises:
+        FormatError: names the first one that is missing or differs.
+    """
+    files = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))] if extra else []
+    home = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a dict
+    for name, tensor in extra.items():
+        if name not in home:
+            raise FormatError(f"{name} is not in the written files; please report this")
+        # Bytes, as NaN is no different from itself here.
+        found, wanted = home[name].get_tensor(name), tensor
+        if found.dtype == wanted.dtype and found.shape == wanted.shape:
+            found, wanted = (t.contiguous().flatten().view(torch.uint8) for t in (found, wanted))
+        compare(name, found, wanted)
 
 
 def compare(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ A group size that does not divide a row, rows that are no multiple of a tile, bi
 of it fits.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class RoundelContainer:
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-        write_integer_files(folder, FILE, model, map(_untied, content.read_pieces()))
+        extra = (Piece(others={name: tensor}) for name, tensor in content.extra.items())
+        write_integer_files(folder, FILE, model, chain(map(_untied, content.read_pieces()), extra))
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Read the folder back: the same integers bit for bit, and the same model."""

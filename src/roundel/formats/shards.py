@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from roundel.errors import ModelError
 
@@ -16,7 +18,7 @@ Tensors = dict[str, torch.Tensor]
 
 # Whatever is written is in memory once; a larger piece makes a file of its own.
 SHARD_BYTES = 1 << 30
-_INDEX = "model.safetensors.index.json"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def size_of(tensors: Tensors) -> int:
@@ -50,7 +52,14 @@ def shard_files(folder: Path, stem: str) -> list[Path]:
     return [single] if single.is_file() else sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
 
 
-def write_model(folder: Path, model: Any, parts: Iterable[Tensors], *, converted: bool = False) -> None:
+def write_model(
+    folder: Path,
+    model: Any,
+    parts: Iterable[Tensors],
+    *,
+    converted: bool = False,
+    extra: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write config and tensors with transformers' own `save_pretrained`, shard by shard.
 
     Args:
@@ -58,30 +67,41 @@ def write_model(folder: Path, model: Any, parts: Iterable[Tensors], *, converted
         model: its class, config and modules; its tensors are not looked at.
         parts: all tensors, by full name.
         converted: they are already as a checkpoint keeps them, and named so.
+        extra: tensors that are no part of the model, by their names in a checkpoint; in files of their own.
     """
-    places: list[Path] = []
+    built: list[Path] = []
     for shard in in_shards(parts, size_of):
-        place = folder / f".shard-{len(places)}"
+        place = folder / f".shard-{len(built)}"
         tensors = {name: tensor for part in shard for name, tensor in part.items()}
         most = size_of(tensors) + 1
         model.save_pretrained(
             place, state_dict=tensors, max_shard_size=most, save_original_format=not converted
         )
-        places.append(place)
+        if not built:
+            for file in place.iterdir():  # config, generation config, modeling code
+                if file.name != _SINGLE:
+                    file.rename(folder / file.name)
+        built.append(place / _SINGLE)
+    for held in in_shards(({name: tensor} for name, tensor in (extra or {}).items()), size_of):
+        place = folder / f".shard-{len(built)}"
+        place.mkdir()
+        built.append(place / _SINGLE)
+        save_file(dict(chain.from_iterable(part.items() for part in held)), built[-1], {"format": "pt"})
+    _name_shards(folder, built)
+
+
+def _name_shards(folder: Path, built: list[Path]) -> None:
+    """Give files their final names, and an index if there are several."""
     index: dict[str, str] = {}
     total = 0
-    for number, place in enumerate(places, 1):
-        name = shard_name("model", number, len(places))
-        with safe_open(place / "model.safetensors", "pt") as file:
-            keys = list(file.keys())
-        index |= dict.fromkeys(keys, name)
-        total += (place / "model.safetensors").stat().st_size
-        (place / "model.safetensors").rename(folder / name)
-        if number == 1:
-            for file in place.iterdir():  # config, generation config, modeling code
-                file.rename(folder / file.name)
-        shutil.rmtree(place)
-    if len(places) > 1:
+    for number, path in enumerate(built, 1):
+        name = shard_name("model", number, len(built))
+        with safe_open(path, "pt") as file:
+            index |= dict.fromkeys(file.keys(), name)
+        total += path.stat().st_size
+        path.rename(folder / name)
+        shutil.rmtree(path.parent)
+    if len(built) > 1:
         about = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / _INDEX).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

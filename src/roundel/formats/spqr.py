@@ -86,11 +86,12 @@ class Spqr:
             for name, weight in piece.weights.items():
                 shapes |= {f"{name}.{part}.shape": t.numel() for part, t in pack_weight(weight).items()}
         left = [f"{view.name}.weight" for view in linears_in(model, "") if view.name not in content.schemes]
+        left += [f"{name}.weight" for name in content.extra.linears]
         model.config.quantization_config = SpQRConfig(
             bits=_BITS, beta1=_TILE, beta2=_TILE, shapes=shapes, modules_to_not_convert=left
         ).to_dict()
         try:
-            write_model(folder, model, map(_piece_tensors, content.read_pieces()))
+            write_model(folder, model, map(_piece_tensors, content.read_pieces()), extra=content.extra)
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config

@@ -18,8 +18,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from roundel.errors import ModelError
 
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# The file that transformers begins with, the first that there is.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # The longest header that safetensors reads.
 _LONGEST_HEADER = 100_000_000
 _BITS = {
@@ -127,6 +128,16 @@ def _check_weights(folder: Path, allow_pickle: bool, quantized: bool) -> None:
         _check_file(folder / file, tensors, quantized)
 
 
+def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
+    """The files that hold a model's weights.
+
+    Raises:
+        ModelError: there are none, or their index cannot be read.
+    """
+    entry = _entry(folder, allow_pickle)
+    return [folder / file for file in _read_index(entry)] if entry.suffix == ".json" else [entry]
+
+
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of a safetensors file, by name.
 
@@ -157,13 +168,13 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 def _entry(folder: Path, allow_pickle: bool) -> Path:
     """The file that transformers begins with."""
-    for name in (*_SAFETENSORS, *(_PICKLES if allow_pickle else ())):
+    for name in (*SAFETENSORS, *(PICKLES if allow_pickle else ())):
         path = folder / name
         if path.is_symlink():
             _refuse_absent(path, "it should hold the weights")
         if path.is_file():
             return path
-    if any((folder / name).is_file() for name in _PICKLES):
+    if any((folder / name).is_file() for name in PICKLES):
         raise ModelError(
             f"{folder} holds pickled weights only, which can carry code: safetensors are wanted. "
             "Convert them, or pass --allow-pickle (they are then read with weights_only)"

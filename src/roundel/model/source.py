@@ -5,8 +5,8 @@ into one clear error.
 """
 
 import logging
-import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -25,8 +25,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from roundel.errors import ModelError, NonFiniteError
-from roundel.model.blocks import BlockStack, find_blocks
+from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, refuse_quantized
+from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 
 # What transformers raises at a config or a GGUF header that makes no sense.
@@ -55,12 +56,21 @@ _TOKENIZERS = (
 
 @dataclass
 class SourceModel:
-    """An opened model with its tokenizer (None where the source has none), and where its blocks' weights are."""
+    """An opened model.
+
+    Attributes:
+        name: as it was named.
+        model: its modules.
+        tokenizer: None where the source has none.
+        storage: where its blocks' weights are.
+        extra: tensors of its checkpoint for which its class has no place.
+    """
 
     name: str
     model: Any
     tokenizer: Any | None
     storage: Storage = field(default_factory=InMemory)
+    extra: ExtraTensors = field(default_factory=ExtraTensors)
 
 
 def open_source(
@@ -119,33 +129,51 @@ def open_source(
         logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
         options["device_map"] = device_map(skeleton, find_blocks(skeleton, blocks))
         options["offload_folder"] = str(stream_with)
-    model, unexpected = _open_weights(source, location, config, where, options)
-    if unexpected and not quantized:  # packed Linears have no weights to find blocks by
-        _check_depth(source, find_blocks(model, blocks), unexpected)
+    model = _open_weights(source, location, config, where, options)
+    extra = ExtraTensors()
+    if not quantized and "gguf_file" not in where:  # packed Linears have no weights to find blocks by
+        extra = _find_extra(source, location, model, blocks, allow_pickle)
     storage: Storage = take_off_hooks(model) if "device_map" in options else InMemory()
-    return SourceModel(source, model, open_tokenizer(location, **where), storage)
+    return SourceModel(source, model, open_tokenizer(location, **where), storage, extra)
 
 
-def open_skeleton(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> nn.Module:
-    """A causal language model without its weights: names, classes, shapes and types.
+def open_skeleton(
+    source: str,
+    *,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    blocks: str | None = None,
+) -> SourceModel:
+    """A causal language model without its weights, and without its tokenizer: names, classes, shapes and types.
 
     Of a GGUF file, which says little of them, the whole model.
 
     Args:
-        source, trust_remote_code, allow_pickle: as for `open_source`.
+        source, trust_remote_code, allow_pickle, blocks: as for `open_source`.
 
     Raises:
         ModelError: as `open_source` would.
     """
     path = Path(source).expanduser()
     if path.suffix == ".gguf" or not (path.is_dir() or _is_hub_id(source)):
-        return open_source(source).model  # type: ignore[no-any-return]
+        return open_source(source)
     if path.is_dir():
         check_folder(path, allow_pickle=allow_pickle, quantized=False)
     location = str(path) if path.is_dir() else source
     config = _open_config(source, location, {"trust_remote_code": trust_remote_code})
     refuse_quantized(source, getattr(config, "quantization_config", None))
-    return _skeleton(source, config, trust_remote_code)
+    model = _skeleton(source, config, trust_remote_code)
+    extra = _find_extra(source, location, model, blocks, allow_pickle)
+    return SourceModel(source, model, None, extra=extra)
+
+
+def _find_extra(
+    source: str, location: str, model: nn.Module, blocks: str | None, allow_pickle: bool
+) -> ExtraTensors:
+    extra = find_extra_tensors(model, location, allow_pickle=allow_pickle)
+    if extra:
+        check_depth(source, find_blocks(model, blocks), extra, model.config)
+    return extra
 
 
 def positions(model: Any) -> int | None:
@@ -154,8 +182,12 @@ def positions(model: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
+def fingerprint(
+    model: nn.Module, storage: Storage | None = None, extra: Mapping[str, torch.Tensor] | None = None
+) -> str:
     """Hash of all parameters and buffers that a checkpoint stores: names, types, shapes, bytes.
+
+    Tensors for which the class has no place are counted where they are given as `extra`.
 
     As this is where every tensor passes by once before the work, streamed ones for the first time, they are also
     looked at: a damaged model is refused now rather than after some hours, or not at all.
@@ -175,9 +207,15 @@ def fingerprint(model: nn.Module, storage: Storage | None = None) -> str:
                 f"{name} of the source model holds NaN or infinity: finite weights are wanted; the model is damaged, "
                 "copy or download it again"
             )
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        _count(digest, name, tensor)
+    for name, tensor in sorted((extra or {}).items()):
+        _count(digest, name, tensor)
     return digest.hexdigest()
+
+
+def _count(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
@@ -241,8 +279,7 @@ def _is_causal(config: Any) -> bool:
 
 def _open_weights(
     source: str, location: str, config: Any, where: dict[str, Any], options: dict[str, Any]
-) -> tuple[nn.Module, list[str]]:
-    """The model, and the names of tensors of the checkpoint that it has no use for."""
+) -> nn.Module:
     if "gguf_file" not in where:
         options = {**options, "config": config}
     try:
@@ -268,7 +305,7 @@ def _open_weights(
     if "gguf_file" in where:
         _forget_gguf(model)
     model.eval().requires_grad_(False)
-    return model, sorted(info["unexpected_keys"])
+    return model  # type: ignore[no-any-return]
 
 
 def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
@@ -282,18 +319,6 @@ def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
             f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; copy or download it "
             "again"
         )
-
-
-def _check_depth(source: str, stack: BlockStack, unexpected: list[str]) -> None:
-    """The checkpoint must not have more blocks than the model."""
-    pattern = re.compile(re.escape(stack.name) + r"\.(\d+)\.")
-    for name in unexpected:
-        match = pattern.match(name)
-        if match and int(match[1]) >= len(stack):
-            raise ModelError(
-                f"{source} holds {name}, and by config.json the model has {len(stack)} blocks: take the config that "
-                "came with the weights"
-            )
 
 
 def _forget_gguf(model: Any) -> None:

@@ -7,6 +7,9 @@ from math import prod
 from roundel.grid import QuantizedWeight
 from roundel.report.details import LayerDetails
 
+# The kind of a tensor for which the model's class has no place.
+EXTRA = "extra tensor"
+
 
 @dataclass
 class LayerRecord:
