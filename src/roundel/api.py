@@ -28,6 +28,7 @@ from roundel.evaluating import (
     open_measured,
     read_texts,
 )
+from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.per_token import check_parquet, write_tokens
 from roundel.evaluation.predict import check_reach
 from roundel.evaluation.quality import Evaluation, summarize
@@ -36,7 +37,7 @@ from roundel.evaluation.windows import check_text
 from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
 from roundel.model.source import SourceModel, open_skeleton
 from roundel.opening import Given, ModelOrPath, open_model
@@ -44,7 +45,7 @@ from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
-from roundel.reporting import HELD_OUT, render_again
+from roundel.reporting import render_again
 from roundel.run import Run, Writing, decide_on, stream_device
 from roundel.runs import sweep_model
 

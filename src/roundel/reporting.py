@@ -30,9 +30,6 @@ from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
 from roundel.report.records import Outcome
 
-# Of every machine.
-HELD_OUT = "pydoc"
-
 REPORT = "report.json"
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
