@@ -316,7 +316,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     reference: ModelOrPath | None = None,
     tokenizer: Any | None = None,
-    window: int = 2048,
+    window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
     fewshot: int | None = None,
@@ -341,7 +341,7 @@ def evaluate(
             (docs/tasks.md).
         reference: the original model.
         tokenizer: for a model in memory.
-        window: tokens per window.
+        window: tokens per window; None: 2048, or as many as the models and the text reach.
         limit: at most so many windows of a text, and documents of a task.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
             those of the papers' data sets are cut as in the papers.
@@ -422,7 +422,7 @@ def compare(
     text: str | Sequence[str] = "wikitext2",
     tasks: Sequence[str] = (),
     tokenizer: Any | None = None,
-    window: int = 2048,
+    window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
     fewshot: int | None = None,

@@ -39,7 +39,7 @@ def compare_command(
     ],
     reference: Annotated[str, typer.Option(help="The original.")],
     text: TextOption = None,
-    window: WindowOption = 2048,
+    window: WindowOption = None,
     limit: LimitOption = None,
     add_bos: BosOption = None,
     tasks: TasksOption = None,

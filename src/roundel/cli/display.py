@@ -27,8 +27,10 @@ class PlainConsole(Console):
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """All strings come by here, those in tables too; a table asks for its titles' markup by itself."""
-        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
+        """All strings come by here, those in tables too, which count a tab as one character wide."""
+        return super().render_str(
+            printable(text).expandtabs(), **{**options, "markup": False, "emoji": False}
+        )
 
 
 # Tables in logs and pipes get the width that their columns need.

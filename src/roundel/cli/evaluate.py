@@ -24,7 +24,12 @@ TextOption = Annotated[
         "are welcome. Left out: wikitext2, or none where there are tasks."
     ),
 ]
-WindowOption = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Tokens per window; left out: 2048, or as many as the models and the text reach."
+    ),
+]
 LimitOption = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many windows of each text, and documents of each task."),
@@ -79,7 +84,7 @@ def evaluate_command(
         str | None, typer.Option(help="The original, for KL divergence and top-1 agreement.")
     ] = None,
     text: TextOption = None,
-    window: WindowOption = 2048,
+    window: WindowOption = None,
     limit: LimitOption = None,
     add_bos: BosOption = None,
     tasks: TasksOption = None,
