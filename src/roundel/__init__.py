@@ -10,6 +10,8 @@ Names are imported at first use: torch and transformers take seconds, which `imp
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from roundel import forks  # noqa: F401 - it has to watch from now on
+
 if TYPE_CHECKING:
     from roundel.api import (
         Quantized,

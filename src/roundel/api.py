@@ -48,6 +48,7 @@ from roundel.report.records import LayerRecord
 from roundel.reporting import render_again
 from roundel.run import Run, Writing, decide_on, stream_device
 from roundel.runs import sweep_model
+from roundel.surroundings import undisturbed
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Quantized:
     output: Path | None
 
 
+@undisturbed
 def quantize(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -159,6 +161,7 @@ def _place(model: ModelOrPath) -> Path | None:
     return Path(model).expanduser() if isinstance(model, str | Path) and str(model).strip() else None
 
 
+@undisturbed
 def sweep(
     model: str | Path,
     recipes: Sequence[Recipe | str | Path],
@@ -213,6 +216,7 @@ def sweep(
     )
 
 
+@undisturbed
 def plan(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -248,6 +252,7 @@ def plan(
         return run.plan(trial)
 
 
+@undisturbed
 def inspect(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -284,6 +289,7 @@ def inspect(
     return coverage.layers
 
 
+@undisturbed
 def load(
     path: str | Path, *, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[Any, Any | None]:
@@ -296,6 +302,7 @@ def load(
     return source.model, source.tokenizer
 
 
+@undisturbed
 def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
     """The integers of every quantized Linear, by full name, from a folder in the format `roundel` or `dense`.
 
@@ -309,6 +316,7 @@ def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
     raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
 
 
+@undisturbed
 def evaluate(
     model: ModelOrPath,
     *,
@@ -415,6 +423,7 @@ def evaluate(
         )
 
 
+@undisturbed
 def compare(
     models: Sequence[ModelOrPath],
     reference: ModelOrPath,
@@ -473,6 +482,7 @@ def compare(
     return compare_models(models, reference, tokenizer, conditions)
 
 
+@undisturbed
 def render_report(folder: str | Path) -> Path:
     """Make `report.html` of an output folder anew from its `report.json`; the path of the page.
 
@@ -482,6 +492,7 @@ def render_report(folder: str | Path) -> Path:
     return render_again(Path(folder).expanduser())
 
 
+@undisturbed
 def generate(
     model: ModelOrPath,
     prompt: str,

@@ -41,7 +41,7 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """Plain data as JSON for a file in UTF-8, which does not take bytes of a name that are no text (lone surrogates)."""
+    """Plain data as JSON for a file in UTF-8, which takes no bytes of a name that are no text (lone surrogates)."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):x}", text) + "\n"
 

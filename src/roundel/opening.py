@@ -70,6 +70,7 @@ def open_model(
         ModelError: it cannot be opened.
     """
     if isinstance(model, torch.nn.Module):
+        _make_normal(model)
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
     folder = Path(model).expanduser()
@@ -91,6 +92,24 @@ def open_model(
     if quantized:
         _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)
+
+
+def _make_normal(model: torch.nn.Module) -> None:
+    """Put copies in place of tensors that were made in `torch.inference_mode()`, which no gradient may pass.
+
+    Tied ones stay tied.
+    """
+    copies: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                copy = copies.setdefault(
+                    id(parameter), torch.nn.Parameter(parameter.clone(), requires_grad=False)
+                )
+                module._parameters[name] = copy  # type: ignore[assignment]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

@@ -49,9 +49,11 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
     assert f"{figures['perplexity']['value']:.4f}" in text
     assert "windows of 64 tokens" in text
 
-    code, _, log = run(capsys, monkeypatch, "eval", out, "--text", held_out)
-    assert code == 3
-    assert "windows of 2048 tokens exceed the 512 positions" in log
+    code, text, _ = run(capsys, monkeypatch, "eval", out, "--text", held_out, "--limit", 1)
+    assert code == 0
+    assert "1 window of 512 tokens" in " ".join(
+        text.split()
+    )  # all that the model reaches, where nothing is said
 
     code, text, _ = run(capsys, monkeypatch, "inspect", out)
     assert code == 0
