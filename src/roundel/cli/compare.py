@@ -32,9 +32,9 @@ from roundel.engine.plan import size
 from roundel.errors import OutputError
 from roundel.evaluation.quality import Interval
 from roundel.evaluation.tasks.results import without_parts
-from roundel.files import reported
 from roundel.report.comparison_page import render_comparison
 from roundel.report.page import available
+from roundel.seal import unsealed, write_sealed
 
 
 def compare_command(
@@ -61,9 +61,9 @@ def compare_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the models.")] = False,
 ) -> None:
     """Compare models with their original and with each other: one table and one page."""
-    for file in (page, json_file):
-        if file is not None:
-            check_file(file)
+    check_file(page, "comparison")
+    if json_file is not None:
+        check_file(json_file, "figures")
     if page.exists() and not overwrite:
         raise OutputError(f"{page} exists: choose another file with --page, or pass --overwrite")
     found = compare(
@@ -92,14 +92,13 @@ def compare_command(
     for sentence in found["verdict"]:
         out.print(sentence, highlight=False, soft_wrap=True)
     if json_file is not None:
-        with reported(json_file):
-            json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        plain = {"seal": unsealed("figures"), **found}
+        write_sealed(json_file, "figures", json.dumps(plain, indent=1) + "\n")
     missing = available()
     if missing:
         err.print(missing, style="yellow", highlight=False)
         return
-    with reported(page):
-        page.write_text(render_comparison(found), encoding="utf-8")
+    write_sealed(page, "comparison", render_comparison(found))
     out.print(f"The page: {page}", highlight=False)
 
 

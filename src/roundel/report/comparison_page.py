@@ -17,6 +17,7 @@ from roundel.report.plots.heat import Grid, common_span, heat_map
 from roundel.report.plots.numbers import NONE, count, fixed, short, size
 from roundel.report.plots.pairs import pairs_plot
 from roundel.report.plots.scatter import Point, scatter
+from roundel.seal import unsealed
 
 # So few that two maps fit side by side.
 _FEW_BLOCKS = 10
@@ -34,6 +35,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     labels = _labels(texts)
     return fill(
         "comparison.html.j2",
+        seal=unsealed("comparison"),
         title=f"{len(models)} models against {reference['name']}",
         reference=reference,
         created=moment(comparison["created"]),

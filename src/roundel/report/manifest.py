@@ -14,11 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from roundel.belongings import MANIFEST, list_files
 from roundel.errors import ModelError
 from roundel.report.memory import peak_memory
 from roundel.report.records import LayerRecord, Outcome
+from roundel.seal import unsealed, write_sealed
 
-MANIFEST = "roundel.json"
+__all__ = ["MANIFEST", "build_manifest", "layer_records", "read_manifest", "versions", "write_manifest"]
 
 
 class _Original(BaseModel):
@@ -103,9 +105,10 @@ def versions() -> dict[str, str]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write it into an output folder."""
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    """Write it into an output folder that is whole but for the report; its files are listed, so that they are known."""
+    manifest["files"] = list_files(folder)
+    text = json.dumps({"seal": unsealed("manifest"), **manifest}, indent=1, ensure_ascii=False)
+    write_sealed(folder / MANIFEST, "manifest", text + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -121,6 +124,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError(f"it holds {type(manifest).__name__}")
+        manifest.pop("seal", None)
         _Wanted.model_validate(manifest)
     except ValidationError as error:
         problem = error.errors()[0]
