@@ -30,7 +30,7 @@ from roundel.cli.evaluate import (
 from roundel.cli.quantize import BlocksOption
 from roundel.engine.plan import size
 from roundel.errors import OutputError
-from roundel.evaluation.quality import Interval
+from roundel.evaluation.interval import Interval
 from roundel.evaluation.tasks.results import without_parts
 from roundel.report.comparison_page import render_comparison
 from roundel.report.page import available
@@ -118,14 +118,14 @@ def _table(found: dict[str, Any], number: int) -> Table:
         table.add_column(words, justify="right")
     for model in (original, *found["models"]):
         figures = model["quality"]["texts"][number]
-        kl, top1 = figures["kl"], figures["top1"]
+        kl, top1 = Interval.read((figures["kl"] or {}).get("mean")), Interval.read(figures["top1"])
         table.add_row(
             model["name"],
             f"{model['bits_per_parameter']:.3f}",
             size(model["file_bytes"]),
             f"{figures['perplexity']['value']:.3f}",
-            *(figure_words(Interval(**kl["mean"]), ".5f") if kl else ("", "")),
-            f"{top1['value']:.2%}" if top1 else "",
+            *(figure_words(kl, ".5f") if kl else ("", "")),
+            f"{top1.value:.2%}" if top1 else "",
         )
     return table
 

@@ -12,7 +12,8 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError, RecipeError
-from roundel.evaluation.quality import Interval, TextQuality
+from roundel.evaluation.interval import Interval
+from roundel.evaluation.quality import TextQuality
 from roundel.seal import Kind, check_place, unsealed, write_sealed
 
 TextOption = Annotated[
@@ -226,6 +227,7 @@ def _number(count: int | None) -> str:
 
 def figure_words(figure: Interval, form: str) -> tuple[str, str]:
     """A figure, and its interval."""
-    if figure.low is None or figure.high is None:
+    if figure.bounds is None:
         return f"{figure.value:{form}}", "-"
-    return f"{figure.value:{form}}", f"{figure.low:{form}} .. {figure.high:{form}}"
+    low, high = figure.bounds
+    return f"{figure.value:{form}}", f"{low:{form}} .. {high:{form}}"
