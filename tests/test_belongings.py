@@ -18,6 +18,8 @@ from roundel.seal import unsealed, write_sealed
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+pytestmark = pytest.mark.reports
+
 RTN = roundel.Recipe(method="rtn", group_size=32)
 
 
@@ -105,7 +107,6 @@ def test_the_manifest_lists_sizes_and_hashes(llama: Path, tmp_path: Path) -> Non
     assert listed == list_files(tmp_path / "out")
 
 
-@pytest.mark.reports
 def test_quantize_overwrites_its_own_folder_and_no_other(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
@@ -173,7 +174,6 @@ def test_a_file_that_somebody_put_into_the_journal_stays(llama: Path, tmp_path: 
     assert (tmp_path / ".out.roundel" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.reports
 def test_a_page_of_somebodys_is_not_replaced(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     roundel.quantize(llama, RTN, output=out, held_out=None)
