@@ -23,7 +23,8 @@ model, text, out = sys.argv[2:5]
 out = Path(out)
 for format in ("roundel", "dense", "compressed-tensors"):
     recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
-    roundel.quantize(model, recipe, output=out / format, stream=format == "dense")
+    roundel.quantize(model, recipe, output=out / format, stream=format == "dense",
+                     held_out=text if format == "roundel" else None)
 roundel.evaluate(model, reference=model, text=text, window=32, limit=2, cache=out / "cache",
                  per_token=out / "tokens.parquet")
 sys.argv = ["roundel", "compare", str(out / "dense"), "--reference", model, "--text", text, "--window", "32",
@@ -32,7 +33,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002, 0o000])
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_everything_follows_the_umask(umask: int, llama: Path, held_out: Path, tmp_path: Path) -> None:
     out = tmp_path / "all"
     out.mkdir()

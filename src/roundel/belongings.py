@@ -81,16 +81,16 @@ def take_stock(folder: Path) -> Stock:
 
 def remove(stock: Stock) -> bool:
     """Remove what was found, unless it changed since, and the folder if nothing else is in it; whether it is gone."""
-    # The manifest goes last: until then it says what the rest is.
-    for name in sorted(stock.ours, key=lambda name: name == MANIFEST):
-        path = stock.folder / name
-        with suppress(OSError):
-            if _stamp(path) == stock.ours[name]:
-                path.unlink()
     homes = {parent for name in stock.ours for parent in _parents(name)}
-    for home in [*sorted(homes, key=len, reverse=True), "."]:
-        with suppress(OSError):  # something came into it
-            (stock.folder / home).rmdir()
+    # The manifest goes last: should this be ended halfway, it says what the rest is.
+    files = sorted(stock.ours.keys() - {MANIFEST})
+    for name in [*files, *sorted(homes, key=len, reverse=True), *(stock.ours.keys() & {MANIFEST}), "."]:
+        path = stock.folder / name
+        with suppress(OSError):  # gone, or something came into a folder
+            if name in homes or path == stock.folder:
+                path.rmdir()
+            elif _stamp(path) == stock.ours[name]:
+                path.unlink()
     return not stock.folder.exists()
 
 

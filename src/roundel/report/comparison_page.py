@@ -11,7 +11,7 @@ from typing import Any
 from roundel.evaluation.interval import Interval
 from roundel.evaluation.tasks.results import without_parts
 from roundel.report.parts.layers import layer_grid, remark
-from roundel.report.parts.quality import interval, score, stacked
+from roundel.report.parts.quality import have_bounds, interval, score, stacked
 from roundel.report.parts.summary import moment
 from roundel.report.parts.template import fill
 from roundel.report.plots.heat import Grid, common_span, heat_map
@@ -37,6 +37,9 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     return fill(
         "comparison.html.j2",
         seal=unsealed("comparison"),
+        intervals=have_bounds(
+            text for model in [reference, *models] for text in _quality(model).get("texts") or []
+        ),
         title=f"{len(models)} models against {reference['name']}",
         reference=reference,
         created=moment(comparison["created"]),

@@ -22,7 +22,7 @@ from roundel.report.parts.layers import (
     remark,
 )
 from roundel.report.parts.outliers import outlier_maps
-from roundel.report.parts.quality import sentence, task_rows, text_rows
+from roundel.report.parts.quality import have_bounds, sentence, task_rows, text_rows
 from roundel.report.parts.summary import (
     calibration_words,
     figures,
@@ -73,6 +73,7 @@ def render_page(report: dict[str, Any]) -> str:
     return fill(
         "run.html.j2",
         seal=unsealed("page"),
+        intervals=have_bounds((quality or {}).get("texts") or []),
         title=f"{model_name(manifest)}: {method_words(manifest['recipe'])}",
         model=model_name(manifest),
         method=method_words(manifest["recipe"]),

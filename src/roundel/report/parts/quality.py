@@ -1,7 +1,7 @@
 """Quality in words and rows: every figure with its interval and the convention that it was measured by."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from roundel.evaluation.interval import Interval
@@ -17,6 +17,12 @@ def interval(plain: Mapping[str, Any] | None, write: Callable[[float], str]) -> 
         return write(found.value)
     low, high = found.bounds
     return f"{write(found.value)} [{write(low)}, {write(high)}]"
+
+
+def have_bounds(texts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether some figure of some text has an interval."""
+    found = [Interval.read(text.get("perplexity")) for text in texts]
+    return any(figure is not None and figure.bounds is not None for figure in found)
 
 
 def stacked(found: Mapping[str, Any] | None, write: Callable[[float], str]) -> tuple[str, str]:
