@@ -36,10 +36,12 @@ class Stock:
     Attributes:
         folder: which.
         ours: files by their names in it, and by what is seen when they change.
+        homes: folders in it that hold listed files, or held them.
     """
 
     folder: Path
     ours: dict[str, _Stamp]
+    homes: set[str]
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -76,18 +78,17 @@ def take_stock(folder: Path) -> Stock:
             f"{folder} holds {', '.join(foreign[:3])}{more}, which roundel did not write: --overwrite replaces what "
             "roundel wrote, and nothing else; move it away, or choose another folder"
         )
-    return Stock(folder, ours)
+    return Stock(folder, ours, homes)
 
 
 def remove(stock: Stock) -> bool:
     """Remove what was found, unless it changed since, and the folder if nothing else is in it; whether it is gone."""
-    homes = {parent for name in stock.ours for parent in _parents(name)}
     # The manifest goes last: should this be ended halfway, it says what the rest is.
     files = sorted(stock.ours.keys() - {MANIFEST})
-    for name in [*files, *sorted(homes, key=len, reverse=True), *(stock.ours.keys() & {MANIFEST}), "."]:
+    for name in [*files, *sorted(stock.homes, key=len, reverse=True), *(stock.ours.keys() & {MANIFEST}), "."]:
         path = stock.folder / name
         with suppress(OSError):  # gone, or something came into a folder
-            if name in homes or path == stock.folder:
+            if name in stock.homes or path == stock.folder:
                 path.rmdir()
             elif _stamp(path) == stock.ours[name]:
                 path.unlink()
