@@ -35,6 +35,7 @@ from roundel.cli.app import main
 from roundel.errors import ModelError, OutputError
 from roundel.formats.folder import check_target
 from roundel.model.source import open_source
+from roundel.seal import sealed, unsealed
 from zoo import zoo_model
 
 pytestmark = pytest.mark.reports
@@ -862,6 +863,12 @@ EVAL = [
         "an existing folder",
         lambda b: evaluated(b, zoo_model("llama"), "--json", "no/f.json"),
     ),
+    (
+        "figures into somebody's file",
+        6,
+        "is no file of figures as roundel wrote it",
+        lambda b: evaluated(b, zoo_model("llama"), "--json", b.write("f.json", "{}")),
+    ),
 ]
 
 
@@ -1011,7 +1018,11 @@ COMPARE = [
         "a page that is there already",
         6,
         "pass --overwrite",
-        lambda b: compared(b, zoo_model("llama"), more=("-o", b.write("mine.html", "mine"))),
+        lambda b: compared(
+            b,
+            zoo_model("llama"),
+            more=("-o", b.write("mine.html", sealed(unsealed("comparison").encode(), "comparison"))),
+        ),
     ),
     (
         "somebody's page, with `--overwrite`",
@@ -1206,6 +1217,12 @@ SWEEP = [
         6,
         "all/rtn-w4g128 exists and is not empty",
         lambda b: (b.write("all/rtn-w4g128/notes.txt", "mine"), swept("rtn-w4g128")(b))[1],
+    ),
+    (
+        "a recipe's folder with something else in it, with `--overwrite`",
+        6,
+        "all/rtn-w4g128 holds notes.txt, which roundel did not write",
+        lambda b: (b.write("all/rtn-w4g128/notes.txt", "mine"), swept("rtn-w4g128", "--overwrite")(b))[1],
     ),
     (
         "a recipe's folder with another result",
