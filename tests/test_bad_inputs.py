@@ -31,11 +31,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import roundel
+from roundel import seal
 from roundel.cli.app import main
 from roundel.errors import ModelError, OutputError
 from roundel.formats.folder import check_target
 from roundel.model.source import open_source
-from roundel.seal import sealed, unsealed
 from zoo import zoo_model
 
 pytestmark = pytest.mark.reports
@@ -1021,7 +1021,10 @@ COMPARE = [
         lambda b: compared(
             b,
             zoo_model("llama"),
-            more=("-o", b.write("mine.html", sealed(unsealed("comparison").encode(), "comparison"))),
+            more=(
+                "-o",
+                b.write("mine.html", seal.sealed(seal.unsealed("comparison").encode(), "comparison")),
+            ),
         ),
     ),
     (
