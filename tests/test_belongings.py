@@ -90,7 +90,7 @@ def test_the_manifest_itself_and_the_report_are_known_by_their_seals(tmp_path: P
     (tmp_path / "out" / "report.html").unlink()
     manifest = tmp_path / "out" / "roundel.json"
     manifest.write_text(manifest.read_text().replace("source", "sauce"))
-    with pytest.raises(OutputError, match=r"holds code/, code/a\.py, roundel\.json \(changed since\)"):
+    with pytest.raises(OutputError, match=r"holds a roundel\.json that was changed since, or that an older"):
         take_stock(tmp_path / "out")
 
 
