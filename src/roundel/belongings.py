@@ -75,8 +75,8 @@ def take_stock(folder: Path) -> Stock:
     if foreign:
         if (folder / MANIFEST).is_file() and not listed:
             raise OutputError(
-                f"{folder} holds a {MANIFEST} that was changed since, or that an older roundel wrote, so it does not say "
-                "which files are roundel's: choose another folder, or move this one away"
+                f"{folder} holds a {MANIFEST} that was changed since, or that an older roundel wrote, so it does not "
+                "say which files are roundel's: choose another folder, or move this one away"
             )
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise OutputError(
