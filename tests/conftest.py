@@ -24,7 +24,7 @@ def _reports(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roundel.run.write_report", lambda *_: None)
+        patch.setattr("roundel.run.write_report", lambda *_: "")
         yield
 
 

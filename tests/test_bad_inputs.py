@@ -31,6 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import roundel
+from roundel import seal
 from roundel.cli.app import main
 from roundel.errors import ModelError, OutputError
 from roundel.formats.folder import check_target
@@ -755,6 +756,26 @@ OUTPUT = [
         "pass --overwrite",
         lambda b: plain("-o", b.write("old/x", "x").parent)(b),
     ),
+    (
+        "somebody's folder, with `--overwrite`",
+        "thesis.tex, which roundel did not write",
+        lambda b: plain("-o", b.write("mine/thesis.tex", "years").parent, "--overwrite")(b),
+    ),
+    (
+        "an output with somebody's files in it, with `--overwrite`",
+        "holds notes/, notes/a.txt, which roundel did not write",
+        lambda b: plain("-o", b.quantized(name="notes/a.txt", content="mine"), "--overwrite")(b),
+    ),
+    (
+        "an output of which a file was changed, with `--overwrite`",
+        "config.json (changed since), which roundel did not write",
+        lambda b: plain("-o", b.quantized(name="config.json", content="{}"), "--overwrite")(b),
+    ),
+    (
+        "somebody's folder where the work goes",
+        "with notes.txt in it, which roundel did not make",
+        lambda b: (b.write(".out.roundel/notes.txt", "mine"), plain("-o", b / "out", "--restart")(b))[1],
+    ),
     ("inside a file", "file is a file", lambda b: plain("-o", b.write("file", "x") / "out")(b)),
     ("`-o .`", "has no name of its own", plain("-o", ".")),
     ("`-o ..`", "has no name of its own", plain("-o", "..", "--overwrite")),
@@ -841,6 +862,12 @@ EVAL = [
         6,
         "an existing folder",
         lambda b: evaluated(b, zoo_model("llama"), "--json", "no/f.json"),
+    ),
+    (
+        "figures into somebody's file",
+        6,
+        "is no file of figures as roundel wrote it",
+        lambda b: evaluated(b, zoo_model("llama"), "--json", b.write("f.json", "{}")),
     ),
 ]
 
@@ -948,6 +975,12 @@ KEPT = [
         lambda b: [*_piqa(QUESTION * 2)(b), "--per-token", b / "t.parquet"],
     ),
     (
+        "single predictions into somebody's file",
+        6,
+        "is no file of predictions as roundel wrote it",
+        lambda b: against(b, "--per-token", b.write("t.parquet", "mine")),
+    ),
+    (
         "single predictions into a folder",
         6,
         "the name of a file",
@@ -985,7 +1018,26 @@ COMPARE = [
         "a page that is there already",
         6,
         "pass --overwrite",
-        lambda b: compared(b, zoo_model("llama"), more=("-o", b.write("mine.html", "mine"))),
+        lambda b: compared(
+            b,
+            zoo_model("llama"),
+            more=(
+                "-o",
+                b.write("mine.html", seal.sealed(seal.unsealed("comparison").encode(), "comparison")),
+            ),
+        ),
+    ),
+    (
+        "somebody's page, with `--overwrite`",
+        6,
+        "is no comparison as roundel wrote it",
+        lambda b: compared(b, zoo_model("llama"), more=("-o", b.write("mine.html", "mine"), "--overwrite")),
+    ),
+    (
+        "figures into somebody's file",
+        6,
+        "is no file of figures as roundel wrote it",
+        lambda b: compared(b, zoo_model("llama"), more=("--json", b.write("mine.json", "{}"))),
     ),
     (
         "a page into a folder that is not there",
@@ -1005,10 +1057,10 @@ REPORT = [
     ("no such folder", 3, "no roundel.json in none", lambda b: ["report", b / "none"]),
     ("a model that roundel did not write", 3, "roundel.json", lambda b: ["report", b.model()]),
     (
-        "a report that is gone",
-        3,
-        "report.json cannot be read",
-        lambda b: ["report", (q := b.quantized(), (q / "report.json").unlink())[0]],
+        "somebody's page in the page's place",
+        6,
+        "is no page of a run as roundel wrote it",
+        lambda b: ["report", b.quantized(name="report.html", content="mine")],
     ),
     (
         "a report that is no JSON",
@@ -1168,6 +1220,12 @@ SWEEP = [
         6,
         "all/rtn-w4g128 exists and is not empty",
         lambda b: (b.write("all/rtn-w4g128/notes.txt", "mine"), swept("rtn-w4g128")(b))[1],
+    ),
+    (
+        "a recipe's folder with something else in it, with `--overwrite`",
+        6,
+        "all/rtn-w4g128 holds notes.txt, which roundel did not write",
+        lambda b: (b.write("all/rtn-w4g128/notes.txt", "mine"), swept("rtn-w4g128", "--overwrite")(b))[1],
     ),
     (
         "a recipe's folder with another result",
@@ -1471,10 +1529,11 @@ def test_a_file_system_that_cannot_be_written(sealed: Path) -> None:
 
 def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
     box = Box(tmp_path)
-    old = box.write("old/precious", "x").parent
+    old = box.quantized()
+    before = contents(old)
     code, _, _ = run(*quantize(_filled(UP, float("nan"))(box), "-o", old, "--overwrite"))
-    assert (code, contents(old)) == (7, {"precious": b"x"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "old"]
+    assert (code, contents(old)) == (7, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "small"]
 
 
 def test_the_source_is_never_in_the_way(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 
 import roundel
 from roundel import reporting
-from roundel.errors import CalibrationError, ModelError, RoundelError
+from roundel.belongings import take_stock
+from roundel.errors import CalibrationError, ModelError, RoundelError, Stopped
+from roundel.report.manifest import read_manifest
 from zoo import zoo_model
 
 pytestmark = pytest.mark.reports
@@ -45,7 +47,7 @@ def test_it_holds_what_was_measured_of_the_written_folder(written: Path, llama: 
         written, reference=llama, text="pydoc", window=reporting.WINDOW, limit=reporting.WINDOWS
     )
     assert report["quality"]["texts"] == alone.plain()["texts"]
-    assert report["manifest"] == json.loads((written / "roundel.json").read_text())
+    assert report["manifest"] == read_manifest(written)
     quantized = [layer["name"] for layer in report["manifest"]["layers"] if layer["bits"]]
     assert sorted(report["details"]) == sorted(quantized)
     assert all(detail["inputs"] and detail["outliers"] for detail in report["details"].values())
@@ -170,3 +172,112 @@ def test_random_state_is_left_alone(llama: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     roundel.quantize(llama, RTN, output=tmp_path / "out")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("words", [300, 520])
+def test_a_text_of_one_window_has_no_interval(words: int, llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("once upon a time there was a cat " * 200)
+    _, tokenizer = roundel.load(llama)
+    ids = tokenizer(text.read_text())["input_ids"][:words]
+    text.write_text(tokenizer.decode(ids, skip_special_tokens=True))
+    listener = Listener()
+    done = roundel.quantize(llama, RTN, output=tmp_path / "out", held_out=str(text), progress=listener)
+    assert done.no_report == ""
+    measured = report_of(tmp_path / "out")["quality"]["texts"][0]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    said = " ".join(listener.told)
+    assert measured["windows"] == words // reporting.WINDOW
+    if measured["windows"] == 1:
+        assert (measured["kl"]["mean"]["low"], measured["kl"]["mean"]["high"]) == (None, None)
+        assert "a single window, which tells nothing of another" in page
+        assert "a single window, which tells nothing of another" in said
+        assert "95 %" not in page
+    else:
+        assert "95 % interval" in page
+        assert "95 % interval" in said
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("of a bug"), OSError(28, "No space left on device"), MemoryError("all")]
+)
+@pytest.mark.parametrize(
+    "where", ["details_of", "_measure", "_save", "write_page", "standouts", "open_measured", "sentence"]
+)
+def test_nothing_in_the_report_costs_the_model(
+    where: str, error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object, **named: object) -> None:
+        raise error
+
+    listener, out = Listener(), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(reporting, where, fail)
+        done = roundel.quantize(llama, RTN, output=out, progress=listener)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    roundel.load(out)
+    said = [line for line in listener.told if str(error) in line]
+    assert len(said) == 1
+    if where in ("_measure", "open_measured"):
+        assert done.no_report == ""
+        assert str(error) in report_of(out)["no_quality"]
+        assert str(error) in (out / "report.html").read_text(encoding="utf-8")
+    else:
+        assert said == [done.no_report]
+        assert f"`roundel report {out}` makes the report anew" in done.no_report
+    # What the sentence says is true.
+    page = roundel.render_report(out)
+    assert "model.layers.0.self_attn.q_proj" in page.read_text(encoding="utf-8")
+    take_stock(out)
+    roundel.quantize(llama, RTN, output=out, overwrite=True, held_out=None)
+
+
+def test_stopped_while_the_result_is_measured(llama: Path, tmp_path: Path, monkeypatch) -> None:
+    class Stopping(Listener):
+        stop = False
+
+        @property
+        def stop_asked(self) -> bool:
+            return self.stop
+
+    progress, out = Stopping(), tmp_path / "out"
+    opened = reporting.open_measured
+
+    def ask(*given: object) -> object:
+        progress.stop = True
+        return opened(*given)
+
+    monkeypatch.setattr(reporting, "open_measured", ask)
+    with pytest.raises(Stopped, match=r"the model in .*out is whole, and its report says"):
+        roundel.quantize(llama, RTN, output=out, progress=progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert report_of(out)["no_quality"] == "the run was stopped before"
+    assert (out / "report.html").is_file()
+    take_stock(out)
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_a_comparison_on_one_window(
+    models: int, llama: Path, held_out: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    from roundel.cli.app import main
+
+    for bits in range(2, 2 + models):
+        roundel.quantize(llama, RTN.with_settings(bits=bits), output=tmp_path / f"w{bits}", held_out=None)
+    folders = [str(tmp_path / f"w{bits}") for bits in range(2, 2 + models)]
+    page, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    given = ["--reference", str(llama), "--text", str(held_out), "--window", "64", "--limit", "1"]
+    for command, files in (
+        (["compare", *folders], ["--page", str(page), "--json", str(figures)]),
+        (["eval", folders[0]], []),
+    ):
+        monkeypatch.setattr(sys, "argv", ["roundel", *command, *given, *files])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        assert " .. " not in capsys.readouterr().out
+    found = json.loads(figures.read_text())
+    assert all(pair["noise"] and pair["difference"]["low"] is None for pair in found["pairs"])
+    words = page.read_text(encoding="utf-8")
+    assert "95 %" not in words
+    assert words.count('id="point-') or words.count("-point-")

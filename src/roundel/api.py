@@ -63,6 +63,7 @@ class Quantized:
             (`read_integers` reads those of some formats).
         manifest: everything about the run as plain data.
         output: the written folder, or None.
+        no_report: why the written folder has no report, and how to make it; empty where it has one.
     """
 
     model: Any
@@ -70,6 +71,7 @@ class Quantized:
     weights: Any
     manifest: dict[str, Any]
     output: Path | None
+    no_report: str = ""
 
 
 @undisturbed
@@ -104,7 +106,7 @@ def quantize(
         output: folder to write; None keeps the result in memory.
         tokenizer: for a model in memory; written along, and needed for calibration text.
         device: where blocks compute: auto, cpu, cuda, xpu, mps.
-        overwrite: replace a non-empty output folder.
+        overwrite: replace an output folder that Roundel wrote; another one, or one with other files in it, is refused.
         restart: forget an interrupted run with the same output folder; else such a run is gone on with.
         stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
             are finished, so that the model is never in memory as a whole; nor is the result.
@@ -118,6 +120,7 @@ def quantize(
 
     Raises:
         RoundelError: bad input or a failed check; nothing is written then.
+        Stopped: the work was asked to end; where the result was written already, it stays, and the message says so.
     """
     progress = progress or Progress()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
@@ -142,7 +145,7 @@ def quantize(
         check_text(held_out)
     with ranks.agreed():
         if ranks.first:
-            sweep_up(target)
+            sweep_up(target, progress.say)
             check_target(target, overwrite, _place(model))
     with Journal(target, ranks) as journal:
         home = streams.home(stream_device(recipe, where), journal.folder, ranks)
@@ -152,8 +155,8 @@ def quantize(
         done = run.quantize()
         journal.remove()
     if stream:
-        return Quantized(None, done.tokenizer, None, done.manifest, target)
-    return Quantized(done.model, done.tokenizer, done.weights, done.manifest, target)
+        return Quantized(None, done.tokenizer, None, done.manifest, target, done.no_report)
+    return Quantized(done.model, done.tokenizer, done.weights, done.manifest, target, done.no_report)
 
 
 def _place(model: ModelOrPath) -> Path | None:
@@ -393,7 +396,7 @@ def evaluate(
     if per_token is not None:
         if not conditions.texts:
             raise RecipeError("per_token writes the predictions of texts: name a text, or leave it out")
-        check_parquet()
+        check_parquet(Path(per_token).expanduser())
     ranks = conditions.ranks
     with ExitStack() as opened:
         with ranks.agreed():

@@ -1,12 +1,18 @@
-"""Files that are there or not there, never half: written aside, flushed to the disk, then renamed."""
+"""Files that are there or not there, never half: written aside, flushed to the disk, then renamed.
+
+Whoever may read what this process makes is said by its umask. Some writers do not ask (safetensors makes files that the
+owner alone can read), so modes are set by those that the system gives a new file.
+"""
 
 import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from safetensors import SafetensorError
@@ -32,11 +38,18 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: disk full, no permission.
     """
-    part = path.with_name(f".{path.name}.part")
+    # A name that nobody has: what lies beside the file may be somebody's.
+    part = path.with_name(f".{path.name}.{token_hex(4)}.part")
     with reported(path):
-        write(part)
-        flush(part)
-        part.replace(path)
+        try:
+            mode = _make(part)
+            write(part)
+            _set_mode(part, mode)
+            flush(part)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         flush(path.parent)
 
 
@@ -44,6 +57,16 @@ def json_text(content: Any, indent: int | None = None) -> str:
     """Plain data as JSON for a file in UTF-8, which takes no bytes of a name that are no text (lone surrogates)."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):x}", text) + "\n"
+
+
+def set_modes(folder: Path) -> None:
+    """Give everything below a folder the mode that the system gives a new file, or folder, in it."""
+    probe = folder / f".{token_hex(8)}"
+    mode = _make(probe)
+    probe.unlink()
+    below = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        _set_mode(path, below if path.is_dir() else mode)
 
 
 def flush(path: Path) -> None:
@@ -55,3 +78,17 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _make(path: Path) -> int:
+    """Make an empty file of a new name; the mode that it got."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)

@@ -2,6 +2,8 @@
 
 `report.json` holds everything, `report.html` is made of it (report/page.py). The result and the original are read block
 by block, so the report takes no more memory than the run did.
+
+It is written when the folder has its name: nothing that befalls it costs the model.
 """
 
 import json
@@ -12,7 +14,8 @@ from typing import Any
 
 import torch
 
-from roundel.errors import CalibrationError, ModelError, NonFiniteError, RoundelError, Stopped
+from roundel.belongings import PAGE, REPORT
+from roundel.errors import ModelError, RoundelError, Stopped
 from roundel.evaluating import (
     Conditions,
     ask_original,
@@ -26,16 +29,14 @@ from roundel.model.source import positions
 from roundel.opening import Given
 from roundel.progress import Progress
 from roundel.report.details import details_of, standouts
-from roundel.report.manifest import read_manifest
+from roundel.report.manifest import layer_records, read_manifest
 from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
 from roundel.report.records import Outcome
+from roundel.seal import check_place, unsealed, write_sealed
 
-REPORT = "report.json"
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
-# What may befall a measurement without harm to what was written.
-_HARMLESS = (CalibrationError, ModelError, NonFiniteError)
 
 
 def write_report(
@@ -46,59 +47,104 @@ def write_report(
     held_out: str | None,
     device: torch.device,
     progress: Progress,
-) -> None:
+) -> str:
     """Write `report.json` and, where its libraries are installed, `report.html` into a finished output folder.
 
     Args:
-        folder: with everything that a client reads.
+        folder: with everything that a client reads, under its final name.
         manifest: of the run.
         outcome: the engine's records.
         given: the original model.
         held_out: text on which the result is measured; None: it is not.
         device: where it is measured.
         progress: told of the measurement, and of what could not be had.
+
+    Returns:
+        Why there is no report, and how to make it; empty where there is one.
+
+    Raises:
+        Stopped: the work was asked to end while the result was measured; the report is written.
     """
-    report: dict[str, Any] = {
-        "manifest": manifest,
-        "details": details_of(outcome),
-        "standouts": standouts(outcome.layers),
-        "quality": None,
-    }
-    if held_out is None:
-        report["no_quality"] = "it was not asked for"
-    else:
+    stopped = None
+    try:
+        report: dict[str, Any] = {
+            "manifest": manifest,
+            "details": details_of(outcome),
+            "standouts": standouts(outcome.layers),
+            "quality": None,
+            "no_quality": "the run ended before",
+        }
+        _save(folder, report)
         try:
-            report["quality"] = _measure(folder, given, held_out, device, progress)
-        except Stopped as stopped:
-            raise Stopped(
-                "stopped while the result was measured; the same command goes on from here"
-            ) from stopped
-        except _HARMLESS as error:
-            report["no_quality"] = str(error)
-            progress.say(f"The result was not measured: {error}")
-    if report["quality"]:
-        progress.say(sentence(report["quality"], ""))
-    for layer in report["standouts"]:
-        progress.say(f"Out of line: {layer['words']}")
+            report |= _quality(folder, given, held_out, device, progress)
+        except Stopped as error:
+            stopped = error
+            report["no_quality"] = "the run was stopped before"
+        _save(folder, report)
+        for layer in report["standouts"]:
+            progress.say(f"Out of line: {layer['words']}")
+        missing = available()
+        if missing:
+            progress.say(missing)
+        else:
+            write_page(folder, report)
+    # Whatever it is, the model is whole.
+    except Exception as error:
+        failed = (
+            f"The report was not written ({_words(error)}); the model in {folder} is whole, and "
+            f"`roundel report {folder}` makes the report anew"
+        )
+        progress.say(failed)
+        return failed
+    if stopped is not None:
+        raise Stopped(
+            f"stopped while the result was measured; the model in {folder} is whole, and its report says that it was "
+            "not measured: roundel eval measures it"
+        ) from stopped
+    return ""
+
+
+def _quality(
+    folder: Path, given: Given, held_out: str | None, device: torch.device, progress: Progress
+) -> dict[str, Any]:
+    """What was measured, or why nothing was."""
+    if held_out is None:
+        return {"no_quality": "it was not asked for"}
+    try:
+        quality = _measure(folder, given, held_out, device, progress)
+    except Stopped:
+        raise
+    # A text that is too short, a device that is full, a library's fault: all are told, none is worth the model.
+    except Exception as error:
+        progress.say(f"The result was not measured: {_words(error)}")
+        return {"no_quality": _words(error)}
+    progress.say(sentence(quality, ""))
+    return {"quality": quality, "no_quality": ""}
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, RoundelError) else f"{type(error).__name__}: {error}"
+
+
+def _save(folder: Path, report: dict[str, Any]) -> None:
     # Indented, outlier maps would be mostly blanks.
-    (folder / REPORT).write_text(json_text(report), encoding="utf-8")
-    missing = available()
-    if missing:
-        progress.say(missing)
-    else:
-        write_page(folder, report)
+    write_sealed(folder / REPORT, "report", json_text({"seal": unsealed("report"), **report}))
 
 
 def render_again(folder: Path) -> Path:
-    """Make the page of an output folder anew from its `report.json`.
+    """Make the page of an output folder anew from its `report.json`, or, where a run left none, from its manifest.
 
     Raises:
         ModelError: no readable report in the folder.
+        OutputError: somebody's file has the page's name.
         RoundelError: the libraries that the page needs are not installed.
     """
-    read_manifest(folder)
+    manifest = read_manifest(folder)
+    check_place(folder / PAGE, "page")
     path = folder / REPORT
     try:
+        if not path.exists():
+            _save(folder, _of_manifest(manifest))
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -114,6 +160,17 @@ def render_again(folder: Path) -> Path:
             f"{path} holds something else than a report ({type(error).__name__}: {error}): an output folder of this "
             "roundel, with the report.json that it wrote, is wanted"
         ) from error
+
+
+def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    """All that can be told when a run could not write its report."""
+    return {
+        "manifest": manifest,
+        "details": {},
+        "standouts": standouts(layer_records(manifest)),
+        "quality": None,
+        "no_quality": "the run could not write its report",
+    }
 
 
 def _measure(

@@ -72,12 +72,13 @@ class Writing:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run leaves in memory."""
+    """What a run leaves in memory, and why it left no report in the output folder, if so."""
 
     model: Any
     tokenizer: Any | None
     weights: dict[str, QuantizedWeight]
     manifest: dict[str, Any]
+    no_report: str = ""
 
 
 class Run:
@@ -331,15 +332,16 @@ class Run:
             RoundelError: a failed check; no output appears then.
         """
         check_complete(outcome.layers, self.model)
-        manifest = self._manifest(outcome, plan)
+        manifest, no_report = self._manifest(outcome, plan), ""
         if self.writing is not None:
             with self.ranks.agreed():
                 if self.ranks.first:
-                    self._write(self.writing, job, manifest, outcome)
-            manifest = self.ranks.tell(lambda: manifest)
+                    self._write(self.writing, job, manifest)
+                    no_report = self._report(self.writing, manifest, outcome)
+            manifest, no_report = self.ranks.tell(lambda: [manifest, no_report])
         if job.activations is None or job.activations.inputs is None:
             rejoin(self.model)  # else the hooks on experts stay
-        return Done(self.model, self.source.tokenizer, outcome.weights, manifest)
+        return Done(self.model, self.source.tokenizer, outcome.weights, manifest, no_report)
 
     def begin(self) -> None:
         """Look at model and data, before anything is changed; go on with an interrupted run, if it is the same."""
@@ -407,8 +409,8 @@ class Run:
         manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}
         return manifest
 
-    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any], outcome: Outcome) -> None:
-        """Write the output folder from the journal, check it, measure it, and let it appear."""
+    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any]) -> None:
+        """Write the output folder from the journal, check it, and let it appear."""
         journal = writing.journal
         content = Content(
             model=self.model,
@@ -421,7 +423,7 @@ class Run:
         )
         with (
             self.progress.stage("Writing and checking", 1),
-            atomic_folder(journal.target, writing.overwrite, journal.folder) as folder,
+            atomic_folder(journal.target, writing.overwrite, journal.folder, self.progress.say) as folder,
         ):
             self.container.write(folder, content)
             if job.activations is not None:
@@ -432,9 +434,18 @@ class Run:
             check_extra(folder, content.extra)
             manifest |= measure_folder(folder, self.original["parameters"])
             write_manifest(folder, manifest)
-            given, progress = self.given, self.progress
-            write_report(folder, manifest, outcome, given, writing.held_out, self.device, progress)
             journal.seal()
+
+    def _report(self, writing: Writing, manifest: dict[str, Any], outcome: Outcome) -> str:
+        """Measure what was written; nothing of that costs the folder."""
+        journal, given = writing.journal, self.given
+        try:
+            return write_report(
+                journal.target, manifest, outcome, given, writing.held_out, self.device, self.progress
+            )
+        except BaseException:  # asked to stop
+            journal.remove()
+            raise
 
     def _outside(self) -> Piece:
         """What is in no block, and not the quantized head."""

@@ -55,8 +55,10 @@ def sweep_model(
             target = output / name
             with ranks.agreed():
                 if ranks.first:
-                    sweep_up(target)
-                    check_target(target, overwrite or (target / MANIFEST).is_file(), source)
+                    sweep_up(target, progress.say)
+                    # What an earlier sweep wrote is compared below.
+                    done = not overwrite and (target / MANIFEST).is_file()
+                    check_target(target, overwrite, source, vacant=not done)
             journal = journals.enter_context(Journal(target, ranks))
             home = streams.home(stream_device(recipe, device), journal.folder, ranks)
             writing = Writing(journal, overwrite, restart, True, streams, held_out)

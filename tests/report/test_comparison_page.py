@@ -10,6 +10,7 @@ from browser_laws import faults_in_browser
 from made import made_comparison
 from reading import Page, faults
 
+from roundel.evaluation.interval import Interval
 from roundel.report.comparison_page import render_comparison
 from roundel.report.plots.scatter import Point, scatter
 
@@ -108,7 +109,7 @@ def test_all_maps_share_their_colours() -> None:
 
 
 def test_a_model_of_no_measurable_divergence_has_no_point_on_a_logarithmic_axis() -> None:
-    points = [Point("same", 16.0, 0.0, 0.0, 0.0), Point("near", 4.0, 1e-3, -1e-5, 2e-3)]
+    points = [Point("same", 16.0, Interval(0.0, 0.0, 0.0)), Point("near", 4.0, Interval(1e-3, -1e-5, 2e-3))]
     svg = scatter(points, "s", "s", along="bits", up="KL")
     assert svg.count('id="s-point-') == 1
     assert scatter(points[:1], "s", "s", along="bits", up="KL") == ""

@@ -29,7 +29,7 @@ from roundel.cli.evaluate import (
 )
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError
-from roundel.files import reported
+from roundel.seal import unsealed, write_sealed
 from roundel.words import size
 
 
@@ -57,9 +57,9 @@ def compare_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the models.")] = False,
 ) -> None:
     """Compare models with their original and with each other: one table and one page."""
-    for file in (page, json_file):
-        if file is not None:
-            check_file(file)
+    check_file(page, "comparison")
+    if json_file is not None:
+        check_file(json_file, "figures")
     if page.exists() and not overwrite:
         raise OutputError(f"{page} exists: choose another file with --page, or pass --overwrite")
     found = roundel.compare(
@@ -91,19 +91,18 @@ def compare_command(
     for sentence in found["verdict"]:
         out.print(sentence, soft_wrap=True)
     if json_file is not None:
-        with reported(json_file):
-            json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        plain = {"seal": unsealed("figures"), **found}
+        write_sealed(json_file, "figures", json.dumps(plain, indent=1) + "\n")
     missing = available()
     if missing:
         err.print(missing, style="yellow")
         return
-    with reported(page):
-        page.write_text(render_comparison(found), encoding="utf-8")
+    write_sealed(page, "comparison", render_comparison(found))
     out.print(f"The page: {page}")
 
 
 def _table(found: dict[str, Any], number: int) -> Table:
-    from roundel.evaluation.quality import Interval
+    from roundel.evaluation.interval import Interval
 
     original = found["reference"]
     convention = original["quality"]["texts"][number]["convention"]
@@ -120,14 +119,14 @@ def _table(found: dict[str, Any], number: int) -> Table:
         table.add_column(words, justify="right")
     for model in (original, *found["models"]):
         figures = model["quality"]["texts"][number]
-        kl, top1 = figures["kl"], figures["top1"]
+        kl, top1 = Interval.read((figures["kl"] or {}).get("mean")), Interval.read(figures["top1"])
         table.add_row(
             model["name"],
             f"{model['bits_per_parameter']:.3f}",
             size(model["file_bytes"]),
             f"{figures['perplexity']['value']:.3f}",
-            *(figure_words(Interval(**kl["mean"]), ".5f") if kl else ("", "")),
-            f"{top1['value']:.2%}" if top1 else "",
+            *(figure_words(kl, ".5f") if kl else ("", "")),
+            f"{top1.value:.2%}" if top1 else "",
         )
     return table
 

@@ -12,10 +12,11 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError, RecipeError
-from roundel.files import reported
+from roundel.seal import Kind, check_place, unsealed, write_sealed
 
 if TYPE_CHECKING:
-    from roundel.evaluation.quality import Interval, TextQuality
+    from roundel.evaluation.interval import Interval
+    from roundel.evaluation.quality import TextQuality
 
 TextOption = Annotated[
     list[str] | None,
@@ -106,9 +107,10 @@ def evaluate_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Perplexity on held-out text, and the distance from the original."""
-    for file in (json_file, per_token):
-        if file is not None:
-            check_file(file)
+    if json_file is not None:
+        check_file(json_file, "figures")
+    if per_token is not None:
+        check_file(per_token, "predictions")
     on_ranks(nproc)
     found = roundel.evaluate(
         model,
@@ -139,8 +141,8 @@ def evaluate_command(
     if found.activations:
         out.print(f"Quantized in this model: {found.activations}", soft_wrap=True)
     if json_file is not None:
-        with reported(json_file):
-            json_file.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+        plain = {"seal": unsealed("figures"), **found.plain()}
+        write_sealed(json_file, "figures", json.dumps(plain, indent=1) + "\n")
 
 
 def chosen_texts(text: list[str] | None, tasks: list[str] | None) -> list[str]:
@@ -160,14 +162,15 @@ def chosen_tasks(tasks: list[str] | None) -> list[str]:
     return names
 
 
-def check_file(path: Path) -> None:
-    """Refuse before the work what could not be written after it.
+def check_file(path: Path, kind: Kind) -> None:
+    """Refuse before the work what could not be written after it, or would replace somebody's file.
 
     Raises:
-        OutputError: no file in an existing folder.
+        OutputError: no file in an existing folder, or not one of this kind that Roundel wrote.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: the name of a file in an existing folder is wanted")
+    check_place(path, kind)
 
 
 def _print_text(quality: "TextQuality", name: str) -> None:
@@ -231,6 +234,7 @@ def _number(count: int | None) -> str:
 
 def figure_words(figure: "Interval", form: str) -> tuple[str, str]:
     """A figure, and its interval."""
-    if figure.low is None or figure.high is None:
+    if figure.bounds is None:
         return f"{figure.value:{form}}", "-"
-    return f"{figure.value:{form}}", f"{figure.low:{form}} .. {figure.high:{form}}"
+    low, high = figure.bounds
+    return f"{figure.value:{form}}", f"{low:{form}} .. {high:{form}}"

@@ -105,7 +105,7 @@ def quantize_command(
         int | None, typer.Option(help="Share the work among so many processes of this machine.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace a non-empty output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output folder that roundel wrote.")] = False,
     restart: Annotated[
         bool, typer.Option(help="Begin again where an interrupted run could be gone on with.")
     ] = False,

@@ -36,7 +36,7 @@ def sweep_command(
         int | None, typer.Option(help="Share the work among so many processes of this machine.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there already.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what roundel wrote there already.")] = False,
     restart: Annotated[
         bool, typer.Option(help="Begin again where an interrupted sweep could go on.")
     ] = False,

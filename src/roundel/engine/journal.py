@@ -2,6 +2,7 @@
 
 A work folder beside the output, `.NAME.roundel`:
 
+    roundel-work          says that the folder is Roundel's; one without it is somebody's, and left alone
     sealed                all is written; the output appears now, or has appeared
     lock                  held by the process that works here
     run.json              what decides the result: recipe, fingerprints of model and calibration, types, versions
@@ -10,10 +11,12 @@ A work folder beside the output, `.NAME.roundel`:
     tuning-00008.safetensors  parameters and optimizer inside a block that takes long
     text.safetensors      calibration tokens that the model wrote itself
     converted/            tensors of the source that transformers makes from several of its own (rank 1: converted-1/)
+    building/             the output, while it is written (formats/folder.py)
 
 Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
 whenever the process ends, the folder says what is finished, and nothing of it is half. What follows is computed from
-the same numbers as without an interruption, so the result has the same bytes.
+the same numbers as without an interruption, so the result has the same bytes. What is removed is what has one of these
+names: a file of another one was put there by somebody, and stays.
 
 Of several ranks, which all must see the folder, the first holds the lock and writes what all have done together; a rank
 that has quantized a block of its own writes that piece. Another number of ranks may go on with what some have begun:
@@ -22,8 +25,9 @@ the same minibatches, the same decisions, but sums in another order, so the last
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,12 +39,19 @@ from safetensors.torch import save_file
 from roundel.errors import ModelError, OutputError
 from roundel.files import reported, write_durably
 from roundel.formats.content import Piece
+from roundel.formats.folder import settle, unsettled
 from roundel.formats.integers import check_read_back, read_integers, read_note, write_integers
 from roundel.ranks import ALONE, Ranks
 
 _IDENTITY = "run.json"
 _SEAL = "sealed"
 _CONVERTED = "converted"
+_LOCK = "lock"
+_MARK = "roundel-work"
+_MARK_WORDS = "Roundel keeps here what an unfinished run has done; the same command goes on with it.\n"
+_TEXT = "text.safetensors"
+_FILES = (_IDENTITY, _SEAL, _TEXT, "piece-*.safetensors", "tuning-*.safetensors", "*.bin", ".*.part")
+_FOLDERS = (_CONVERTED, f"{_CONVERTED}-*", "building", "reading-*")
 _VERSION = 1
 
 
@@ -55,7 +66,7 @@ class Journal:
     def __init__(self, target: Path, ranks: Ranks = ALONE) -> None:
         self.folder = work_folder(target)
         self.target, self.ranks = target, ranks
-        self._lock = FileLock(self.folder / "lock")
+        self._lock = FileLock(self.folder / _LOCK)
 
     def __enter__(self) -> Self:
         with self.ranks.agreed():
@@ -65,13 +76,29 @@ class Journal:
 
     def _acquire(self) -> None:
         with reported(self.folder):
-            self.folder.mkdir(exist_ok=True)
+            self._claim()
             try:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
                 raise OutputError(
                     f"another run is writing {self.target}: wait for it, or choose another folder"
                 ) from error
+
+    def _claim(self) -> None:
+        """Make the folder and mark it, or find it marked."""
+        folder = self.folder
+        if not folder.is_symlink():
+            folder.mkdir(exist_ok=True)
+            found = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+            if not found:
+                (folder / _MARK).write_text(_MARK_WORDS, encoding="utf-8")
+            if not found or _MARK in found:
+                return
+        what = f"a link to {folder.readlink()}" if folder.is_symlink() else f"a folder with {found[0]} in it"
+        raise OutputError(
+            f"{folder}, where the work on {self.target} goes, is {what}, which roundel did not make: move it away, or "
+            "choose another output folder"
+        )
 
     def __exit__(self, *exception: object) -> None:
         if not self.ranks.first:
@@ -209,7 +236,7 @@ class Journal:
 
     @property
     def _text(self) -> Path:
-        return self.folder / "text.safetensors"
+        return self.folder / _TEXT
 
     @property
     def converted(self) -> Path:
@@ -219,23 +246,34 @@ class Journal:
     def clear(self) -> None:
         """Forget what was finished."""
         with reported(self.folder):
-            for path in self.folder.iterdir():
-                if path.name in ("lock", self._text.name) or path.name.startswith(_CONVERTED):
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            self._remove(but=(_TEXT, _CONVERTED, f"{_CONVERTED}-*"))
+
+    def _remove(self, but: tuple[str, ...] = ()) -> None:
+        """Everything of a run's, by name."""
+        for path in self.folder.iterdir():
+            if path.is_symlink() or _named(path, but):
+                continue
+            if path.is_dir() and _named(path, _FOLDERS):
+                shutil.rmtree(path)
+            elif path.is_file() and _named(path, _FILES):
+                path.unlink()
 
     def seal(self) -> None:
         """Nothing is left to do but to let the output appear."""
         write_durably(self.folder / _SEAL, lambda part: part.touch())
 
     def remove(self) -> None:
-        """The run is over: the folder goes."""
+        """The run is over: the folder goes, unless somebody put something into it."""
         if not self.ranks.first:
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if unsettled(self.folder):
+            return
+        with suppress(OSError):
+            self._remove()
+            if {path.name for path in self.folder.iterdir()} <= {_MARK, _LOCK}:
+                (self.folder / _MARK).unlink(missing_ok=True)
+                (self.folder / _LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     @contextmanager
     def _damage_reported(self) -> Iterator[None]:
@@ -248,14 +286,20 @@ class Journal:
         return self.folder / f"piece-{number:05d}.safetensors"
 
 
-def sweep_up(target: Path) -> None:
-    """Remove the work folder of a run that was killed when its output had appeared already."""
+def sweep_up(target: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    """See to the work folder of a run that was killed when its output had appeared already, or was about to."""
     folder = work_folder(target)
     try:
-        moved = (folder / _SEAL).is_file() and not (folder / "building").exists()
+        if not (folder / _MARK).is_file():
+            return
     except OSError:
         return  # a name that cannot be; who checks the target says so
-    if target.is_dir() and moved:
+    if unsettled(folder):
+        with Journal(target), reported(target):
+            said = settle(target, folder)
+            if said:
+                say(said)
+    if (folder / _SEAL).is_file() and target.is_dir() and not (folder / "building").exists():
         with Journal(target) as journal:
             journal.remove()
 
@@ -273,3 +317,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
             yield from _differences(found.get(key), wanted.get(key), below)
     elif found != wanted:
         yield f"{name} was {json.dumps(found)} and is {json.dumps(wanted)} now"
+
+
+def _named(path: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in patterns)

@@ -92,7 +92,7 @@ class FileStream:
         self.shape = (len(self._own), *whole[1:])
         self._row = whole[1] * whole[2] * dtype.itemsize
         with reported(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             os.ftruncate(self._file, whole[0] * self._row)
 
     def __getitem__(self, rows: Rows) -> torch.Tensor:

@@ -10,8 +10,9 @@ from itertools import combinations, pairwise
 from math import comb
 from typing import Any
 
+from roundel.evaluation.interval import Interval
 from roundel.evaluation.measure import Measured
-from roundel.evaluation.quality import Interval, resampled
+from roundel.evaluation.quality import resampled
 from roundel.evaluation.tasks.results import without_parts
 
 _CHANCE = 0.05
@@ -77,9 +78,9 @@ def verdict(names: Sequence[str], kl: Mapping[str, float], pairs: Sequence[Pair]
 
 
 def _words(pair: Pair) -> str:
-    low, high = pair.difference.low, pair.difference.high
-    if low is None or high is None:
+    if pair.difference.bounds is None:
         return ", as a single window tells nothing of another"
+    low, high = pair.difference.bounds
     ends = sorted((abs(low), abs(high)))
     if pair.noise:
         return f" (95 % between {low:+.2g} and {high:+.2g})"
@@ -87,7 +88,7 @@ def _words(pair: Pair) -> str:
 
 
 def _holds_zero(interval: Interval) -> bool:
-    return interval.low is None or interval.high is None or interval.low <= 0 <= interval.high
+    return interval.bounds is None or interval.bounds[0] <= 0 <= interval.bounds[1]
 
 
 def answers_verdict(found: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:

@@ -16,11 +16,13 @@ from roundel.errors import OutputError
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.windows import EvaluationText
 from roundel.files import write_durably
+from roundel.seal import check_place, sealed, unsealed
 
 
-def check_parquet() -> None:
-    """Raise OutputError where pyarrow is not installed."""
+def check_parquet(path: Path) -> None:
+    """Raise OutputError where pyarrow is not installed, or somebody's file has this name."""
     _pyarrow()
+    check_place(path, "predictions")
 
 
 def write_tokens(path: Path, texts: Sequence[EvaluationText], measured: Sequence[Measured]) -> None:
@@ -31,7 +33,14 @@ def write_tokens(path: Path, texts: Sequence[EvaluationText], measured: Sequence
     """
     pyarrow, parquet = _pyarrow()
     tables = [pyarrow.table(_columns(text, found)) for text, found in zip(texts, measured, strict=True)]
-    write_durably(path, lambda part: parquet.write_table(pyarrow.concat_tables(tables), part))
+    table = pyarrow.concat_tables(tables).replace_schema_metadata({"roundel": unsealed("predictions")})
+
+    def write(part: Path) -> None:
+        parquet.write_table(table, part)
+        part.write_bytes(sealed(part.read_bytes(), "predictions"))
+
+    check_place(path, "predictions")
+    write_durably(path.resolve(), write)
 
 
 def _columns(text: EvaluationText, found: Measured) -> dict[str, Any]:

@@ -13,19 +13,11 @@ from typing import Any
 
 import torch
 
+from roundel.evaluation.interval import Interval
 from roundel.evaluation.measure import Measured
 
 _DRAWS, _SEED = 2000, 0
 _TAIL = 0.025
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its 95 % interval; without bounds where a single window tells nothing of another."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)

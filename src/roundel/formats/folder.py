@@ -1,30 +1,39 @@
-"""Output folders appear complete or not at all.
+"""Output folders appear complete or not at all, and take no other work with them.
 
 The folder is built in a work folder beside the target and renamed at the end; whatever ends the run before that (an
-error, Ctrl-C, a full disk) removes it, and after a kill the next run does.
+error, Ctrl-C, a full disk) removes it, and after a kill the next run does. A folder that is replaced is moved aside,
+looked at once more, and goes only when the new one has its name; of it goes only what Roundel wrote (belongings.py):
+
+    building/     the new folder
+    replaced/     the old one, while neither has the name: it gets it back should the new one not come
+    discarded/    the old one, when the new one has the name
 """
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from roundel.belongings import remove, take_stock
 from roundel.errors import OutputError
-from roundel.files import flush, reported
+from roundel.files import flush, reported, set_modes
+
+_BUILDING, _REPLACED, _DISCARDED = "building", "replaced", "discarded"
 
 
-def check_target(target: Path, overwrite: bool, source: Path | None = None) -> None:
-    """Refuse early what could not be written at the end of a long run, or would destroy the model that is read.
+def check_target(target: Path, overwrite: bool, source: Path | None = None, *, vacant: bool = True) -> None:
+    """Refuse early what could not be written at the end of a long run, or would destroy other work.
 
     Args:
         target: the output folder.
-        overwrite: it may be replaced.
+        overwrite: it may be replaced, if Roundel wrote it.
         source: the folder or file of the model, where it is one.
+        vacant: nothing is left there that must stay.
 
     Raises:
-        OutputError: the target is no name for a new folder, a file, a link, a non-empty folder without `overwrite`,
-            in the way of the source, or cannot be created.
+        OutputError: the target is no name for a new folder, a file, a link, a non-empty folder without `overwrite`, a
+            folder with something in it that Roundel did not write, in the way of the source, or cannot be created.
     """
     if target.name in ("", ".."):
         raise OutputError(f"the output {target} has no name of its own: the name of a new folder is wanted")
@@ -37,8 +46,8 @@ def check_target(target: Path, overwrite: bool, source: Path | None = None) -> N
         raise OutputError(f"{target} is a file: the name of a folder is wanted")
     if source is not None:
         _refuse_in_the_way(target, source)
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise OutputError(f"{target} exists and is not empty: choose another folder, or pass --overwrite")
+    if vacant:
+        _check_vacant(target, overwrite)
     for parent in target.parents:
         if parent.exists() and not parent.is_dir():
             raise OutputError(f"{target} cannot be written: {parent} is a file; choose another folder")
@@ -48,6 +57,14 @@ def check_target(target: Path, overwrite: bool, source: Path | None = None) -> N
     except OSError as error:
         found = error.strerror or error
         raise OutputError(f"{target} cannot be written ({found}): choose another folder") from error
+
+
+def _check_vacant(target: Path, overwrite: bool) -> None:
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{target} exists and is not empty: choose another folder, or pass --overwrite")
+    take_stock(target)
 
 
 def _refuse_in_the_way(target: Path, source: Path) -> None:
@@ -62,42 +79,101 @@ def _refuse_in_the_way(target: Path, source: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path, overwrite: bool, work: Path) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, overwrite: bool, work: Path, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Path]:
     """A folder inside `work` that becomes `target` when the body ends without an exception.
 
-    `work` exists, on the file system of the target, and nobody else uses it.
+    Args:
+        target: which may be replaced, if `overwrite` and Roundel wrote it.
+        overwrite: see there.
+        work: exists, on the file system of the target, and nobody else uses it.
+        say: told of what was found in the old folder at the last moment.
 
     Raises:
         OutputError: disk full, no permission, target occupied.
     """
+    said = settle(target, work)
+    if said:
+        say(said)
     check_target(target, overwrite)
-    building, aside = work / "building", work / "replaced"
+    building = work / _BUILDING
     with reported(target):
-        for left in (building, aside):  # by a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        building.mkdir(mode=0o755)
+        shutil.rmtree(building, ignore_errors=True)  # by a run that was killed
+        building.mkdir()
         try:
             yield building
+            set_modes(building)
             for file in building.rglob("*"):
                 flush(file)
-            _move_into_place(building, target, aside)
+            _move_into_place(building, target, work, overwrite)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        said = settle(target, work)
+        if said:
+            say(said)
 
 
-def _move_into_place(building: Path, target: Path, aside: Path) -> None:
-    if not target.exists():
-        building.rename(target)
-    else:
-        # The old folder is moved aside first, and moved back should the new one not take its place.
-        target.rename(aside)
-        try:
-            building.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+def _move_into_place(building: Path, target: Path, work: Path, overwrite: bool) -> None:
+    """Give the new folder its name; nothing is deleted here."""
+    aside = work / _REPLACED
+    try:
+        if target.exists():
+            target.rename(aside)
+            _check_vacant(aside, overwrite)  # a file may have come since
+        building.rename(target)  # fails where something has come there
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(aside), str(target))) from error
+    finally:
+        if building.exists() and aside.exists():
+            if target.exists():
+                _keep(aside, target)
+            else:
+                aside.rename(target)
+    if aside.exists():
+        aside.rename(work / _DISCARDED)
     flush(target.parent)
+
+
+def unsettled(work: Path) -> bool:
+    """Whether an old folder is still in the work folder."""
+    return (work / _REPLACED).exists() or (work / _DISCARDED).exists()
+
+
+def settle(target: Path, work: Path) -> str:
+    """See to old folders in a work folder: an ended run of this process, or of one that was killed, left them there.
+
+    Returns:
+        What was kept of them, and where; mostly empty.
+    """
+    replaced, discarded = work / _REPLACED, work / _DISCARDED
+    if replaced.exists():
+        if not target.exists():
+            replaced.rename(target)
+        elif (work / _BUILDING).exists():  # somebody else's folder has the name now
+            return _keep(replaced, target)
+        elif not discarded.exists():
+            replaced.rename(discarded)
+    return _clear_away(discarded, target)
+
+
+def _clear_away(folder: Path, target: Path) -> str:
+    """Remove an old folder; a file that has come into it is kept, with what is left around it."""
+    if not folder.exists():
+        return ""
+    try:
+        gone = remove(take_stock(folder))
+    except OutputError:
+        gone = False
+    return "" if gone else _keep(folder, target)
+
+
+def _keep(folder: Path, target: Path) -> str:
+    number = 1
+    while (kept := target.with_name(f"{target.name}.kept-{number}")).exists():
+        number += 1
+    folder.rename(kept)
+    return f"The former {target} is kept as {kept}: something came into it that roundel did not write"
 
 
 def _prefix(target: Path) -> str:

@@ -121,7 +121,7 @@ def compare_streamed(folder: Path, content: Content, trust_remote_code: bool) ->
     Raises:
         FormatError: names the first tensor that differs.
     """
-    with TemporaryDirectory(dir=folder.parent) as converted:
+    with TemporaryDirectory(dir=folder.parent, prefix="reading-") as converted:
         try:
             source = open_source(
                 str(folder),

@@ -8,15 +8,17 @@ import re
 from pathlib import PurePath
 from typing import Any
 
+from roundel.evaluation.interval import Interval
 from roundel.evaluation.tasks.results import without_parts
 from roundel.report.parts.layers import layer_grid, remark
-from roundel.report.parts.quality import interval, score, stacked
+from roundel.report.parts.quality import have_bounds, interval, score, stacked
 from roundel.report.parts.summary import moment
 from roundel.report.parts.template import fill
 from roundel.report.plots.heat import Grid, common_span, heat_map
 from roundel.report.plots.numbers import NONE, count, fixed, short, size
 from roundel.report.plots.pairs import pairs_plot
 from roundel.report.plots.scatter import Point, scatter
+from roundel.seal import unsealed
 
 # So few that two maps fit side by side.
 _FEW_BLOCKS = 10
@@ -34,6 +36,10 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     labels = _labels(texts)
     return fill(
         "comparison.html.j2",
+        seal=unsealed("comparison"),
+        intervals=have_bounds(
+            text for model in [reference, *models] for text in _quality(model).get("texts") or []
+        ),
         title=f"{len(models)} models against {reference['name']}",
         reference=reference,
         created=moment(comparison["created"]),
@@ -138,17 +144,18 @@ def _plots(models: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[st
         bits, megabytes = [], []
         for model in models:
             found = _of_text(model, text)
-            figure = (found.get("kl") or {}).get("mean") if divergence else found.get("perplexity")
-            if not figure:
+            figure = Interval.read(
+                (found.get("kl") or {}).get("mean") if divergence else found.get("perplexity")
+            )
+            if figure is None:
                 continue
-            place = (figure["value"], figure["low"], figure["high"])
             if model.get("bits_per_parameter") is not None:
-                bits.append(Point(model["name"], model["bits_per_parameter"], *place))
+                bits.append(Point(model["name"], model["bits_per_parameter"], figure))
             if model.get("file_bytes") is not None:
-                megabytes.append(Point(model["name"], model["file_bytes"], *place))
+                megabytes.append(Point(model["name"], model["file_bytes"], figure))
         what = "KL divergence from the original" if divergence else "perplexity"
         unit, factor = _unit([point.x for point in megabytes])
-        scaled = [Point(p.name, p.x / factor, p.value, p.low, p.high) for p in megabytes]
+        scaled = [Point(p.name, p.x / factor, p.figure) for p in megabytes]
         label = f"{what} on {labels[text]} against "
         plots.append(
             {

@@ -14,12 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from roundel.belongings import MANIFEST, list_files
 from roundel.errors import ModelError
 from roundel.files import json_text
 from roundel.report.memory import peak_memory
 from roundel.report.records import LayerRecord, Outcome
+from roundel.seal import unsealed, write_sealed
 
-MANIFEST = "roundel.json"
+__all__ = ["MANIFEST", "build_manifest", "layer_records", "read_manifest", "versions", "write_manifest"]
 
 
 class _Original(BaseModel):
@@ -104,8 +106,11 @@ def versions() -> dict[str, str]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write it into an output folder."""
-    (folder / MANIFEST).write_text(json_text(manifest, indent=1), encoding="utf-8")
+    """Write it into an output folder that is whole but for the report; its files are listed, so that they are known."""
+    manifest["files"] = list_files(folder)
+    write_sealed(
+        folder / MANIFEST, "manifest", json_text({"seal": unsealed("manifest"), **manifest}, indent=1)
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -121,6 +126,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError(f"it holds {type(manifest).__name__}")
+        manifest.pop("seal", None)
         _Wanted.model_validate(manifest)
     except ValidationError as error:
         problem = error.errors()[0]

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from roundel.belongings import PAGE
 from roundel.report.parts.budget import budget
 from roundel.report.parts.layers import (
     coverage_rows,
@@ -21,7 +22,7 @@ from roundel.report.parts.layers import (
     remark,
 )
 from roundel.report.parts.outliers import outlier_maps
-from roundel.report.parts.quality import sentence, task_rows, text_rows
+from roundel.report.parts.quality import have_bounds, sentence, task_rows, text_rows
 from roundel.report.parts.summary import (
     calibration_words,
     figures,
@@ -35,8 +36,8 @@ from roundel.report.plots.blocks import cost_plot, loss_plot
 from roundel.report.plots.curves import tuning_plot
 from roundel.report.plots.heat import heat_map
 from roundel.report.plots.numbers import NONE, count, fixed, percent, short, size
+from roundel.seal import unsealed, write_sealed
 
-PAGE = "report.html"
 _WANTED = ("matplotlib", "jinja2")
 _MANY_ROWS = 40
 
@@ -52,7 +53,7 @@ def available() -> str:
 def write_page(folder: Path, report: dict[str, Any]) -> Path:
     """Render a report into `report.html` in a folder and return its path."""
     path = folder / PAGE
-    path.write_text(render_page(report), encoding="utf-8")
+    write_sealed(path, "page", render_page(report))
     return path
 
 
@@ -71,6 +72,8 @@ def render_page(report: dict[str, Any]) -> str:
     standouts = report.get("standouts") or []
     return fill(
         "run.html.j2",
+        seal=unsealed("page"),
+        intervals=have_bounds((quality or {}).get("texts") or []),
         title=f"{model_name(manifest)}: {method_words(manifest['recipe'])}",
         model=model_name(manifest),
         method=method_words(manifest["recipe"]),
@@ -232,7 +235,7 @@ def _pairs(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """The manifest but for what has a section of its own; nested keys joined by dots."""
-    shown = {"recipe", "layers", "blocks"}
+    shown = {"recipe", "layers", "blocks", "files"}
     facts: list[tuple[str, str]] = []
     for key, value in manifest.items():
         if key in shown:

@@ -1,19 +1,31 @@
 """Quality in words and rows: every figure with its interval and the convention that it was measured by."""
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from roundel.evaluation.interval import Interval
 from roundel.report.plots.numbers import NONE, count, fixed, percent, short
 
 
-def interval(found: dict[str, float] | None, write: Any) -> str:
-    """`0.0123 [0.0119, 0.0128]`, numbers written by a function."""
-    if not found:
+def interval(plain: Mapping[str, Any] | None, write: Callable[[float], str]) -> str:
+    """`0.0123 [0.0119, 0.0128]`, numbers written by a function; of one window the value alone."""
+    found = Interval.read(plain)
+    if found is None:
         return NONE
-    return f"{write(found['value'])} [{write(found['low'])}, {write(found['high'])}]"
+    if found.bounds is None:
+        return write(found.value)
+    low, high = found.bounds
+    return f"{write(found.value)} [{write(low)}, {write(high)}]"
 
 
-def stacked(found: dict[str, float] | None, write: Any) -> tuple[str, str]:
+def have_bounds(texts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether some figure of some text has an interval."""
+    found = [Interval.read(text.get("perplexity")) for text in texts]
+    return any(figure is not None and figure.bounds is not None for figure in found)
+
+
+def stacked(found: Mapping[str, Any] | None, write: Callable[[float], str]) -> tuple[str, str]:
     """The same in two lines: the value, and the interval below it."""
     words = interval(found, write)
     value, _, between = words.partition(" ")
@@ -75,7 +87,8 @@ def sentence(quality: dict[str, Any] | None, missing: str) -> str:
     if not quality.get("texts"):
         return _tasks_alone(quality["tasks"])
     text = quality["texts"][0]
-    ratio, kl, top = text.get("perplexity_ratio"), (text.get("kl") or {}).get("mean"), text.get("top1")
+    ratio, top = Interval.read(text.get("perplexity_ratio")), Interval.read(text.get("top1"))
+    kl = Interval.read((text.get("kl") or {}).get("mean"))
     if not ratio and not kl:
         return (
             f"Perplexity on {text['text']} is {interval(text['perplexity'], fixed)}; without the original beside it, "
@@ -85,21 +98,24 @@ def sentence(quality: dict[str, Any] | None, missing: str) -> str:
     if ratio:
         words.append(f"on {text['text']} {_change(ratio)}")
     if top:
-        words.append(f"{percent(top['value'], 1)} of the most likely next tokens stay the same")
+        words.append(f"{percent(top.value, 1)} of the most likely next tokens stay the same")
     if kl:
-        words.append(f"the mean KL divergence is {short(kl['value'], 3)}")
+        words.append(f"the mean KL divergence is {short(kl.value, 3)}")
     said = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
     return said[0].upper() + said[1:] + "."
 
 
-def _change(ratio: dict[str, float]) -> str:
-    if not math.isfinite(ratio["value"]):
+def _change(ratio: Interval) -> str:
+    if not math.isfinite(ratio.value):
         return "perplexity is no longer a finite number"
-    between = f"95 % interval {percent(ratio['low'] - 1)} to {percent(ratio['high'] - 1)}"
-    if ratio["low"] <= 1 <= ratio["high"]:
+    way = f"{'rises' if ratio.value > 1 else 'falls'} by {percent(abs(ratio.value - 1))}"
+    if ratio.bounds is None:
+        return f"perplexity {way} (of a single window, which tells nothing of another)"
+    low, high = ratio.bounds
+    between = f"95 % interval {percent(low - 1)} to {percent(high - 1)}"
+    if low <= 1 <= high:
         return f"perplexity shows no change that can be told from noise ({between})"
-    way = "rises" if ratio["value"] > 1 else "falls"
-    return f"perplexity {way} by {percent(abs(ratio['value'] - 1))} ({between})"
+    return f"perplexity {way} ({between})"
 
 
 def _tasks_alone(tasks: list[dict[str, Any]]) -> str:

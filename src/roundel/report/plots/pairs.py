@@ -7,6 +7,7 @@ one model are hard for all. What crosses the line of zero is hollow: not to be t
 import math
 from typing import Any
 
+from roundel.evaluation.interval import Interval
 from roundel.report.plots.numbers import short
 from roundel.report.plots.svg import ACCENT, PAPER, RULE, SOFT, blank, drawing, to_svg
 
@@ -18,6 +19,7 @@ def pairs_plot(pairs: list[dict[str, Any]], name: str, title: str) -> str:
     """Draw differences of one figure on one text, a row each; empty without any."""
     if not pairs:
         return ""
+    differences = [Interval(**pair["difference"]) for pair in pairs]
     words = [f"{pair['a']} − {pair['b']}" for pair in pairs]  # noqa: RUF001
     left = max(map(len, words)) * _LETTER + 14
     width, height = max(left + 210, 360), len(pairs) * _ROW + 76
@@ -28,11 +30,11 @@ def pairs_plot(pairs: list[dict[str, Any]], name: str, title: str) -> str:
         axes = figure.add_axes(plane)
         axes.axvline(0, color=SOFT, linewidth=1.0, zorder=1)
         for i, pair in enumerate(pairs):
-            found = pair["difference"]
+            found = differences[i]
             colour = SOFT if pair["noise"] else ACCENT
-            axes.plot([found["low"], found["high"]], [i, i], color=colour, linewidth=1.6, zorder=2)
+            axes.plot(found.reach, [i, i], color=colour, linewidth=1.6, zorder=2)
             (dot,) = axes.plot(
-                [found["value"]],
+                [found.value],
                 [i],
                 marker="o",
                 markersize=6,
@@ -48,24 +50,28 @@ def pairs_plot(pairs: list[dict[str, Any]], name: str, title: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_color(RULE)
         axes.set_title(title, color=SOFT)
-        _spread(axes, [pair["difference"] for pair in pairs])
-        label = f"{title}, with 95 % intervals: " + "; ".join(
+        _spread(axes, differences)
+        between = ", with 95 % intervals" if any(found.bounds for found in differences) else ""
+        label = f"{title}{between}: " + "; ".join(
             f"{word} {'noise' if pair['noise'] else 'differs'}"
             for word, pair in zip(words, pairs, strict=True)
         )
         return to_svg(figure, name, label)
 
 
-def _spread(axes: Any, found: list[dict[str, float]]) -> None:
+def _spread(axes: Any, found: list[Interval]) -> None:
     """A plain axis, or one that is plain near zero and logarithmic beyond it.
 
     One bad model among good ones would press all other differences onto the line of zero.
     """
-    reach = max(max(abs(f["low"]), abs(f["high"])) for f in found) or 1.0
-    narrow = min(max(f["high"] - f["low"], 1e-4 * reach) for f in found)
-    low, high = min(0.0, *(f["low"] for f in found)), max(0.0, *(f["high"] for f in found))
+    ends = [f.reach for f in found]
+    reach = max(max(abs(low), abs(high)) for low, high in ends) or 1.0
+    # Where there are no intervals, the differences themselves say how fine the axis has to be.
+    widths = [(high - low) or abs(low) for low, high in ends]
+    narrow = min(max(width, 1e-4 * reach) for width in widths)
+    low, high = min(0.0, *(low for low, _ in ends)), max(0.0, *(high for _, high in ends))
     if reach <= 20 * narrow:
-        room = 0.06 * (high - low)
+        room = 0.06 * (high - low) or 1.0
         axes.set_xlim(low - room, high + room)
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda value, _: short(value, 2) if value else "0")

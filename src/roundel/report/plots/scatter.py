@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from roundel.evaluation.interval import Interval
 from roundel.report.plots.blocks import log_ticks
 from roundel.report.plots.svg import ACCENT, INK, SOFT, blank, drawing, to_svg
 
@@ -21,13 +22,26 @@ _DIRECTIONS = 16
 
 @dataclass(frozen=True)
 class Point:
-    """A model: how large it is, and how far from the original with its interval."""
+    """A model: how large it is, and how far from the original, with its interval if there is one."""
 
     name: str
     x: float
-    value: float
-    low: float
-    high: float
+    figure: Interval
+
+    @property
+    def value(self) -> float:
+        """How far."""
+        return self.figure.value
+
+    @property
+    def low(self) -> float:
+        """Where its bar begins."""
+        return self.figure.reach[0]
+
+    @property
+    def high(self) -> float:
+        """Where its bar ends."""
+        return self.figure.reach[1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""Whoever may read what Roundel writes is said by the umask."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from roundel.files import set_modes, write_durably
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+
+WRITING = """
+import os, sys
+os.umask(int(sys.argv[1], 8))
+import roundel
+from pathlib import Path
+from roundel.cli.app import main
+model, text, out = sys.argv[2:5]
+out = Path(out)
+for format in ("roundel", "dense", "compressed-tensors"):
+    recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
+    roundel.quantize(model, recipe, output=out / format, stream=format == "dense",
+                     held_out=text if format == "roundel" else None)
+roundel.evaluate(model, reference=model, text=text, window=32, limit=2, cache=out / "cache",
+                 per_token=out / "tokens.parquet")
+sys.argv = ["roundel", "compare", str(out / "dense"), "--reference", model, "--text", text, "--window", "32",
+            "--limit", "2", "--page", str(out / "page.html"), "--json", str(out / "figures.json")]
+main()
+"""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_everything_follows_the_umask(umask: int, llama: Path, held_out: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    out.mkdir()
+    command = [sys.executable, "-c", WRITING, f"{umask:o}", str(llama), str(held_out), str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*")}
+    assert len([path for path in found if path.name.endswith(".safetensors")]) > 4
+    assert {path.name for path in out.iterdir()} >= {
+        "cache",
+        "dense",
+        "figures.json",
+        "page.html",
+        "tokens.parquet",
+    }
+    for path, mode in found.items():
+        assert mode == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def test_what_a_writer_leaves_is_made_right(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {"a": torch.zeros(3)}
+    before = os.umask(0o037)
+    try:
+        write_durably(tmp_path / "one", lambda part: save_file(tensors, part))
+        (tmp_path / "folder" / "below").mkdir(parents=True)
+        (tmp_path / "folder" / "below").chmod(0o700)
+        save_file(tensors, tmp_path / "folder" / "below" / "two")
+        (tmp_path / "folder" / "three").touch(0o755)
+        set_modes(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"one": 0o640, "folder": 0o740, "below": 0o740, "two": 0o640, "three": 0o640}
+
+
+def test_a_file_beside_it_is_left_alone(tmp_path: Path) -> None:
+    """A former name of the file that is written aside; it may be somebody's."""
+    (tmp_path / ".one.part").write_text("mine")
+    write_durably(tmp_path / "one", lambda part: part.write_text("ours"))
+    with pytest.raises(ValueError, match="x"):
+        write_durably(tmp_path / "two", lambda part: (part.write_text("half"), int("x")))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        ".one.part": "mine",
+        "one": "ours",
+    }
