@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from roundel.api import Quantized, quantize
+from roundel.calibration.gather import for_sources
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.engine.plan import size
@@ -31,6 +32,13 @@ HeldOutOption = Annotated[
         metavar="TEXT",
         help="Text on which the result is measured against the original, for its report, as for `roundel eval`; "
         "`none`: not at all.",
+    ),
+]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoding of text files without a byte order mark: latin-1, cp1252, utf-16-le, ...; left out: UTF-8.",
     ),
 ]
 NOT_MEASURED = "none"
@@ -93,9 +101,12 @@ def quantize_command(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Text file (.txt .json .jsonl .parquet), token ids (.pt), hub data set, `self` or `pydoc`."
+            help="Texts, chats or rows (.txt .json .jsonl .csv .tsv .parquet, also packed), token ids (.pt), folders "
+            "of them, a hub data set, `self` or `pydoc`; perhaps with fields and numbers of samples: "
+            "a.jsonl:body:100,b.txt:28."
         ),
     ] = None,
+    encoding: EncodingOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set iters=400."),
@@ -137,6 +148,7 @@ def quantize_command(
             "kv_bits": kv_bits,
             "format": format.value if format else None,
             "calibration": calibration,
+            "encoding": encoding,
         }.items()
         if value is not None
     }
@@ -145,7 +157,8 @@ def quantize_command(
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)
     progress = terminal_progress(stoppable=True)
-    progress.say(f"Recipe {chosen.name}: {recipe_words(chosen)}")
+    told = for_sources(chosen, None) if chosen.needs_calibration else chosen
+    progress.say(f"Recipe {chosen.name}: {recipe_words(told)}")
     result = quantize(
         model,
         chosen,
