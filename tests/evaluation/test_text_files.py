@@ -66,7 +66,9 @@ def test_documents_of_a_local_file(tmp_path: Path, llama: Path, load_model) -> N
     found = evaluation_windows(str(path), tokenizer, 32)
     text = " ".join(f"document {i} of several" for i in range(30))
     assert found.windows.flatten().tolist() == tokenizer(text)["input_ids"][: found.windows.numel()]
-    assert found.convention.startswith("some.jsonl, 30 documents joined by blanks, one tokenizer call")
+    assert found.convention.startswith(
+        "some.jsonl: texts of the column text, 30 documents joined by blanks, one tokenizer call"
+    )
     path.write_text(json.dumps({"input_ids": [1, 2, 3]}))
     with pytest.raises(CalibrationError, match="documents of text are wanted"):
         evaluation_windows(str(path), tokenizer, 32)

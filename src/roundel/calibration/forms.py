@@ -77,7 +77,7 @@ class Form:
 
     def of(self, row: Mapping[str, Any]) -> str:
         """Words for what is made of rows like this one."""
-        used = [*self.columns, *(column for column in self.further if row.get(column) is not None)]
+        used = _used(self, row)
         turns = row.get(used[0])
         tag = ""
         if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "from" in turns[0]:
@@ -145,7 +145,10 @@ class Reader:
                 f"{self.place}:COLUMN; or use {KNOWN}"
             )
         if len(found) > 1:
-            ways = " or ".join(f"{self.place}:{'+'.join(_used(form, row))} ({form.words})" for form in found)
+            ways = " or ".join(
+                f"{self.place}:{'+'.join(_used(form, row))} ({form.words.partition(' of ')[0]})"
+                for form in found
+            )
             raise CalibrationError(
                 f"{where} has {_columns(row)}, which could be read in {len(found)} ways: give {ways}"
             )
@@ -213,7 +216,7 @@ def _are_ids(row: Any) -> bool:
 
 
 def _forms_of(row: Mapping[str, Any]) -> list[Form]:
-    """Forms of which a row has all the columns; of two on the same columns, the one that reads more of them."""
+    """Forms of which a row has all the columns."""
     return [form for form in FORMS if form.fits(row)]
 
 
@@ -326,11 +329,11 @@ def _chat(column: str) -> Form:
                 ) from error
         return Chat([*_system(row, where), *_messages(row[column], where)], tools or None)
 
-    return Form("chats of", (column,), read, (*_SYSTEM, "tools"))
+    return Form("chats of the column", (column,), read, (*_SYSTEM, "tools"))
 
 
 def _texts(column: str) -> Form:
-    return Form("texts of", (column,), lambda row, where: _text(row, column, where))
+    return Form("texts of the column", (column,), lambda row, where: _text(row, column, where))
 
 
 def _pair(words: str, prompt: str, answer: str, more: str = "", joint: str = "\n\n") -> Form:
@@ -383,7 +386,7 @@ def _preference() -> Form:
         asked = [] if whole or not prompts else _turns(row[prompts[0]], "user", where)
         return Chat([*([] if whole else _system(row, where)), *asked, *told])
 
-    return Form("chosen answers of", ("chosen", "rejected"), read, (*_PROMPTS, *_SYSTEM))
+    return Form("chosen answers of the columns", ("chosen", "rejected"), read, (*_PROMPTS, *_SYSTEM))
 
 
 def _ids(row: Mapping[str, Any], where: str) -> Document:
@@ -395,12 +398,12 @@ def _ids(row: Mapping[str, Any], where: str) -> Document:
 
 
 FORMS = (
-    Form("token ids of", ("input_ids",), _ids),
+    Form("token ids of the column", ("input_ids",), _ids),
     *(_chat(column) for column in CHAT_COLUMNS),
-    _pair("instructions with answers (Alpaca) of", "instruction", "output", "input"),
-    _pair("instructions with answers of", "instruction", "response", "context"),
-    _pair("prompts with answers of", "prompt", "completion", joint=""),
-    _pair("prompts with answers of", "prompt", "response"),
+    _pair("instructions with answers (Alpaca) of the columns", "instruction", "output", "input"),
+    _pair("instructions with answers of the columns", "instruction", "response", "context"),
+    _pair("prompts with answers of the columns", "prompt", "completion", joint=""),
+    _pair("prompts with answers of the columns", "prompt", "response"),
     _preference(),
     *(_texts(column) for column in TEXT_COLUMNS),
 )

@@ -145,7 +145,8 @@ def _from_texts(
         name = place.place if len(sources) > 1 or place.samples else ""
         parts.append(pack_documents(documents.documents, tokenizer, some, renderer, name))
         told = f", {renderer.words}" if renderer.words else ""
-        words.append(f"{documents.words}{told}: {share} samples")
+        where = f"{place.place}: " if place.place else ""
+        words.append(f"{where}{documents.words}{told}, {share} samples")
     rows = torch.cat(parts)
     if len(parts) > 1 and options.shuffle:
         # So that the last rows, which are held out, are not those of one source alone.

@@ -89,11 +89,18 @@ def share_samples(sources: Sequence[Source], nsamples: int) -> list[int]:
 
 
 def _named(piece: str) -> bool:
-    return any(_exists(place) for place, _ in _cuts(piece.strip()))
+    """Whether a piece with commas in it is one source: in its name, that is, not behind the colons."""
+    found = _existing(piece.strip())
+    return found is not None and "," not in "".join(found[1])
+
+
+def _existing(piece: str) -> tuple[str, list[str]] | None:
+    """A piece as the longest name in it that exists, and what stands behind its colons."""
+    return next(((place, rest) for place, rest in _cuts(piece) if _exists(place)), None)
 
 
 def _source(piece: str) -> Source:
-    place, rest = next(((place, rest) for place, rest in _cuts(piece) if _exists(place)), _cut_by_form(piece))
+    place, rest = _existing(piece) or _cut_by_form(piece)
     if not place:
         raise CalibrationError(
             f"{piece!r} names no calibration data: FILE, FILE:FIELD, FILE:SAMPLES or FILE:FIELD:SAMPLES is wanted, "

@@ -74,7 +74,7 @@ def read_documents(source: Source, encoding: str | None = None) -> Documents:
     elif place == "pydoc":
         if source.field:
             raise CalibrationError("pydoc has no fields: leave the field out")
-        found = Documents(list(pydoc_documents()), "Python's reference manual (pydoc)")
+        found = Documents(list(pydoc_documents()), "Python's reference manual")
     elif path.suffix.lower() in _SUFFIXES or place.startswith((".", "/", "~")) or set(place) & set("*?\\"):
         raise CalibrationError(
             f"no file {place}: a file of text or rows (.txt .json .jsonl .csv .tsv .parquet .arrow .pt, packed or not) "
@@ -150,9 +150,9 @@ def _read_files(source: Source, files: list[Path], encoding: str | None) -> Docu
     parts = []
     for key, found in forms.items():
         words, _, told = key.partition("|")
-        alone = len(files) == 1
-        where = source.place if alone else f"{len(found.files)} files in {source.place}"
-        parts.append(f"{words} in {where}" + (f" ({told})" if told else ""))
+        if len(files) > 1:
+            words += f" in {len(found.files)} file{'s' if len(found.files) > 1 else ''}"
+        parts.append(words + (f" ({told})" if told else ""))
     documents = [document for found in forms.values() for document in found.documents]
     decoded = any(suffix_of(path) not in BINARY for path in files)
     return Documents(documents, ", ".join(parts), plain, decoded)
@@ -200,4 +200,4 @@ def _read_hub(source: Source) -> Documents:
             f"the data set {name} cannot be loaded ({first}); wanted is a file, `self`, `pydoc`, "
             f"{', '.join(_HUB_SETS)}, or the id of a hub data set that can be reached"
         ) from error
-    return Documents(documents, f"{reader.words} in {name}")
+    return Documents(documents, reader.words)

@@ -177,9 +177,8 @@ def _read(text: str, data_dir: Path | None, encoding: str | None, tokenizer: Any
         if found.plain and len(texts) == 1:
             return texts[0], f"{place.path.name}, whole file, one tokenizer call"
         told = f", {renderer.words}" if renderer.words else ""
-        return " ".join(
-            texts
-        ), f"{found.words}{told}: {len(texts)} documents joined by blanks, one tokenizer call"
+        words = f"{place.path.name}: {found.words}{told}, {len(texts)} documents joined by blanks, one tokenizer call"
+        return " ".join(texts), words
     if text == "pydoc":
         return "\n\n".join(pydoc_documents()), "Python's reference manual, topics joined by blank lines"
     if text in _JOINED:
