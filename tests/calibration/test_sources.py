@@ -283,6 +283,8 @@ def test_a_template_that_writes_the_day_writes_the_same_every_day() -> None:
         [{"role": "user", "content": "a"}], "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
     )
     assert text == "2025-01-01 a"
+    nested = "{% macro head() %}{{ strftime_now('%d %b %Y') }}: {% endmacro %}{{ head() }}{{ messages[0].content }}"
+    assert text_of([{"role": "user", "content": "a"}], nested)[0] == "01 Jan 2025: a"
 
 
 def test_thoughts_that_a_template_drops_are_no_loss() -> None:
@@ -429,7 +431,7 @@ def test_files_whose_names_have_colons_and_commas(
     """Whatever a file is called, it is found, alone and before a field; two are told apart by their folders."""
     wanted = []
     for number, name in enumerate(names):
-        path = tmp_path_factory.mktemp("names") / name
+        path = tmp_path_factory.mktemp("names") / f"n{name}"
         path.write_text("x")
         wanted.append(Source(str(path), fields[number], counts[number]))
     assert parse_sources(wanted[0].place) == [Source(wanted[0].place)]

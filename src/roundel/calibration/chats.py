@@ -11,7 +11,6 @@ one fixed day. Without a template, a chat is its turns' texts with blank lines b
 """
 
 import reprlib
-from datetime import date
 from typing import Any
 
 from jinja2 import TemplateError
@@ -19,7 +18,24 @@ from jinja2 import TemplateError
 from roundel.calibration.forms import Chat
 from roundel.errors import CalibrationError
 
-_DAY = date(2025, 1, 1)
+# Of a template's `strftime_now`, for every day the same: templates can be given no functions, but macros.
+_DAY = {
+    "d": "01",
+    "m": "01",
+    "Y": "2025",
+    "y": "25",
+    "b": "Jan",
+    "B": "January",
+    "A": "Wednesday",
+    "a": "Wed",
+    "H": "00",
+}
+_DAY |= {"H": "00", "M": "00", "S": "00"}
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{- format"
+    + "".join(f" | replace('%{letter}', '{value}')" for letter, value in _DAY.items())
+    + " -}}{%- endmacro -%}"
+)
 
 
 class Renderer:
@@ -91,11 +107,14 @@ class Renderer:
     def _tried(self, chat: Chat, messages: list[dict[str, Any]]) -> tuple[str | None, str]:
         """Messages through the template, in whichever spelling of their contents it reads; else what is wrong."""
         problem = ""
+        template: str | None = None  # the tokenizer's own
+        if "strftime_now" in str(self._tokenizer.chat_template):
+            template = _CLOCK + self._tokenizer.get_chat_template(None, chat.tools)
         for spelled in (messages, [_in_parts(message) for message in messages]):
             try:
                 text = str(
                     self._tokenizer.apply_chat_template(
-                        spelled, tools=chat.tools, tokenize=False, strftime_now=_DAY.strftime
+                        spelled, tools=chat.tools, tokenize=False, chat_template=template
                     )
                 )
             except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
