@@ -380,9 +380,7 @@ def test_rows_of_several_forms(rows: list[Any], complaint: str, tmp_path: Path) 
 
 
 def test_rows_without_a_value_are_no_documents(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(
-        lines([{"text": None}, {"text": "x"}, {"text": None}, {"text": ""}][1:])
-    )
+    (tmp_path / "a.jsonl").write_text(lines([{"text": None}, {"text": "x"}, {"text": None}, {"text": ""}]))
     assert documents(str(tmp_path / "a.jsonl")) == ["x"]
 
 
@@ -505,7 +503,7 @@ def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("about")
     (tmp_path / "a.jsonl").write_text(lines(ROWS))
     with pytest.raises(
-        CalibrationError, match=r"a\.jsonl, 1 in all\) and others \(README\.md, 1 in all\): name those"
+        CalibrationError, match=r"a\.jsonl, 1 in all\) and others \(README\.md, 1 in all\): give those"
     ):
         documents(str(tmp_path))
     assert documents(f"{tmp_path}/*.jsonl") == TEXTS

@@ -58,7 +58,7 @@ def suffix_of(path: Path) -> str:
             f"{path} is an archive of files: unpack it, and give the folder or a file in it"
         )
     if packed and inner in PACKED:
-        raise CalibrationError(f"{path} is packed twice by its name: unpack it once")
+        raise CalibrationError(f"{path} is packed twice by its name: a file packed once is wanted, unpack it")
     return inner
 
 

@@ -113,6 +113,8 @@ class Reader:
             return self._bare(row, where)
         if self._field:
             row = self._restricted(row, where)
+        if self.form is None and not _forms_of(row) and any(set(form.columns) <= set(row) for form in FORMS):
+            return ""  # without a value; the next row says the form
         if self.form is None:
             self.form, self._first = self._recognize(row, where), where
             self.words = self.form.of(row)

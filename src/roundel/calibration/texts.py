@@ -115,7 +115,7 @@ def _files(source: Source) -> list[Path]:
     if tables and others:
         raise CalibrationError(
             f"{source.place} holds files of rows ({tables[0].name}, {len(tables)} in all) and others "
-            f"({others[0].name}, {len(others)} in all): name those that are meant, {path}/*{tables[0].suffix} for "
+            f"({others[0].name}, {len(others)} in all): give those that are meant, {path}/*{tables[0].suffix} for "
             "example, in quotes"
         )
     return found
