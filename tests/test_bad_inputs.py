@@ -11,6 +11,7 @@ that is full is in formats/test_folder.py, two runs on one output folder in engi
 """
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -45,6 +46,7 @@ RTN = ("--method", "rtn", "--group-size", "32")
 GPTQ = ("--method", "gptq", "--group-size", "32", "--set", "nsamples=4")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(99)
 SHARD = "model-0000{}-of-00002.safetensors"
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.layers.0.input_layernorm.weight"
@@ -239,6 +241,11 @@ def calibrated(name: str, content: str | bytes | None = None, *more: Any) -> Cal
     return arrange
 
 
+def fielded(name: str, content: str, more: str) -> Callable[[Box], list[Any]]:
+    """A calibration file with a field, or what else, behind its name."""
+    return lambda box: calibrated(f"{box.write(name, content)}{more}")(box)
+
+
 def saved(content: object) -> Callable[[Box], list[Any]]:
     """A calibration file that torch wrote."""
     buffer = io.BytesIO()
@@ -255,6 +262,18 @@ def evaluated(box: Box, model: Path | str, *more: Any) -> list[Any]:
 def read(content: str | bytes) -> Callable[[Box], list[Any]]:
     """A text to evaluate on."""
     return lambda box: evaluated(box, zoo_model("llama"), "--text", box.write("held-out.txt", content))
+
+
+def _table(content: str, more: str = "") -> Callable[[Box], list[Any]]:
+    """A table to evaluate on."""
+    return lambda box: [
+        "eval",
+        zoo_model("llama"),
+        "--window",
+        "64",
+        "--text",
+        f"{box.write('c.csv', content)}{more}",
+    ]
 
 
 def _moved_out(box: Box, place: str) -> list[Any]:
@@ -322,7 +341,7 @@ def _huge_norm(box: Box) -> Path:
 def _templated(template: str) -> Callable[[Box], list[Any]]:
     def arrange(box: Box) -> list[Any]:
         model = box.holding("chat_template.jinja", template)
-        source = box.write("chats.jsonl", '{"messages": [{"who": "me"}]}\n')
+        source = box.write("chats.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n')
         return ["quantize", model, *GPTQ, "--set", "seqlen=32", "--calibration", source]
 
     return arrange
@@ -662,6 +681,12 @@ RECIPES = [
         lambda b: ["quantize", zoo_model("llama"), "--method", "spqr", "--outliers", "some"],
     ),
     (
+        "an encoding that nobody knows",
+        2,
+        "is no encoding of text",
+        lambda b: ["quantize", zoo_model("llama"), *GPTQ, "--encoding", "rot13"],
+    ),
+    (
         "calibration for a method that reads none",
         2,
         "would ignore calibration",
@@ -691,7 +716,21 @@ RECIPES = [
 
 CALIBRATION = [
     ("no such file", "no file none.txt", calibrated("none.txt")),
-    ("a folder", "no file ", lambda b: calibrated(f"{b.folder}")(b)),
+    ("an empty folder", "no files in", lambda b: ((b / "d").mkdir(), calibrated(f"{b.folder}/d")(b))[1]),
+    (
+        "a folder with a picture in it",
+        "it begins like a picture",
+        lambda b: (b.write("d/a.txt", "text"), b.write("d/b.png", PICTURE), calibrated(f"{b.folder}/d")(b))[
+            2
+        ],
+    ),
+    (
+        "a folder of rows and texts",
+        "give those that are meant",
+        lambda b: (b.write("d/a.jsonl", "[]"), b.write("d/README.md", "x"), calibrated(f"{b.folder}/d")(b))[
+            2
+        ],
+    ),
     ("an empty file", "no text in", calibrated("c.txt", "")),
     ("a file of blanks", "no text in", calibrated("c.txt", " \n")),
     ("too little text", "give more text", calibrated("c.txt", "Too little text.")),
@@ -703,21 +742,79 @@ CALIBRATION = [
     ("truth values for ids", "a list of token ids", calibrated("c.jsonl", json.dumps([True] * 500))),
     (
         "other columns",
-        "an object with the keys title, body",
+        "the columns title, body, which make no form",
         calibrated("c.jsonl", '{"title": "x", "body": "y"}\n'),
     ),
-    ("nothing in the column", "is None", calibrated("c.jsonl", '{"text": null}\n')),
+    (
+        "columns that can be read in two ways",
+        "c.jsonl:text (texts) or",
+        calibrated("c.jsonl", '{"text": "x", "content": "y"}\n'),
+    ),
+    ("rows of two forms", "rows of one form", calibrated("c.jsonl", '{"text": "x"}\n{"messages": []}\n')),
+    ("an unknown field", "no field body; it has", fielded("c.jsonl", '{"text": "x"}\n', ":body")),
+    ("a field of a plain text", "has no field body", fielded("c.txt", "x", ":body")),
+    ("a share of no samples", "0 samples of", fielded("c.txt", "x", ":0")),
+    ("a share that is no number", "is no number of samples", fielded("c.txt", "x", ":body:many")),
+    ("other shares than samples", "set nsamples=3,", fielded("c.txt", "x", ":3")),
+    ("a share larger than its source", "give more text", fielded("c.txt", "a few words", ":3,pydoc:1")),
+    ("a comma without a source behind it", "names no calibration data", fielded("c.txt", "x", ",")),
+    ("the model's own text beside a file", "`self` stands alone", fielded("c.txt", "x", ",self")),
+    ("a table without a header", "which make no form", calibrated("c.csv", "1,some words\n2,others\n")),
+    ("a table of rows of other lengths", "line 3 has 1 fields", calibrated("c.csv", "id,text\n1,x\n2\n")),
+    ("a table with an open quote", "is no row of a table", calibrated("c.csv", 'id,text\n1,"x\n')),
+    ("a table with a column twice", "'text' twice", calibrated("c.csv", "text,text\nx,y\n")),
+    ("an empty table", "no text in", calibrated("c.csv", "")),
+    (
+        "Latin-1 without saying so",
+        "give its encoding",
+        calibrated("c.txt", "Un café. ".encode("latin-1") * 99),
+    ),
+    (
+        "UTF-16 without a mark",
+        "NUL characters",
+        calibrated("c.txt", ("some words " * 99).encode("utf-16-le")),
+    ),
+    (
+        "half a character of UTF-16",
+        "cannot be read",
+        calibrated("c.txt", "a few words".encode("utf-16")[:-1]),
+    ),
+    ("an encoding without a file", "there are none", calibrated("pydoc", None, "--encoding", "latin-1")),
+    ("a damaged .gz", "cannot be read", calibrated("c.txt.gz", b"1234")),
+    ("half a .gz", "it ends too early", calibrated("c.txt.gz", gzip.compress(bytes(9999))[:-9])),
+    ("a damaged .bz2", "cannot be read", calibrated("c.txt.bz2", b"1234")),
+    ("a damaged .xz", "cannot be read", calibrated("c.txt.xz", b"1234")),
+    ("a damaged .zst", "cannot be read", calibrated("c.txt.zst", b"1234")),
+    ("gzip under another name", "it begins like gzip", calibrated("c.txt", gzip.compress(b"words " * 99))),
+    ("an archive", "unpack it", calibrated("c.tar.gz", gzip.compress(b"x"))),
+    ("packed twice", "packed twice", calibrated("c.txt.gz.gz", gzip.compress(b"x"))),
+    ("nothing in the column", "no text in", calibrated("c.jsonl", '{"text": null}\n')),
     ("a damaged line", "line 2 is no JSON", calibrated("c.jsonl", '{"text": "x"}\n{"text": \n')),
     ("JSON nested without end", "recursion depth", calibrated("c.json", "[" * 100_000)),
     (
-        "chats, and no chat template",
+        "a chat template for texts, and no chat template",
         "the tokenizer has none",
+        calibrated("c.txt", "Some words. " * 99, "--set", "chat_template=true"),
+    ),
+    (
+        "messages of other keys",
+        "has the keys who",
         calibrated("c.jsonl", '{"messages": [{"who": "me"}]}\n'),
     ),
     (
+        "a part of a message that is no text",
+        "a part of the type image",
+        calibrated("c.jsonl", '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n'),
+    ),
+    (
+        "an unknown speaker",
+        "from 'narrator'",
+        calibrated("c.jsonl", '{"conversations": [{"from": "narrator", "value": "x"}]}\n'),
+    ),
+    (
         "chats that the template does not take",
-        "role and content mostly, are wanted",
-        _templated("{% for m in messages %}{{ m['content'] + m.role }}{% endfor %}"),
+        "do not go into",
+        _templated("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}"),
     ),
     ("a damaged chat template", "do not go into", _templated("{% for m in messages %}{{ m['content'] ")),
     (
@@ -807,9 +904,18 @@ OUTPUT = [
 
 EVAL = [
     ("no such text", 4, "no text none.txt", lambda b: evaluated(b, zoo_model("llama"), "--text", "none.txt")),
-    ("an empty text", 4, "has 0 tokens", read("")),
+    ("an empty text", 4, "no text in", read("")),
     ("a text shorter than a window", 4, "a smaller --window", read("Few words.")),
     ("bytes that are no text", 4, "UTF-8 text is wanted", read(bytes(range(256)))),
+    ("a table without a column of text", 4, "which make no form", _table("id,story\n1,x\n")),
+    ("a table with two columns of text", 4, "(texts) or", _table("text,content\nx,y\n")),
+    ("a number of samples of a text", 4, "FILE:FIELD is wanted", _table("text\nx\n", ":300")),
+    (
+        "an encoding that nobody knows",
+        2,
+        "is no encoding of text",
+        lambda b: evaluated(b, zoo_model("llama"), "--encoding", "klingon"),
+    ),
     (
         "windows longer than the model's positions",
         3,

@@ -101,8 +101,8 @@ def quantize(
     Args:
         model: folder, .gguf file or hub id; or a model in memory, which is then changed in place.
         recipe: a `Recipe`, the name of a shipped one, or a YAML file.
-        calibration: file or name; a list of strings, chats or token ids; or an integer tensor `[N, S]`.
-            None: what the recipe says, else text that the model writes itself.
+        calibration: files and names (docs/calibration.md); a list of strings, chats, rows or token ids; or an integer
+            tensor `[N, S]`. None: what the recipe says, else text that the model writes itself.
         output: folder to write; None keeps the result in memory.
         tokenizer: for a model in memory; written along, and needed for calibration text.
         device: where blocks compute: auto, cpu, cuda, xpu, mps.
@@ -330,6 +330,7 @@ def evaluate(
     window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
+    encoding: str | None = None,
     fewshot: int | None = None,
     batch_size: int = 1,
     data_dir: str | Path | None = None,
@@ -356,6 +357,7 @@ def evaluate(
         limit: at most so many windows of a text, and documents of a task.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
             those of the papers' data sets are cut as in the papers.
+        encoding: of local text files without a byte order mark; None: UTF-8.
         fewshot: examples before each document of a task; None: each task's own number, 5 for MMLU.
         batch_size: requests of a task in one pass.
         data_dir: folder with local copies of the data sets; None: the hub's.
@@ -379,6 +381,7 @@ def evaluate(
         window=window,
         limit=limit,
         add_bos=add_bos,
+        encoding=encoding,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
         device=device,
         block_by_block=block_by_block,
@@ -437,6 +440,7 @@ def compare(
     window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
+    encoding: str | None = None,
     fewshot: int | None = None,
     batch_size: int = 1,
     data_dir: str | Path | None = None,
@@ -454,8 +458,8 @@ def compare(
         models: folders, .gguf files, hub ids, or models in memory.
         reference: the original, which runs once for all of them.
         tokenizer: for models in memory.
-        text, tasks, window, limit, add_bos, fewshot, batch_size, data_dir, cache, top_k, block_by_block, blocks,
-            device, trust_remote_code, progress: as for `evaluate`.
+        text, tasks, window, limit, add_bos, encoding, fewshot, batch_size, data_dir, cache, top_k, block_by_block,
+            blocks, device, trust_remote_code, progress: as for `evaluate`.
 
     Returns:
         Plain data: figures of the reference and of each model with 95 % intervals, size, error of each Linear's
@@ -473,6 +477,7 @@ def compare(
         window=window,
         limit=limit,
         add_bos=add_bos,
+        encoding=encoding,
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
         device=device,
         block_by_block=block_by_block,

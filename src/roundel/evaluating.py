@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from roundel.activations.attach import attached
+from roundel.calibration.options import check_encoding
 from roundel.calibration.prefix import with_prefix
 from roundel.engine.devices import choose_device
 from roundel.engine.plan import free_memory
@@ -53,6 +54,7 @@ class Conditions:
         limit: at most so many windows of a text, and documents of a task.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
             those of the papers' data sets are cut as in the papers.
+        encoding: of local text files without a byte order mark; None: UTF-8.
         data_dir: folder with local copies of data sets; None: the hub's.
         device: where models compute.
         block_by_block: a block's weights in memory at a time; None: where the model is larger than memory.
@@ -72,6 +74,7 @@ class Conditions:
     window: int | None = None
     limit: int | None = None
     add_bos: bool | None = None
+    encoding: str | None = None
     data_dir: Path | None = None
     device: str = "auto"
     block_by_block: bool | None = None
@@ -92,8 +95,13 @@ class Conditions:
             raise RecipeError(
                 "fewshot and batch_size are for tasks, and there are none: name some, or leave them out"
             )
-        if not self.texts and self.add_bos is not None:
-            raise RecipeError("add_bos is for texts, and there are none: name some, or leave it out")
+        for option in ("add_bos", "encoding"):
+            if not self.texts and getattr(self, option) is not None:
+                raise RecipeError(f"{option} is for texts, and there are none: name some, or leave it out")
+        try:
+            check_encoding(self.encoding)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
         if not self.texts and (self.cache is not None or self.top_k is not None):
             raise RecipeError(
                 "cache and top_k are for texts, and there are none: name some, or leave them out"
@@ -189,6 +197,7 @@ def read_texts(
             conditions.limit,
             conditions.data_dir,
             conditions.add_bos,
+            conditions.encoding,
             longest=longest,
         )
         for text in conditions.texts

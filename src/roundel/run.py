@@ -14,7 +14,13 @@ import psutil
 import torch
 
 from roundel.activations.attach import ActivationQuantizer, attached
-from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
+from roundel.calibration.gather import (
+    SELF_WORDS,
+    Calibration,
+    CalibrationSource,
+    for_sources,
+    gather_calibration,
+)
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage, check_complete, decide
 from roundel.engine.devices import autocast_dtype, keep_freed_memory
@@ -114,6 +120,8 @@ class Run:
         if device.type == "cpu":
             keep_freed_memory()  # before anything is computed
         self.began, self.abreast = time.perf_counter(), abreast
+        if recipe.needs_calibration:
+            recipe = for_sources(recipe, given.calibration)
         self.given, self.recipe, self.device = given, recipe, device
         self.progress, self.home, self.writing, self.ranks = progress, home, writing, home.ranks
         self.target = writing.journal.target if writing else target

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from roundel.calibration.forms import Chat
 from roundel.calibration.gather import gather_calibration
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.prefix import text_prefix
@@ -67,7 +68,7 @@ def test_chats_do_not_begin_twice() -> None:
     tokenizer.chat_template = "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}<|end|>"
     chat = [{"role": "user", "content": "What is a class, and what is an object?"}]
     once = tokenizer.encode("[user]What is a class, and what is an object?<|end|>", add_special_tokens=False)
-    rows = pack_documents([chat] * 20, tokenizer, options())
+    rows = pack_documents([Chat(chat)] * 20, tokenizer, options())
     assert begin(rows, text_prefix(tokenizer))
     assert rows[:, 1:].flatten().tolist() == (once * 20)[: 3 * 15]
 

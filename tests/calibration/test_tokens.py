@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from roundel.calibration.forms import Chat
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
@@ -75,7 +76,7 @@ def test_chat_template(llama: Path, load_model) -> None:
     rows = pack_documents(["a long enough text"] * 9, tokenizer, options(chat_template=True, seqlen=16))
     assert "<user>a long enough text<|end|><user>" in tokenizer.decode(rows.flatten())
     chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "why?"}]
-    rows = pack_documents([chat] * 20, tokenizer, options(seqlen=16))
+    rows = pack_documents([Chat(chat)] * 20, tokenizer, options(seqlen=16))
     assert "<system>be brief<user>why?" in tokenizer.decode(rows.flatten())
 
 

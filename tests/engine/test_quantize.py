@@ -197,7 +197,7 @@ def test_the_manifest_says_everything(llama: Path, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
     assert manifest["recipe"]["iters"] == 3
     assert manifest["recipe"]["seed"] == 42
-    assert manifest["calibration"]["source"] == "pydoc"
+    assert manifest["calibration"]["source"] == "pydoc: Python's reference manual, 32 samples"
     assert manifest["calibration"]["samples"] == 32
     assert len(manifest["original"]["fingerprint"]) == 32
     assert manifest["versions"]["torch"] == torch.__version__

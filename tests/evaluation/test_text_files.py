@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import roundel
 from roundel.errors import CalibrationError
-from roundel.evaluation.windows import evaluation_windows
+from roundel.evaluation.windows import check_text, evaluation_windows
 
 WIKI = " \n = A heading = \n \n Some text of an article . \n \n More of it , in a second line . \n"
 
@@ -66,7 +66,9 @@ def test_documents_of_a_local_file(tmp_path: Path, llama: Path, load_model) -> N
     found = evaluation_windows(str(path), tokenizer, 32)
     text = " ".join(f"document {i} of several" for i in range(30))
     assert found.windows.flatten().tolist() == tokenizer(text)["input_ids"][: found.windows.numel()]
-    assert found.convention.startswith("some.jsonl, 30 documents joined by blanks, one tokenizer call")
+    assert found.convention.startswith(
+        "some.jsonl: texts of the column text, 30 documents joined by blanks, one tokenizer call"
+    )
     path.write_text(json.dumps({"input_ids": [1, 2, 3]}))
     with pytest.raises(CalibrationError, match="documents of text are wanted"):
         evaluation_windows(str(path), tokenizer, 32)
@@ -114,3 +116,29 @@ def test_perplexity_of_a_small_copy(data: Path, llama: Path, load_model) -> None
     found = roundel.evaluate(llama, text="wikitext2", data_dir=data, window=64).texts[0]
     wanted = oracle(model, text.windows.flatten().tolist(), 64, 10**6)
     assert found.perplexity.value == pytest.approx(wanted, abs=1e-4)
+
+
+def test_local_texts_are_read_as_calibration_data_are(tmp_path: Path, llama: Path, load_model) -> None:
+    _, tokenizer = load_model(llama)
+    texts = [f"document {i} of séveral, with commas" for i in range(30)]
+    wanted = tokenizer(" ".join(texts))["input_ids"]
+    table = "id,body\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(texts))
+    (tmp_path / "a.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "old.csv.gz").write_bytes(gzip.compress(table.encode("latin-1")))
+    for name, encoding in (("a.csv", None), ("old.csv.gz", "latin-1")):
+        found = evaluation_windows(f"{tmp_path}/{name}:body", tokenizer, 32, encoding=encoding)
+        assert found.windows.flatten().tolist() == wanted[: found.windows.numel()]
+        assert found.convention.startswith(f"{name}: the field body")
+    with pytest.raises(CalibrationError, match="the columns id, body"):
+        check_text(str(tmp_path / "a.csv"))
+
+
+def test_chats_are_measured_through_the_template(tmp_path: Path, llama: Path, load_model) -> None:
+    _, tokenizer = load_model(llama)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    rows = [{"conversations": [{"from": "human", "value": f"What is {i}?"}]} for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = evaluation_windows(str(tmp_path / "a.jsonl"), tokenizer, 32)
+    wanted = tokenizer(" ".join(f"<user>What is {i}?" for i in range(30)))["input_ids"]
+    assert found.windows.flatten().tolist() == wanted[: found.windows.numel()]
+    assert "through the model's chat template" in found.convention

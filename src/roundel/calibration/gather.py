@@ -1,15 +1,21 @@
 """From what the user gave to calibration tokens, with words and a fingerprint for the manifest."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+from roundel.calibration.chats import Renderer
+from roundel.calibration.forms import as_document, is_blank
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.self_text import sample_from_model
-from roundel.calibration.texts import Document, as_document, is_ids, read_documents
+from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
+from roundel.calibration.tables import is_ids
+from roundel.calibration.texts import Documents, read_documents
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
@@ -17,7 +23,8 @@ from roundel.progress import Progress
 
 SELF_WORDS = "text sampled from the model itself"
 
-CalibrationSource = str | Sequence[Any] | torch.Tensor
+CalibrationSource = str | Path | Sequence[Any] | torch.Tensor
+Options = TypeVar("Options", bound=CalibrationOptions)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Calibration:
 
     Attributes:
         tokens: `[nsamples, seqlen]` int64.
-        source: where they come from, in words.
+        source: where they come from and what was taken for what, in words.
         fingerprint: hash of the tokens.
     """
 
@@ -46,11 +53,11 @@ def gather_calibration(
     """Calibration tokens for a model.
 
     Args:
-        source: what the caller gave (file, name, documents, tensor of ids); None: what the options say.
+        source: what the caller gave (files, names, documents, tensor of ids); None: what the options say.
         model: the original model; its tensors may be absent.
         tokenizer: the model's, or None.
-        options: nsamples, seqlen, seed, add_bos, chat_template, calibration.
-        progress: told of sampling.
+        options: nsamples, seqlen, seed, add_bos, chat_template, encoding, calibration.
+        progress: told of sampling, and of what was taken for what.
         author: opens the original model with all its tensors, to write the text itself for `self`; None: `model` is.
 
     Raises:
@@ -71,25 +78,100 @@ def gather_calibration(
         source = "self"
     if isinstance(source, torch.Tensor):
         tokens, words = _rows_of(source, options), "token ids given in memory"
-    elif isinstance(source, str):
-        if source == "self":
-            with progress.stage("Sampling calibration text", options.nsamples):
-                whole = author() if author else model
+    elif isinstance(source, str) and source == SELF:
+        with progress.stage("Sampling calibration text", options.nsamples):
+            whole = author() if author else model
 
-                def rows_done(rows: int) -> None:
-                    progress.advance(rows)
-                    progress.check_stop()
+            def rows_done(rows: int) -> None:
+                progress.advance(rows)
+                progress.check_stop()
 
-                tokens = sample_from_model(whole, tokenizer, options, rows_done)
-            words = SELF_WORDS
-        else:
-            tokens, words = pack_documents(read_documents(source), tokenizer, options), source
+            tokens = sample_from_model(whole, tokenizer, options, rows_done)
+        words = SELF_WORDS
     else:
-        documents: list[Document] = [as_document(row, f"document {n}") for n, row in enumerate(source)]
-        tokens, words = pack_documents(documents, tokenizer, options), "documents given in memory"
+        tokens, words = _from_texts(source, tokenizer, options)
+        progress.say(f"Calibration: {words}")
     check_ids(tokens, model.get_input_embeddings().weight.shape[0])
     digest = blake2b(tokens.numpy().tobytes(), digest_size=16).hexdigest()
     return Calibration(tokens, words, digest)
+
+
+def for_sources(options: Options, source: CalibrationSource | None) -> Options:
+    """The same options with as many samples as the sources say in all.
+
+    Args:
+        options: nsamples, calibration.
+        source: what the caller gave; None: what the options say.
+
+    Raises:
+        CalibrationError: other samples are wanted.
+    """
+    source = options.calibration if source is None else source
+    if not isinstance(source, str):
+        return options
+    sources = parse_sources(source)
+    total = total_samples(sources)
+    if total is None or "nsamples" in options.model_fields_set:
+        if source != SELF:
+            share_samples(sources, options.nsamples)
+        return options
+    return options.model_copy(update={"nsamples": total})
+
+
+def _from_texts(
+    source: str | Path | Iterable[Any], tokenizer: Any | None, options: CalibrationOptions
+) -> tuple[torch.Tensor, str]:
+    """Rows of files and names, or of documents in memory, and what was taken for what."""
+    if isinstance(source, str | Path):
+        sources = parse_sources(source) if isinstance(source, str) else [Source(str(source))]
+        shares = share_samples(sources, options.nsamples)
+        if any(place.place == SELF for place in sources):
+            raise CalibrationError(
+                "`self` stands alone, without field and number: leave the others out, or give files only; nsamples "
+                "says how many samples the model writes"
+            )
+        read = [read_documents(place, options.encoding) for place in sources]
+        decoded = any(documents.decoded for documents in read)
+    else:
+        sources, shares, read, decoded = [Source("")], [options.nsamples], [_in_memory(source)], False
+    if options.encoding and not decoded:
+        raise CalibrationError(
+            f"encoding={options.encoding} is for files of text, and there are none: leave it out"
+        )
+    parts, words = [], []
+    for place, share, documents in zip(sources, shares, read, strict=True):
+        renderer = Renderer(tokenizer, options.chat_template)
+        some = options.model_copy(update={"nsamples": share})
+        name = place.place if len(sources) > 1 or place.samples else ""
+        parts.append(pack_documents(documents.documents, tokenizer, some, renderer, name))
+        told = f", {renderer.words}" if renderer.words else ""
+        where = f"{place.place}: " if place.place else ""
+        words.append(f"{where}{documents.words}{told}, {share} samples")
+    rows = torch.cat(parts)
+    if len(parts) > 1 and options.shuffle:
+        # So that the last rows, which are held out, are not those of one source alone.
+        order = list(range(len(rows)))
+        random.Random(options.seed).shuffle(order)
+        rows = rows[order]
+    return rows, "; ".join(words)
+
+
+def _in_memory(rows: Iterable[Any]) -> Documents:
+    """Documents that the caller has: strings, chats, token ids, rows of a data set, a table of pandas."""
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        rows = rows.to_dict("records")
+    if isinstance(rows, Mapping):
+        keys = ", ".join(map(str, rows))
+        raise CalibrationError(
+            f"the calibration data is a mapping with the keys {keys}: give a list of documents, or one of its values"
+        )
+    documents = [as_document(row, f"document {n}") for n, row in enumerate(rows)]
+    kept = [document for document in documents if not is_blank(document)]
+    if not kept:
+        raise CalibrationError(
+            "no text in the documents given in memory: one with at least a character is wanted"
+        )
+    return Documents(kept, "documents given in memory")
 
 
 def _rows_of(tokens: torch.Tensor, options: CalibrationOptions) -> torch.Tensor:

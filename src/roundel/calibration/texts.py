@@ -1,23 +1,27 @@
-"""Reading documents: files, hub data sets, and the English inside Python.
+"""Reading documents: files, folders, hub data sets, and the English inside Python.
 
-A document is a string, a list of token ids (already tokenized), or a list of chat messages.
+A document is a string, a list of token ids (already tokenized), or a chat. With the documents come words that say what
+was taken for what.
 """
 
-import json
+import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from glob import glob
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
+from roundel.calibration.files import PACKED, UNREADABLE, suffix_of, unreadable, whole_text
+from roundel.calibration.forms import Document, Reader, is_blank
+from roundel.calibration.sources import Source
+from roundel.calibration.tables import BINARY, ROWS, Row, read_rows
 from roundel.errors import CalibrationError
 
-Document = str | list[int] | list[dict[str, Any]]
-
-_TEXT_COLUMNS = ("text", "content", "document", "sentence")
-_SUFFIXES = (".txt", ".raw", ".json", ".jsonl", ".parquet", ".pt")
+_PLAIN = (".txt", ".raw")
+_SUFFIXES = (*_PLAIN, *ROWS, *PACKED)
+# What `save_to_disk` of datasets writes beside its tables.
+_BOOKKEEPING = ("dataset_info.json", "state.json", "dataset_dict.json")
 # name: (hub id, configuration, split, streamed rather than downloaded whole)
 _HUB_SETS: dict[str, tuple[str, str | None, str, bool]] = {
     "pile-10k": ("NeelNanda/pile-10k", None, "train", False),
@@ -25,31 +29,63 @@ _HUB_SETS: dict[str, tuple[str, str | None, str, bool]] = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False),
     "ptb": ("ptb-text-only/ptb_text_only", None, "train", False),
 }
-# No token id: it would not fit a tensor.
-_TOO_LARGE = 2**63
 # Documents read from a streamed data set: enough for 512 samples of 2048 tokens.
 _STREAMED_DOCUMENTS = 20_000
 
 
-def read_documents(source: str) -> list[Document]:
-    """Documents of a file, of `pydoc`, or of a hub data set.
+@dataclass(frozen=True)
+class Documents:
+    """What a place holds.
+
+    Attributes:
+        documents: none of them blank.
+        words: what was taken for what.
+        plain: they are whole files of plain text, not rows.
+        decoded: some of them were decoded from text, as the encoding says.
+    """
+
+    documents: list[Document]
+    words: str
+    plain: bool = False
+    decoded: bool = False
+
+
+@dataclass
+class _Found:
+    """What files of one form hold."""
+
+    documents: list[Document] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def read_documents(source: Source, encoding: str | None = None) -> Documents:
+    """Documents of a file, of a folder, of `pydoc`, or of a hub data set.
+
+    Args:
+        source: place and field.
+        encoding: of text files without a byte order mark; None: UTF-8.
 
     Raises:
-        CalibrationError: no such file or data set, unreadable rows, nothing in it.
+        CalibrationError: no such file or data set, unreadable or doubtful rows, nothing in it.
     """
-    path = Path(source).expanduser()
-    if source == "pydoc":
-        documents: list[Document] = list(pydoc_documents())
-    elif path.is_file():
-        documents = list(_read_file(path))
-    elif path.suffix in _SUFFIXES or path.is_dir() or source.startswith((".", "/", "~")):
-        raise CalibrationError(f"no file {source}: a .txt, .json, .jsonl, .parquet or .pt file is wanted")
+    place, path = source.place, source.path
+    if source.is_local or glob(str(path), recursive=True):
+        found = _read_files(source, _files(source), encoding)
+    elif place == "pydoc":
+        if source.field:
+            raise CalibrationError("pydoc has no fields: leave the field out")
+        found = Documents(list(pydoc_documents()), "Python's reference manual")
+    elif path.suffix.lower() in _SUFFIXES or place.startswith((".", "/", "~")) or set(place) & set("*?\\"):
+        raise CalibrationError(
+            f"no file {place}: a file of text or rows (.txt .json .jsonl .csv .tsv .parquet .arrow .pt, packed or not) "
+            "or a folder of them is wanted"
+        )
     else:
-        documents = list(_read_hub(source))
-    documents = [d for d in documents if (d.strip() if isinstance(d, str) else d)]
-    if not documents:
-        raise CalibrationError(f"no text in {source}: documents with at least one character are wanted")
-    return documents
+        found = _read_hub(source)
+    kept = [document for document in found.documents if not is_blank(document)]
+    if not kept:
+        raise CalibrationError(f"no text in {place}: documents with at least one character are wanted")
+    return Documents(kept, found.words, found.plain, found.decoded)
 
 
 def pydoc_documents() -> Iterator[str]:
@@ -60,105 +96,88 @@ def pydoc_documents() -> Iterator[str]:
         yield topics[name]
 
 
-def _read_file(path: Path) -> Iterator[Document]:
-    try:
-        if path.suffix == ".pt":
-            yield from _rows(path, _token_tensors(path))
-        elif path.suffix == ".parquet":
-            yield from _rows(path, _parquet_rows(path))
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
-                yield from _rows(path, _json_lines(lines))
-        elif path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            yield from _rows(path, content if isinstance(content, list) else [content])
+def _files(source: Source) -> list[Path]:
+    """The file, or all files of a folder or pattern, in the order of their names; hidden ones are left out."""
+    path = source.path
+    if path.is_file():
+        return [path]
+    found: list[Path] = []
+    for start in [path] if path.is_dir() else map(Path, sorted(glob(str(path), recursive=True))):
+        found += _walk(start) if start.is_dir() else [start]
+    if any(file.suffix == ".arrow" for file in found):
+        found = [file for file in found if file.name not in _BOOKKEEPING]
+    if not found:
+        raise CalibrationError(f"no files in {source.place}: a folder with files of text or rows is wanted")
+    if path.is_file() or len(found) == 1:
+        return found
+    tables = [file for file in found if suffix_of(file) in ROWS]
+    others = [file for file in found if file not in tables]
+    if tables and others:
+        raise CalibrationError(
+            f"{source.place} holds files of rows ({tables[0].name}, {len(tables)} in all) and others "
+            f"({others[0].name}, {len(others)} in all): give those that are meant, {path}/*{tables[0].suffix} for "
+            "example, in quotes"
+        )
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise CalibrationError(f"{error.filename} cannot be read ({error.strerror}): give a folder that can")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _read_files(source: Source, files: list[Path], encoding: str | None) -> Documents:
+    forms: dict[str, _Found] = {}
+    plain = True
+    for path in files:
+        suffix = suffix_of(path)
+        remarks: list[str] = []
+        if suffix in ROWS:
+            plain = False
+            reader = Reader(source.place, source.field)
+            documents = _rows(reader, read_rows(path, suffix, encoding, remarks))
+            words = reader.words or "nothing"
         else:
-            yield path.read_text(encoding="utf-8")
-    except (OSError, ValueError, RecursionError) as error:
+            documents, words = [_plain_text(path, source, encoding, remarks)], "text"
+        told = ", ".join(filter(None, remarks))
+        found = forms.setdefault(f"{words}|{told}", _Found())
+        found.documents += documents
+        found.files.append(path)
+    parts = []
+    for key, found in forms.items():
+        words, _, told = key.partition("|")
+        if len(files) > 1:
+            words += f" in {len(found.files)} file{'s' if len(found.files) > 1 else ''}"
+        parts.append(words + (f" ({told})" if told else ""))
+    documents = [document for found in forms.values() for document in found.documents]
+    decoded = any(suffix_of(path) not in BINARY for path in files)
+    return Documents(documents, ", ".join(parts), plain, decoded)
+
+
+def _plain_text(path: Path, source: Source, encoding: str | None, remarks: list[str]) -> str:
+    if source.field:
         raise CalibrationError(
-            f"{path} cannot be read: {error}; UTF-8 text, JSON or saved token ids are wanted"
-        ) from error
-
-
-def _json_lines(lines: Iterable[str]) -> Iterator[Any]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"line {number} is no JSON ({error.msg} at character {error.pos})"
-                ) from error
-
-
-def _token_tensors(path: Path) -> Iterator[list[int]]:
-    """Token ids that torch saved: a tensor `[N, S]`, or a list of tensors `[S]` or `[1, S]`."""
+            f"{path} is read as plain text and has no field {source.field}: a file of rows (.jsonl, .csv, .parquet) is "
+            "wanted, or leave the field out"
+        )
     try:
-        saved = torch.load(path, weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"no tensors that torch loads with weights_only ({type(error).__name__})") from error
-    # Others than plain tensors (sparse ones, ones without data) cannot be cut into rows.
-    rows = (
-        saved
-        if isinstance(saved, list | tuple) or (isinstance(saved, torch.Tensor) and is_ids(saved))
-        else [saved]
-    )
-    for row in rows:
-        if not isinstance(row, torch.Tensor) or not is_ids(row) or row.squeeze().ndim > 1:
-            raise ValueError("a tensor of token ids [N, S], or a list of them [S] or [1, S], is wanted")
-        yield row.flatten().tolist()
+        text, words = whole_text(path, encoding)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    remarks.append(words)
+    return text
 
 
-def is_ids(tensor: torch.Tensor) -> bool:
-    """Whether a tensor can be one of token ids: integers, in memory, none left out."""
-    whole = tensor.layout is torch.strided and not tensor.is_meta
-    return (
-        whole
-        and not tensor.dtype.is_floating_point
-        and not tensor.dtype.is_complex
-        and tensor.dtype != torch.bool
-    )
+def _rows(reader: Reader, rows: Iterable[Row]) -> list[Document]:
+    return [reader.document(row, where) for where, row in rows]
 
 
-def _rows(path: Path, rows: Iterable[Any]) -> Iterator[Document]:
-    for number, row in enumerate(rows):
-        yield as_document(row, f"row {number} of {path}")
-
-
-def as_document(row: Any, where: str) -> Document:
-    """A row of a data set as a document; `where` names it in errors."""
-    if isinstance(row, str):
-        return row
-    if isinstance(row, list) and all(type(token) is int and abs(token) < _TOO_LARGE for token in row):
-        return row
-    if isinstance(row, list) and all(isinstance(message, dict) for message in row):
-        return row
-    if isinstance(row, dict):
-        for key in ("input_ids", "messages", *_TEXT_COLUMNS):
-            if key in row:
-                return as_document(row[key], where)
-    raise CalibrationError(
-        f"{where} is {_describe(row)}; wanted is a string, a list of token ids, or an object with one of the "
-        f"keys input_ids, messages, {', '.join(_TEXT_COLUMNS)}"
-    )
-
-
-def _describe(row: Any) -> str:
-    return f"an object with the keys {', '.join(map(str, row))}" if isinstance(row, dict) else repr(row)[:60]
-
-
-def _parquet_rows(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise CalibrationError(
-            f"reading {path} needs pyarrow: pip install 'roundel[data]', or give the text as .jsonl"
-        ) from error
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
-
-
-def _read_hub(name: str) -> Iterator[Document]:
+def _read_hub(source: Source) -> Documents:
+    name = source.place
     try:
         import datasets
     except ImportError as error:
@@ -167,13 +186,18 @@ def _read_hub(name: str) -> Iterator[Document]:
             "or give a file, `self` or `pydoc`"
         ) from error
     hub_id, configuration, split, streaming = _HUB_SETS.get(name, (name, None, "train", True))
+    reader = Reader(name, source.field)
     try:
-        rows = datasets.load_dataset(hub_id, configuration, split=split, streaming=streaming)
-        for number, row in enumerate(islice(rows, _STREAMED_DOCUMENTS if streaming else None)):
-            yield as_document(row, f"row {number} of {hub_id}")
+        rows: Any = datasets.load_dataset(hub_id, configuration, split=split, streaming=streaming)
+        named = (
+            (f"row {n} of {hub_id}", row)
+            for n, row in enumerate(islice(rows, _STREAMED_DOCUMENTS if streaming else None))
+        )
+        documents = _rows(reader, named)
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["no message"])[0]
         raise CalibrationError(
             f"the data set {name} cannot be loaded ({first}); wanted is a file, `self`, `pydoc`, "
             f"{', '.join(_HUB_SETS)}, or the id of a hub data set that can be reached"
         ) from error
+    return Documents(documents, reader.words)

@@ -8,28 +8,33 @@ already are taken in order, so what another tool was calibrated on can be given 
 """
 
 import random
-import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
+from roundel.calibration.chats import Renderer
+from roundel.calibration.forms import Chat, Document
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.prefix import text_prefix, with_prefix, without_prefix
-from roundel.calibration.texts import Document
 from roundel.errors import CalibrationError
 
 
 def pack_documents(
-    documents: Sequence[Document], tokenizer: Any | None, options: CalibrationOptions
+    documents: Sequence[Document],
+    tokenizer: Any | None,
+    options: CalibrationOptions,
+    renderer: Renderer | None = None,
+    name: str = "",
 ) -> torch.Tensor:
     """Calibration rows from documents.
 
     Args:
-        documents: strings, lists of token ids, or lists of chat messages.
+        documents: strings, lists of token ids, or chats.
         tokenizer: needed unless all documents are token ids.
         options: nsamples, seqlen, add_bos, chat_template, seed.
+        renderer: of chats; it keeps count of them.
+        name: the source, if it is one of several with a number of samples each.
 
     Returns:
         `[nsamples, seqlen]` int64.
@@ -38,10 +43,11 @@ def pack_documents(
         CalibrationError: too little text, or text without a tokenizer.
     """
     wanted, length = options.nsamples, options.seqlen
-    ready = [d for d in documents if _is_ids(d) and len(d) == length]
+    ready = [d for d in documents if isinstance(d, list) and len(d) == length]
     if len(ready) == len(documents) and len(ready) >= wanted:
         return torch.tensor(ready[:wanted], dtype=torch.int64)
 
+    renderer = renderer or Renderer(tokenizer, options.chat_template)
     prefix = row_prefix(documents, tokenizer, options)
     own = length - len(prefix)
     ordered = list(documents)
@@ -49,15 +55,17 @@ def pack_documents(
         random.Random(options.seed).shuffle(ordered)
     stream: list[int] = []
     for document in ordered:
-        stream.extend(_tokenize(document, tokenizer, options, prefix))
+        stream.extend(_tokenize(document, tokenizer, renderer, prefix))
         if len(stream) >= wanted * own:
             break
     if len(stream) < wanted * own:
         enough = len(stream) // own
-        advice = f"give more text, or set nsamples to {enough} or less" if enough else "give more text"
+        what = f"the calibration text of {name}" if name else "the calibration text"
+        fewer = f"take {enough} samples of it" if name else f"set nsamples to {enough}"
+        advice = f"give more text, or {fewer} or less" if enough else "give more text"
         raise CalibrationError(
-            f"the calibration text has {len(stream)} tokens; {wanted} samples of {length} tokens are "
-            f"{wanted * own}: {advice}" + ("" if enough else f", or set seqlen below {len(stream)}")
+            f"{what} has {len(stream)} tokens; {wanted} samples of {length} tokens are {wanted * own}: {advice}"
+            + ("" if enough else f", or set seqlen below {len(stream)}")
         )
     rows = torch.tensor(stream[: wanted * own], dtype=torch.int64).view(wanted, own)
     return with_prefix(rows, prefix)
@@ -95,25 +103,26 @@ def check_ids(tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
 
 
 def _is_ids(document: Document) -> bool:
-    return not isinstance(document, str) and bool(document) and isinstance(document[0], int)
+    return isinstance(document, list)
 
 
 def _tokenize(
-    document: Document, tokenizer: Any | None, options: CalibrationOptions, prefix: Sequence[int]
+    document: Document, tokenizer: Any | None, renderer: Renderer, prefix: Sequence[int]
 ) -> list[int]:
-    if _is_ids(document):
-        return list(document)  # type: ignore[arg-type]
+    if isinstance(document, list):
+        return list(document)
     if tokenizer is None:
         raise CalibrationError(
             "the model comes without a tokenizer, so text cannot be tokenized: give a file with input_ids"
         )
-    if options.chat_template or not isinstance(document, str):
-        document = _render_chat(document, tokenizer)
+    text = renderer.text(document)
+    if not text:
+        return []
     # No warning about rows longer than the model's window: the stream is cut into rows afterwards.
     try:
-        ids: list[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     except (TypeError, UnicodeError) as error:
-        start = ascii(document[:40])
+        start = ascii(text[:40])
         raise CalibrationError(
             f"the text that begins with {start} cannot be tokenized: it holds halves of surrogate pairs, perhaps; "
             "Unicode text is wanted"
@@ -121,19 +130,8 @@ def _tokenize(
     # A chat template writes the begin-of-text token itself: the row has one in front already.
     ids = without_prefix(ids, prefix)
     end = tokenizer.eos_token_id
-    return ids if end is None or ids[-1:] == [end] else [*ids, end]
-
-
-def _render_chat(document: Document, tokenizer: Any) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise CalibrationError(
-            "a chat template is wanted and the tokenizer has none: set chat_template=false and give plain text"
-        )
-    messages = [{"role": "user", "content": document}] if isinstance(document, str) else document
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except (TemplateError, ValueError, TypeError, LookupError) as error:
-        raise CalibrationError(
-            f"the messages {reprlib.repr(messages)} do not go into the tokenizer's chat template ({error}): objects "
-            "with the keys that the template names, role and content mostly, are wanted"
-        ) from error
+    if end is None or ids[-1:] == [end]:
+        return ids
+    # Many templates write the end-of-text token, and a line end behind it.
+    closed = isinstance(document, Chat) and text.rstrip().endswith(str(tokenizer.eos_token))
+    return ids if closed else [*ids, end]

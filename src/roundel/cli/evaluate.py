@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 TextOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Local file (.txt .raw .json .jsonl .parquet), wikitext2, ptb, ptb_new, c4, c4_new, or pydoc; several "
-        "are welcome. Left out: wikitext2, or none where there are tasks."
+        help="Local file (.txt .json .jsonl .csv .tsv .parquet, also packed) or folder, perhaps with a field "
+        "(a.jsonl:body); wikitext2, ptb, ptb_new, c4, c4_new, or pydoc; several are welcome. Left out: wikitext2, or "
+        "none where there are tasks."
     ),
 ]
 WindowOption = Annotated[
@@ -34,6 +35,14 @@ WindowOption = Annotated[
 LimitOption = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many windows of each text, and documents of each task."),
+]
+TextEncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="Encoding of local text files without a byte order mark: latin-1, cp1252, ...; left out: UTF-8.",
+    ),
 ]
 BosOption = Annotated[
     bool | None,
@@ -88,6 +97,7 @@ def evaluate_command(
     window: WindowOption = None,
     limit: LimitOption = None,
     add_bos: BosOption = None,
+    encoding: TextEncodingOption = None,
     tasks: TasksOption = None,
     fewshot: FewshotOption = None,
     batch_size: BatchOption = 1,
@@ -122,6 +132,7 @@ def evaluate_command(
         window=window,
         limit=limit,
         add_bos=add_bos,
+        encoding=encoding,
         data_dir=data_dir,
         per_token=per_token,
         cache=cache,

@@ -8,7 +8,14 @@ from rich.table import Table
 
 import roundel
 from roundel.cli.display import out, terminal_progress
-from roundel.cli.quantize import BlocksOption, MethodChoice, StreamChoice, choose_recipe, streams_of
+from roundel.cli.quantize import (
+    BlocksOption,
+    EncodingOption,
+    MethodChoice,
+    StreamChoice,
+    choose_recipe,
+    streams_of,
+)
 from roundel.words import size
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ def plan_command(
     recipe: Annotated[str | None, typer.Option(help="Name of a shipped recipe or a YAML file.")] = None,
     method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
     calibration: Annotated[str | None, typer.Option(help="As for `roundel quantize`.")] = None,
+    encoding: EncodingOption = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
     ] = None,
@@ -35,7 +43,7 @@ def plan_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
-    given = {"method": method.value if method else None, "calibration": calibration}
+    given = {"method": method.value if method else None, "calibration": calibration, "encoding": encoding}
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = choose_recipe(recipe, changes, settings)
     if low_memory:

@@ -34,6 +34,13 @@ HeldOutOption = Annotated[
         "`none`: not at all.",
     ),
 ]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoding of text files without a byte order mark: latin-1, cp1252, utf-16-le, ...; left out: UTF-8.",
+    ),
+]
 NOT_MEASURED = "none"
 
 
@@ -94,9 +101,12 @@ def quantize_command(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Text file (.txt .json .jsonl .parquet), token ids (.pt), hub data set, `self` or `pydoc`."
+            help="Texts, chats or rows (.txt .json .jsonl .csv .tsv .parquet, also packed), token ids (.pt), folders "
+            "of them, a hub data set, `self` or `pydoc`; perhaps with fields and numbers of samples: "
+            "a.jsonl:body:100,b.txt:28."
         ),
     ] = None,
+    encoding: EncodingOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set iters=400."),
@@ -138,6 +148,7 @@ def quantize_command(
             "kv_bits": kv_bits,
             "format": format.value if format else None,
             "calibration": calibration,
+            "encoding": encoding,
         }.items()
         if value is not None
     }
@@ -146,7 +157,10 @@ def quantize_command(
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)
     progress = terminal_progress(stoppable=True)
-    progress.say(f"Recipe {chosen.name}: {recipe_words(chosen)}")
+    from roundel.calibration.gather import for_sources
+
+    told = for_sources(chosen, None) if chosen.needs_calibration else chosen
+    progress.say(f"Recipe {chosen.name}: {recipe_words(told)}")
     result = roundel.quantize(
         model,
         chosen,

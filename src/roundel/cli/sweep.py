@@ -9,7 +9,14 @@ from rich.table import Table
 import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
-from roundel.cli.quantize import NOT_MEASURED, BlocksOption, HeldOutOption, StreamChoice, streams_of
+from roundel.cli.quantize import (
+    NOT_MEASURED,
+    BlocksOption,
+    EncodingOption,
+    HeldOutOption,
+    StreamChoice,
+    streams_of,
+)
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.recipe import Recipe, load_settings, parse_assignments
@@ -28,6 +35,7 @@ def sweep_command(
     calibration: Annotated[
         str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")
     ] = None,
+    encoding: EncodingOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A key of all recipes, e.g. --set nsamples=64."),
@@ -47,7 +55,7 @@ def sweep_command(
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
 ) -> None:
     """Quantize a model with several recipes at once; what they have in common is computed once."""
-    chosen = [_recipe(name.strip(), settings) for name in recipes.split(",") if name.strip()]
+    chosen = [_recipe(name.strip(), settings, encoding) for name in recipes.split(",") if name.strip()]
     if not chosen:
         raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
     on_ranks(nproc)
@@ -71,10 +79,12 @@ def sweep_command(
         out.print(f"Written to {output}", soft_wrap=True)
 
 
-def _recipe(name: str, settings: list[str] | None) -> Recipe:
+def _recipe(name: str, settings: list[str] | None, encoding: str | None) -> Recipe:
     """A recipe under its own name: that of its folder, whatever is set."""
     recipe = Recipe.create(**load_settings(name))
     changes = parse_assignments(settings or [])
+    if encoding is not None and recipe.needs_calibration:
+        changes["encoding"] = encoding
     return recipe.with_settings(**changes, name=recipe.name) if changes else recipe
 
 

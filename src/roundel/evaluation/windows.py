@@ -2,7 +2,8 @@
 
 A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. Every window of a local text
 begins as the model's texts begin, with what its tokenizer puts in front of them (calibration/prefix.py). A local text
-file is taken as it is; the documents of a local .json, .jsonl or .parquet file are joined by blanks.
+file is taken as it is; the documents of other local files (calibration/texts.py reads them: chats through the model's
+chat template, a field by its name) are joined by blanks.
 
 Data sets, from the hub or from local copies (text_files.py), are joined and cut as in the papers, where only the first
 window begins so: fine for most models, but some (Gemma) are lost without their begin-of-text token.
@@ -21,8 +22,10 @@ from typing import Any
 
 import torch
 
+from roundel.calibration.chats import Renderer
 from roundel.calibration.prefix import prefix_words, text_prefix, with_prefix
-from roundel.calibration.texts import pydoc_documents, read_documents
+from roundel.calibration.sources import Source, parse_sources
+from roundel.calibration.texts import Documents, pydoc_documents, read_documents
 from roundel.errors import CalibrationError
 from roundel.evaluation.defaults import WINDOW
 from roundel.evaluation.text_files import local_rows
@@ -50,7 +53,6 @@ _JOINED: dict[str, tuple[str, str | None, dict[str, Any], str, str, str, int | N
 _C4_WINDOWS = 256
 # Documents of the shard longer than 2048 tokens are one in forty.
 _PATIENCE = 20_000
-_DOCUMENTS = (".json", ".jsonl", ".parquet")
 _LIMITS = {"c4_new": _C4_WINDOWS}
 
 
@@ -78,19 +80,21 @@ def evaluation_windows(
     limit: int | None = None,
     data_dir: Path | None = None,
     add_bos: bool | None = None,
+    encoding: str | None = None,
     *,
     longest: int = WINDOW,
 ) -> EvaluationText:
-    """Windows of a local file, of `pydoc`, or of a data set of the papers (from the hub or from local copies).
+    """Windows of local files, of `pydoc`, or of a data set of the papers (from the hub or from local copies).
 
     Args:
-        text: a path, `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
+        text: a path, which a field may follow; `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
         tokenizer: the original model's.
         window: tokens per window; None: `longest`, or of a shorter text all of it.
         limit: at most so many windows, from the beginning.
         data_dir: folder with local copies of data sets; None: the hub's.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do, and
             those of data sets as in the papers.
+        encoding: of local text files without a byte order mark; None: UTF-8.
         longest: tokens that the models reach.
 
     Raises:
@@ -116,7 +120,7 @@ def evaluation_windows(
         rows = _c4_windows(tokenize, most - len(front), data_dir)[:limit]
         words = f"C4 validation, {len(rows)} random windows of {most} tokens, seed 0"
     else:
-        content, joined = _read(text, data_dir)
+        content, joined = _read(text, data_dir, encoding, tokenizer)
         ids = tokenize(content)
         if window is None:
             most = max(2, min(most, len(front) + len(ids)))
@@ -137,10 +141,11 @@ def _cut(text: str, ids: torch.Tensor, window: int, limit: int | None) -> torch.
     return ids[: count * window].view(count, window)
 
 
-def check_text(text: str) -> None:
+def check_text(text: str, encoding: str | None = None) -> None:
     """Raise CalibrationError where there is no such text, or a local one is unreadable, before any work for it."""
-    if Path(text).expanduser().is_file():
-        _read(text, None)
+    place = _local(text)
+    if place is not None:
+        _documents(place, encoding)
     elif text not in (*_JOINED, "c4", "pydoc"):
         raise _unknown(text)
 
@@ -150,19 +155,38 @@ def _unknown(text: str) -> CalibrationError:
     return CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
 
 
-def _read(text: str, data_dir: Path | None) -> tuple[str, str]:
-    path = Path(text).expanduser()
-    if path.is_file() and path.suffix in _DOCUMENTS:
-        documents = read_documents(text)
-        if not all(isinstance(document, str) for document in documents):
-            raise CalibrationError(f"{text} holds token ids or chats: documents of text are wanted")
-        words = f"{path.name}, {len(documents)} documents joined by blanks, one tokenizer call"
-        return " ".join(map(str, documents)), words
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), f"{path.name}, whole file, one tokenizer call"
-        except (OSError, UnicodeDecodeError) as error:
-            raise CalibrationError(f"{text} cannot be read: {error}; UTF-8 text is wanted") from error
+def _local(text: str) -> Source | None:
+    """The local place that a text names, if it does."""
+    places = parse_sources(text)
+    if not any(place.is_local for place in places):
+        return None
+    if len(places) > 1 or places[0].samples is not None:
+        raise CalibrationError(
+            f"{text} is not one text: FILE or FILE:FIELD is wanted, without a number; give --text several times for "
+            "several"
+        )
+    return places[0]
+
+
+def _documents(place: Source, encoding: str | None) -> Documents:
+    """The documents of a local place."""
+    found = read_documents(place, encoding)
+    if any(isinstance(document, list) for document in found.documents):
+        raise CalibrationError(f"{place.place} holds token ids: documents of text are wanted")
+    return found
+
+
+def _read(text: str, data_dir: Path | None, encoding: str | None, tokenizer: Any) -> tuple[str, str]:
+    place = _local(text)
+    if place is not None:
+        found = _documents(place, encoding)
+        renderer = Renderer(tokenizer, None)
+        texts = [renderer.text(document) for document in found.documents if not isinstance(document, list)]
+        if found.plain and len(texts) == 1:
+            return texts[0], f"{place.path.name}, whole file, one tokenizer call"
+        told = f", {renderer.words}" if renderer.words else ""
+        words = f"{place.path.name}: {found.words}{told}, {len(texts)} documents joined by blanks, one tokenizer call"
+        return " ".join(texts), words
     if text == "pydoc":
         return "\n\n".join(pydoc_documents()), "Python's reference manual, topics joined by blank lines"
     if text in _JOINED:
