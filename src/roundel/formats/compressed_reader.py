@@ -12,12 +12,13 @@ import torch
 from accelerate import init_empty_weights
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.errors import ModelError
 from roundel.formats.decoded import Decoded
 from roundel.formats.shards import ShardReader
+from roundel.model.classes import auto_class
 from roundel.model.source import first_line
 
 _PACKED = (".weight_packed", ".weight_scale")
@@ -67,7 +68,7 @@ def _schemes(
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     del config.quantization_config
     with init_empty_weights():
-        skeleton: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        skeleton: Any = auto_class(config, str(folder)).from_config(config, trust_remote_code=trust_remote_code)
     known = {key: value for key, value in written.items() if key in QuantizationConfig.model_fields}
     apply_quantization_config(skeleton, QuantizationConfig.model_validate(known))
     named = {name: getattr(module, "quantization_scheme", None) for name, module in skeleton.named_modules()}

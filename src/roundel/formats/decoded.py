@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from roundel.errors import ModelError
 from roundel.formats.shards import ShardReader
+from roundel.model.classes import auto_class
 from roundel.model.experts import Stack, divide, joined, stacks_in
 from roundel.model.source import first_line
 from roundel.model.storage import OnDisk, put
@@ -86,7 +87,7 @@ def open_decoded(
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         with init_empty_weights(include_buffers=False):
-            skeleton = AutoModelForCausalLM.from_config(
+            skeleton = auto_class(config, str(folder)).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=decoded.dtype
             )
         divide(skeleton)
