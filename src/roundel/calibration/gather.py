@@ -13,6 +13,7 @@ from roundel.calibration.texts import Document, as_document, is_ids, read_docume
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
+from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
 SELF_WORDS = "text sampled from the model itself"
@@ -87,7 +88,7 @@ def gather_calibration(
     else:
         documents: list[Document] = [as_document(row, f"document {n}") for n, row in enumerate(source)]
         tokens, words = pack_documents(documents, tokenizer, options), "documents given in memory"
-    check_ids(tokens, model.get_input_embeddings().weight.shape[0])
+    check_ids(tokens, text_model(model).get_input_embeddings().weight.shape[0])
     digest = blake2b(tokens.numpy().tobytes(), digest_size=16).hexdigest()
     return Calibration(tokens, words, digest)
 

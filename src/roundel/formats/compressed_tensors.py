@@ -60,6 +60,7 @@ from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid import QuantizedWeight, Scheme, pack
 from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
+from roundel.model.text_path import text_model
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
@@ -312,7 +313,7 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
 def _config(content: Content, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
     model, activations = content.model, content.grids
     written = _format_name(form)
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():
         block = scheme.width(model.get_submodule(name).weight.shape[1]) if form.block else None

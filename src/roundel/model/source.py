@@ -26,6 +26,7 @@ from roundel.model.classes import auto_class
 from roundel.model.checkpoint import check_folder, refuse_quantized
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
+from roundel.model.text_path import text_model
 
 # What transformers raises at a config or a GGUF header that makes no sense.
 _SENSELESS = (
@@ -175,7 +176,7 @@ def _find_extra(
 
 def positions(model: Any) -> int | None:
     """How many tokens in a row a model knows; None: any number."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = getattr(text_model(model).config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
