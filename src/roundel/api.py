@@ -504,5 +504,7 @@ def generate(
     check_reach(opened.model, inputs["input_ids"], max_new_tokens)
     device = next(opened.model.parameters()).device
     with torch.no_grad():
-        ids = text_model(opened.model).generate(**inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens)
+        ids = text_model(opened.model).generate(
+            **inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens
+        )
     return str(opened.tokenizer.decode(ids[0], skip_special_tokens=True))

@@ -378,7 +378,9 @@ class Run:
             return
         with self.source.storage.around(self.model, self.stack):
             weight = head.parameter.detach().clone()
-            for config in {id(c): c for c in (self.model.config, self.model.config.get_text_config())}.values():
+            for config in {
+                id(c): c for c in (self.model.config, self.model.config.get_text_config())
+            }.values():
                 config.tie_word_embeddings = False
             head.module.weight = torch.nn.Parameter(weight, requires_grad=False)
             self.source.storage.untied(f"{head.name}.weight")

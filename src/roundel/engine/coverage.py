@@ -155,7 +155,7 @@ def _add_others(
 
 
 def _beside_the_decoder(model: Any, stack: BlockStack) -> set[int]:
-    """The modules, by identity, of towers for pictures or sound and what joins them to the text decoder; none without."""
+    """Towers for pictures or sound, and what joins them to the text decoder: the modules by identity."""
     reader = text_model(model)
     get_decoder = getattr(reader, "get_decoder", None)
     decoder = get_decoder() if get_decoder is not None else None
@@ -165,7 +165,9 @@ def _beside_the_decoder(model: Any, stack: BlockStack) -> set[int]:
     if id(stack.blocks[0]) not in inside:
         return set()
     # What holds the decoder, and tensors of its own, is as much the decoder's as the towers'.
-    parents = {id(module) for module in model.modules() if any(child is decoder for child in module.modules())}
+    parents = {
+        id(module) for module in model.modules() if any(child is decoder for child in module.modules())
+    }
     ends = {id(reader.get_output_embeddings()), id(reader.get_input_embeddings())}
     return {id(module) for module in model.modules()} - inside - parents - ends
 

@@ -3,7 +3,7 @@
 A language model stands alone, or inside a model that sees or hears (Qwen2.5-VL, LLaVA, Voxtral): a decoder of text
 beside towers for pictures or sound, whose outputs take the places of tokens. transformers opens the first by
 `AutoModelForCausalLM`, the second by `AutoModelForMultimodalLM`. Some configs are known to both: the class by which a
-checkpoint was saved (`architectures`) says which is meant, so that whatever is written is opened by its own class again.
+checkpoint was saved (`architectures`) says which is meant, so that what is written is opened by its own class again.
 
 Models whose text decoder reads the output of an encoder (T5, Florence-2) are neither: calibrated with text alone, its
 cross-attention would see nothing.

@@ -22,8 +22,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
-from roundel.model.classes import auto_class
 from roundel.model.checkpoint import check_folder, refuse_quantized
+from roundel.model.classes import auto_class
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 from roundel.model.text_path import text_model
