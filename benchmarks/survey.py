@@ -89,9 +89,9 @@ Written by `python benchmarks/survey.py > docs/survey.md`; nothing here is typed
 `AutoModelForCausalLM` of transformers knows"""
 INSIDE = """# Language models inside models that see or hear
 
-Written by `python benchmarks/survey.py --inside > docs/survey-inside.md`; nothing here is typed by hand. Each class that
-`AutoModelForMultimodalLM` of transformers knows, but for those whose decoder reads an encoder's output (Florence-2,
-T5Gemma 2), which Roundel refuses; what of them reads text is quantized, calibrated with text alone"""
+Written by `python benchmarks/survey.py --inside > docs/survey-inside.md`; nothing here is typed by hand. Each class
+that `AutoModelForMultimodalLM` of transformers knows, but for those whose decoder reads an encoder's output
+(Florence-2, T5Gemma 2), which Roundel refuses; what of them reads text is quantized, calibrated with text alone"""
 REST_OF_HEAD = f""", with a configuration that was made small (about {LAYERS} layers of width
 {SIZES["hidden_size"]}) and random weights. This is about structure; about quality there is [models.md](models.md).
 transformers {version("transformers")}, torch {version("torch")}, Roundel {version("roundel")}.
