@@ -7,7 +7,8 @@ time: transformers itself is asked to save tensors whose entries are the numbers
 """
 
 from bisect import bisect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,9 @@ def stored_parts(model: Any, linears: Collection[str], stacks: dict[str, Stack])
             rows = counter.count(names, len(stack[0].weight))
             counted[stack_name] = rows.transpose(1, 2) if stack.transposed else rows
     found: dict[str, list[tuple[int, Part]]] = {name: [] for name in linears}
-    for stored, numbers in revert_weight_conversion(model, counted).items():
+    with own_parameters(model):
+        reverted = revert_weight_conversion(model, counted)
+    for stored, numbers in reverted.items():
         if numbers.ndim != 2 or not stored.endswith(".weight"):
             continue
         owner, rows = counter.find(numbers[:, 0])
@@ -68,8 +71,21 @@ def stored_parts(model: Any, linears: Collection[str], stacks: dict[str, Stack])
 
 def stored_tensors(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Ordinary tensors as a checkpoint keeps them."""
-    found: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    with own_parameters(model):
+        found: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
     return found
+
+
+@contextmanager
+def own_parameters(model: Any) -> Iterator[None]:
+    """Inside, stacked experts count as parameters though they are divided: some conversions ask for their shapes."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    own = model.get_parameter
+    model.get_parameter = lambda name: parameters[name] if name in parameters else own(name)
+    try:
+        yield
+    finally:
+        del model.get_parameter
 
 
 def loaded_names(model: Any, stored: Iterable[str]) -> dict[str, str]:
