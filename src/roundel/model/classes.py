@@ -47,12 +47,17 @@ def auto_class(config: Any, source: str = "the model") -> Any:
     for auto, mapping in _MULTIMODAL:
         if type(config) in mapping and _means(mapping[type(config)], names, config):
             if _reads_an_encoder(config):
-                raise _refused(source, config, "its decoder reads what an encoder of text or pictures makes")
+                break
             return auto
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (not names or any(name in causal for name in names)):
         return AutoModelForCausalLM
-    raise _refused(source, config, None)
+    kind = ", ".join(names) or f"model type {config.model_type!r}"
+    why = ", whose decoder reads what an encoder makes" if _reads_an_encoder(config) else ""
+    raise ModelError(
+        f"{source} is no causal language model ({kind}{why}): a decoder that transformers' AutoModelForCausalLM or "
+        "AutoModelForMultimodalLM knows is wanted"
+    )
 
 
 def _means(model_class: Any, names: list[str], config: Any) -> bool:
@@ -66,10 +71,3 @@ def _reads_an_encoder(config: Any) -> bool:
     parts = [config, *(getattr(config, key, None) for key in ("text_config", "decoder"))]
     return any(getattr(part, "is_encoder_decoder", False) for part in parts)
 
-
-def _refused(source: str, config: Any, why: str | None) -> ModelError:
-    kind = ", ".join(config.architectures or []) or f"model type {config.model_type!r}"
-    return ModelError(
-        f"{source} is no causal language model ({kind}{'; ' + why if why else ''}): a decoder that transformers' "
-        "AutoModelForCausalLM or AutoModelForMultimodalLM knows is wanted"
-    )
