@@ -1,6 +1,7 @@
-"""Every causal language model class of transformers, small and with random weights: the page docs/survey.md.
+"""Every class of language models of transformers, small and with random weights: docs/survey.md, docs/survey-inside.md.
 
     python benchmarks/survey.py > docs/survey.md
+    python benchmarks/survey.py --inside > docs/survey-inside.md
     python benchmarks/survey.py mixtral gpt_oss
 
 The configuration of each class is shrunk by the names of its fields (survey_sizes.py). The model is quantized with
@@ -29,12 +30,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
 
 import roundel
 from roundel.model.blocks import find_blocks
 from roundel.model.capture import BlockRunner
+from roundel.model.classes import auto_class
+from roundel.model.text_path import text_model
 from survey_sizes import (
     EXCEPTIONS,
     HEAD,
@@ -54,7 +60,7 @@ GPTQ = roundel.Recipe(
 RTN = roundel.Recipe(method="rtn", bits=4, group_size=16, format="dense")
 
 # A model with more parameters was not shrunk.
-MOST_PARAMETERS = 20_000_000
+MOST_PARAMETERS = 30_000_000
 # Seconds for one class.
 TIME_LIMIT = 120
 # Blocks agree with the model if the relative error of what its head sees is no larger.
@@ -77,10 +83,16 @@ NO_SETTINGS = (
     "transformers_version",
 )
 
-HEAD_OF_PAGE = f"""# Every class of causal language models
+ALONE = """# Every class of causal language models
 
 Written by `python benchmarks/survey.py > docs/survey.md`; nothing here is typed by hand. Each class that
-`AutoModelForCausalLM` of transformers knows, with a configuration that was made small (about {LAYERS} layers of width
+`AutoModelForCausalLM` of transformers knows"""
+INSIDE = """# Language models inside models that see or hear
+
+Written by `python benchmarks/survey.py --inside > docs/survey-inside.md`; nothing here is typed by hand. Each class
+that `AutoModelForMultimodalLM` of transformers knows, but for those whose decoder reads an encoder's output
+(Florence-2, T5Gemma 2), which Roundel refuses; what of them reads text is quantized, calibrated with text alone"""
+REST_OF_HEAD = f""", with a configuration that was made small (about {LAYERS} layers of width
 {SIZES["hidden_size"]}) and random weights. This is about structure; about quality there is [models.md](models.md).
 transformers {version("transformers")}, torch {version("torch")}, Roundel {version("roundel")}.
 
@@ -94,6 +106,7 @@ batches of {BATCH}; float32. Nobody tells Roundel which modules are the blocks.
   the head sees then, against the model itself. `=`: bit for bit. Bold: above {TOLERANCE:.0e}.
 * Folder opens again: rounded to nearest and written as dense weights, the folder has, opened by transformers alone, the
   logits of the model in memory (`=`), or they differ by as much.
+* Beside: matrices of towers for pictures or sound, and of what joins them to the text decoder; they stay as they are.
 """
 
 
@@ -108,6 +121,7 @@ class Answer:
         linears: quantized matrices, those in stacks of experts left aside.
         experts: quantized matrices in stacks of experts.
         by_gptq: those of both that saw tokens enough for GPTQ.
+        beside: matrices that are no part of the text decoder.
         blocks: relative error of what the head sees, or why there is none.
         folder: the largest difference of logits after the folder was opened again, or why it was not.
     """
@@ -118,6 +132,7 @@ class Answer:
     linears: int = 0
     experts: int = 0
     by_gptq: int = 0
+    beside: int = 0
     blocks: float | str = ""
     folder: float | str = ""
 
@@ -131,23 +146,34 @@ def main() -> None:
     """Print the page."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="model types; all of them, if none is given")
-    names = parser.parse_args().names
+    parser.add_argument(
+        "--inside", action="store_true", help="language models inside models that see or hear"
+    )
+    given = parser.parse_args()
+    names, inside = given.names, given.inside
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     answers: dict[str, Answer] = {}
-    for name, config_class, model_class in classes():
+    for name, config_class, model_class in classes_inside() if inside else classes():
         if not names or name in names:
             print(name, file=sys.stderr, flush=True)
             answers[name] = ask_apart(config_class, model_class)
-    print(page(answers))
+    print(page((INSIDE if inside else ALONE) + REST_OF_HEAD, answers))
 
 
 def classes() -> Iterator[tuple[str, Any, Any]]:
-    """Model type, class of the configuration and class of the model."""
+    """Model type, class of the configuration and class of the model, of language models alone."""
     # The mapping names GPT-2 twice, a dictionary does not.
     for config_class, model_class in dict(MODEL_FOR_CAUSAL_LM_MAPPING.items()).items():
         yield config_class.model_type, config_class, model_class
+
+
+def classes_inside() -> Iterator[tuple[str, Any, Any]]:
+    """The same of models that see or hear, without an encoder of text."""
+    for config_class, model_class in dict(MODEL_FOR_MULTIMODAL_LM_MAPPING.items()).items():
+        if not getattr(config_class(), "is_encoder_decoder", False):
+            yield config_class.model_type, config_class, model_class
 
 
 def ask_apart(config_class: Any, model_class: Any) -> Answer:
@@ -201,13 +227,16 @@ def quantize(model: Any, answer: Answer) -> None:
     quantized = [layer for layer in done.manifest["layers"] if layer["bits"] is not None]
     answer.experts = sum(layer["kind"] == "Expert" for layer in quantized)
     answer.linears = len(quantized) - answer.experts
+    answer.beside = sum(
+        layer["reason"].startswith("no part of the text decoder") for layer in done.manifest["layers"]
+    )
     answer.by_gptq = sum(not layer["note"].startswith("rounded to nearest") for layer in quantized)
 
 
 @torch.no_grad()
 def blocks_error(model: Any) -> float:
     """Largest relative error of what the head sees, when all batches go through one block after the other."""
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
     wanted: list[torch.Tensor] = []
     handle = head.register_forward_pre_hook(lambda module, args: wanted.append(args[0]))
     for batch in tokens().split(BATCH):
@@ -228,7 +257,8 @@ def folder_difference(model: Any, folder: Path) -> float:
     """Round to nearest, write dense weights, open them again: largest difference of logits."""
     model.save_pretrained(folder / "original")
     done = roundel.quantize(folder / "original", RTN, output=folder / "written")
-    opened = AutoModelForCausalLM.from_pretrained(folder / "written").eval()
+    config = AutoConfig.from_pretrained(folder / "written")
+    opened = auto_class(config).from_pretrained(folder / "written").eval()
     return float((logits(opened, tokens()) - logits(done.model, tokens())).abs().max())
 
 
@@ -261,8 +291,7 @@ def small_config(config_class: Any, model_class: Any) -> Any:
     config = config_class()
     if not isinstance(config, model_class.config_class):
         config = config.get_text_config(decoder=True)
-    fields = {**shrunk(config), **EXCEPTIONS.get(config.model_type, {})}
-    return type(config)(**{key: value for key, value in fields.items() if value is not UNSET})
+    return type(config)(**shrunk(config))
 
 
 def shrunk(config: Any, layers: int = LAYERS) -> dict[str, Any]:
@@ -287,7 +316,8 @@ def shrunk(config: Any, layers: int = LAYERS) -> dict[str, Any]:
             fields[key] = shrunk_list(key, list(value), count, kept)
         else:
             fields[key] = value
-    return fields
+    fields |= EXCEPTIONS.get(getattr(config, "model_type", ""), {})
+    return {key: value for key, value in fields.items() if value is not UNSET}
 
 
 def shrunk_number(config: Any, key: str, value: int, layers: int) -> int:
@@ -357,7 +387,7 @@ def tokens() -> torch.Tensor:
 @torch.no_grad()
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """`[rows, length, vocabulary]`."""
-    return model(input_ids=ids, use_cache=False).logits.float()
+    return text_model(model)(input_ids=ids, use_cache=False).logits.float()
 
 
 def tried(step: Callable[[], float]) -> float | str:
@@ -376,14 +406,14 @@ def message(error: Exception) -> str:
     return textwrap.shorten(PLACE.sub("", said), WIDTH, placeholder=" ...")
 
 
-def page(answers: dict[str, Answer]) -> str:
+def page(head: str, answers: dict[str, Answer]) -> str:
     """Markdown."""
     not_built = {name: answer.not_built for name, answer in answers.items() if answer.not_built}
     done = {name: answer for name, answer in answers.items() if answer.works}
     refused = {name: answer for name, answer in answers.items() if answer.refused}
     broken = {name: answer for name, answer in answers.items() if answer.not_quantized and not answer.refused}
     lines = [
-        HEAD_OF_PAGE,
+        head,
         f"* {len(answers)} classes, of which {len(answers) - len(not_built)} are built and run.",
         f"* Quantized: {len(done)}. The blocks agree with the model to {TOLERANCE:.0e} in "
         f"{sum(agree(answer.blocks, TOLERANCE) for answer in done.values())} of them, the folder opens with the same "
@@ -393,8 +423,8 @@ def page(answers: dict[str, Answer]) -> str:
         "",
         "## Quantized",
         "",
-        "| model type | Linears | experts | quantized by GPTQ | blocks agree (error) | folder opens again |",
-        "|---|---|---|---|---|---|",
+        "| model type | Linears | experts | quantized by GPTQ | beside | blocks agree (error) | folder opens again |",
+        "|---|---|---|---|---|---|---|",
         *(row(name, answer) for name, answer in done.items()),
         *section(
             "Blocks that were not compared", {name: said(answer.blocks) for name, answer in done.items()}
@@ -417,6 +447,7 @@ def row(name: str, answer: Answer) -> str:
         answer.linears,
         answer.experts or "",
         answer.by_gptq,
+        answer.beside or "",
         figure(answer.blocks, TOLERANCE),
         figure(answer.folder, 0),
     ]

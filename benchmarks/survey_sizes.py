@@ -33,7 +33,9 @@ SIZES: dict[str, int] = {
         64,
         """hidden_size n_embd d_model emb_dim embedding_dim embedding_size input_embedding_size output_embedding_size
         word_embed_proj_dim backbone_hidden_size attention_hidden_size lru_width input_size hidden_size_global
-        pronunciation_embed_dim shape_embed_dim num_centroids""",
+        pronunciation_embed_dim shape_embed_dim num_centroids
+        out_hidden_size embed_dim text_hidden_size projector_hidden_size adapter_in_dim output_dim
+        audio_hidden_size encoder_hidden_size cross_attention_hidden_size projection_dim""",
     ),
     **named(32, "hidden_size_per_layer_input ple_embed_dim"),
     # Inner widths of MLPs and of experts.
@@ -112,8 +114,22 @@ SPECIAL_TOKENS = {
     "sep_token_id": 2,
 }
 
+# Rotary embeddings of time, height and width, which these classes divide in code of their own where nothing is said.
+_THREE_AXES = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+
 # Fields by model type, and why the sizes above are not enough.
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    **{
+        f"{name}_text": {"rope_parameters": _THREE_AXES}
+        for name in ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "paddleocr_vl")
+    },
+    **{
+        f"{name}_text": {"rope_parameters": {**_THREE_AXES, "partial_rotary_factor": 1.0}}
+        for name in ("glm4v", "glm46v", "glm4v_moe", "glm_ocr")
+    },
+    # Which tokens stand for pieces of pictures.
+    "chameleon": {"vocabulary_map": {"<image>": 8}},
+    "emu3": {"vocabulary_map": {"<image>": 8}},
     # The layers of the default are all of one kind.
     "bamba": {"attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},

@@ -492,6 +492,18 @@ MODEL = [
         "is no causal language model (BertForMaskedLM)",
         lambda b: quantize(b.config(model_type="bert", architectures=["BertForMaskedLM"])),
     ),
+    (
+        "an encoder and a decoder",
+        "(T5ForConditionalGeneration, whose decoder reads what an encoder makes)",
+        lambda b: quantize(b.config(model_type="t5", architectures=["T5ForConditionalGeneration"])),
+    ),
+    (
+        "a model that sees, with an encoder of text",
+        "(Florence2ForConditionalGeneration, whose decoder reads what an encoder makes)",
+        lambda b: quantize(
+            b.config(model_type="florence2", architectures=["Florence2ForConditionalGeneration"])
+        ),
+    ),
     ("an unknown model_type", "unheard-of", lambda b: quantize(b.config(model_type="unheard-of"))),
     ("a width in words", "expected int, got str", lambda b: quantize(b.config(hidden_size="wide"))),
     ("no attention heads", "cannot be opened", lambda b: quantize(b.config(num_attention_heads=0))),

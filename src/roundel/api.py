@@ -40,6 +40,7 @@ from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
 from roundel.model.source import SourceModel, open_skeleton
+from roundel.model.text_path import text_model
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
@@ -523,5 +524,7 @@ def generate(
     check_reach(opened.model, inputs["input_ids"], max_new_tokens)
     device = next(opened.model.parameters()).device
     with torch.no_grad():
-        ids = opened.model.generate(**inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens)
+        ids = text_model(opened.model).generate(
+            **inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens
+        )
     return str(opened.tokenizer.decode(ids[0], skip_special_tokens=True))

@@ -31,6 +31,7 @@ from roundel.model.blocks import find_blocks
 from roundel.model.experts import divide
 from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel
+from roundel.model.text_path import text_model
 from roundel.opening import ModelOrPath
 from roundel.report.contents import weight_bytes
 from roundel.report.details import standouts
@@ -167,7 +168,7 @@ def _keeping(
 ) -> Conditions:
     """With a place for the original's predictions, and as many of them as fit there."""
     tokens = sum(text.windows.numel() for text in texts)
-    vocabulary = original.model.get_input_embeddings().weight.shape[0]
+    vocabulary = text_model(original.model).get_input_embeddings().weight.shape[0]
     top = conditions.top_k
     if top is None and tokens * vocabulary * original.model.dtype.itemsize > _KEPT_BYTES:
         top = _LIKELIEST

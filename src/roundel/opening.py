@@ -33,6 +33,17 @@ class Given:
     blocks: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def location(self) -> str | None:
+        """The folder, or hub id, that other files of the model are in; None where there is none."""
+        if isinstance(self.model, torch.nn.Module):
+            opened_from = str(getattr(self.model, "name_or_path", "") or "")
+            return opened_from if opened_from and Path(opened_from).is_dir() else None
+        path = Path(self.model).expanduser()
+        if path.is_file():
+            return None
+        return str(path) if path.is_dir() else str(self.model)
+
     def open(self, stream_with: Path | None = None) -> SourceModel:
         """The original model; its blocks stay on disk where there is a folder `stream_with`."""
         return open_model(

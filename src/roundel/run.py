@@ -33,6 +33,7 @@ from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
 from roundel.errors import CalibrationError, ModelError, OutputError, RoundelError
 from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.folder import atomic_folder
+from roundel.formats.processor import write_readers
 from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid.quantized_weight import QuantizedWeight
@@ -42,6 +43,7 @@ from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
+from roundel.model.text_path import text_model
 from roundel.opening import Given
 from roundel.progress import Progress
 from roundel.ranks import Ranks
@@ -382,11 +384,14 @@ class Run:
 
     def _untie(self, head: LinearView) -> None:
         """Give a head that shares the embedding's weight a weight of its own."""
-        if head.parameter is not self.model.get_input_embeddings().weight:
+        if head.parameter is not text_model(self.model).get_input_embeddings().weight:
             return
         with self.source.storage.around(self.model, self.stack):
             weight = head.parameter.detach().clone()
-            self.model.config.tie_word_embeddings = False
+            for config in {
+                id(c): c for c in (self.model.config, self.model.config.get_text_config())
+            }.values():
+                config.tie_word_embeddings = False
             head.module.weight = torch.nn.Parameter(weight, requires_grad=False)
             self.source.storage.untied(f"{head.name}.weight")
 
@@ -436,8 +441,7 @@ class Run:
             self.container.write(folder, content)
             if job.activations is not None:
                 job.activations.save(folder)
-            if self.source.tokenizer is not None:
-                self.source.tokenizer.save_pretrained(folder)
+            write_readers(folder, self.source.tokenizer, self.given.location)
             self.container.verify(folder, content, self.given.trust_remote_code)
             check_extra(folder, content.extra)
             manifest |= measure_folder(folder, self.original["parameters"])

@@ -19,6 +19,7 @@ from roundel.calibration.texts import Documents, read_documents
 from roundel.calibration.tokens import check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
+from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
 SELF_WORDS = "text sampled from the model itself"
@@ -91,7 +92,7 @@ def gather_calibration(
     else:
         tokens, words = _from_texts(source, tokenizer, options)
         progress.say(f"Calibration: {words}")
-    check_ids(tokens, model.get_input_embeddings().weight.shape[0])
+    check_ids(tokens, text_model(model).get_input_embeddings().weight.shape[0])
     digest = blake2b(tokens.numpy().tobytes(), digest_size=16).hexdigest()
     return Calibration(tokens, words, digest)
 

@@ -17,6 +17,7 @@ import torch
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.prefix import text_prefix
 from roundel.errors import CalibrationError, NonFiniteError
+from roundel.model.text_path import text_model
 
 _ROWS_AT_ONCE = 32
 
@@ -54,7 +55,7 @@ def sample_from_model(
             rows = min(_ROWS_AT_ONCE, options.nsamples - first)
             prompt = torch.tensor(start, device=device).repeat(rows, 1)
             try:
-                sampled = model.generate(
+                sampled = text_model(model).generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),
                     do_sample=True,

@@ -14,11 +14,13 @@ from roundel.model.blocks import BlockStack, linears_outside
 from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
+from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
 from roundel.report.records import EXTRA, LayerRecord
 
 _CARRIED, _LEFT_OUT = "carried over as it is", "left out of the output (extra_tensors=false)"
 _SKIPPED = "left out by a skip pattern"
+_BESIDE = "no part of the text decoder: stays as it is"
 _ROUTER = "router: decides on experts, and stays as it is"
 _UNKNOWN_STACK = (
     "a stack of matrices, and nothing says whether it is [E, out, in] or [E, in, out]: stays as it is; an attribute "
@@ -66,19 +68,20 @@ def decide(
                 _add(coverage, view, None, _ROUTER, index)
             else:
                 _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
+    beside = _beside_the_decoder(model, stack)
     for view in linears_outside(model, stack):
         if recipe.lm_head and view.module is head:
             coverage.head = view
             _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, None)
         else:
-            _add(coverage, view, None, _reason_outside(model, view), None)
+            _add(coverage, view, None, _reason_outside(model, view, beside), None)
     if recipe.lm_head and (coverage.head is None or coverage.head.name not in coverage.schemes):
         raise RecipeError(
             "lm_head=true wants an output head that is a Linear and not left out; none was found"
         )
     _check_patterns(coverage, recipe)
-    _add_others(coverage, model, stack, deciding)
+    _add_others(coverage, model, stack, deciding, beside)
     # What is in no block comes last.
     coverage.layers.sort(key=lambda layer: len(stack) if layer.block is None else layer.block)
     reason = f"no place in {type(model).__name__}: {_CARRIED if recipe.extra_tensors else _LEFT_OUT}"
@@ -130,7 +133,9 @@ def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
     return scheme_within(recipe.target_bits, scheme, view.name, view.shape, permuted=permuted)
 
 
-def _add_others(coverage: Coverage, model: Any, stack: BlockStack, deciding: set[str]) -> None:
+def _add_others(
+    coverage: Coverage, model: Any, stack: BlockStack, deciding: set[str], beside: set[int]
+) -> None:
     """Embeddings, and every other matrix that no Linear holds: a router, a recurrence, a convolution."""
     linears = {f"{layer.name}.weight" for layer in coverage.layers}
     stacks = stacks_in(model)
@@ -145,12 +150,32 @@ def _add_others(coverage: Coverage, model: Any, stack: BlockStack, deciding: set
             type(module).__name__,
             tuple(parameter.shape),
             stack.index_of(name),
-            _ROUTER if listed in deciding else _reason_no_linear(module, own_name),
+            _ROUTER if listed in deciding else _reason_no_linear(module, own_name, beside),
         )
         coverage.layers.append(record)
 
 
-def _reason_no_linear(module: nn.Module, parameter: str) -> str:
+def _beside_the_decoder(model: Any, stack: BlockStack) -> set[int]:
+    """Towers for pictures or sound, and what joins them to the text decoder: the modules by identity."""
+    reader = text_model(model)
+    get_decoder = getattr(reader, "get_decoder", None)
+    decoder = get_decoder() if get_decoder is not None else None
+    if not isinstance(decoder, nn.Module):
+        return set()
+    inside = {id(module) for module in decoder.modules()}
+    if id(stack.blocks[0]) not in inside:
+        return set()
+    # What holds the decoder, and tensors of its own, is as much the decoder's as the towers'.
+    parents = {
+        id(module) for module in model.modules() if any(child is decoder for child in module.modules())
+    }
+    ends = {id(reader.get_output_embeddings()), id(reader.get_input_embeddings())}
+    return {id(module) for module in model.modules()} - inside - parents - ends
+
+
+def _reason_no_linear(module: nn.Module, parameter: str, beside: set[int]) -> str:
+    if id(module) in beside:
+        return _BESIDE
     if isinstance(module, nn.Embedding):
         return "embedding"
     if parameter in stacked_in(module):
@@ -158,10 +183,11 @@ def _reason_no_linear(module: nn.Module, parameter: str) -> str:
     return "no Linear: stays as it is"
 
 
-def _reason_outside(model: Any, view: LinearView) -> str:
-    if view.module is not model.get_output_embeddings():
-        return "outside the blocks"
-    tied = view.parameter is model.get_input_embeddings().weight
+def _reason_outside(model: Any, view: LinearView, beside: set[int]) -> str:
+    reader = text_model(model)
+    if view.module is not reader.get_output_embeddings():
+        return _BESIDE if id(view.module) in beside else "outside the blocks"
+    tied = view.parameter is reader.get_input_embeddings().weight
     return "output head" + (", tied to the embedding" if tied else "") + "; lm_head=true quantizes it"
 
 

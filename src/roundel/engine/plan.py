@@ -25,6 +25,7 @@ from roundel.formats.shards import SHARD_BYTES
 from roundel.model.blocks import BlockStack
 from roundel.model.experts import Expert
 from roundel.model.linears import LinearView, linears_in
+from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
 from roundel.words import size
 
@@ -404,7 +405,7 @@ def _output_bytes(model: Any, coverage: Coverage, recipe: Recipe) -> int:
 
 def _logits_bytes(model: Any) -> int:
     """Of a window of the report."""
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
     vocabulary = 0 if head is None else len(head.weight)
     return _FLOAT * _WINDOW * vocabulary
 

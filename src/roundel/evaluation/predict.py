@@ -11,6 +11,7 @@ import torch
 
 from roundel.errors import ModelError
 from roundel.model.source import positions
+from roundel.model.text_path import reading_text, text_model
 
 
 class Predictor(Protocol):
@@ -32,13 +33,16 @@ class Whole:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self._reader = text_model(model)
 
     @torch.no_grad()
     def logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
         """A forward pass for each window."""
         device = next(self.model.parameters()).device
         for window in windows:
-            yield self.model(input_ids=window[None].to(device), use_cache=False).logits[0]
+            with reading_text(self.model):
+                logits: torch.Tensor = self._reader(input_ids=window[None].to(device), use_cache=False).logits
+            yield logits[0]
 
 
 def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
@@ -52,7 +56,7 @@ def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
     Raises:
         ModelError: an id or a position that the model does not know.
     """
-    known, highest = model.get_input_embeddings().weight.shape[0], int(ids.max())
+    known, highest = text_model(model).get_input_embeddings().weight.shape[0], int(ids.max())
     if highest >= known:
         raise ModelError(
             f"the tokenizer gives the token id {highest}, and {type(model).__name__} knows 0 to {known - 1}: a model "

@@ -20,6 +20,7 @@ from roundel.evaluation.distribution import Distribution, Full, Top
 from roundel.evaluation.measure import check_finite
 from roundel.evaluation.predict import Predictor
 from roundel.files import reported, write_durably
+from roundel.model.text_path import text_model
 
 
 class Original:
@@ -86,7 +87,7 @@ class Original:
 
 def _vocabulary(model: Any) -> int:
     """Logits of a token: rows of the head, which may be more than the tokenizer has tokens."""
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
     if head is not None:
         return int(head.weight.shape[0])
     return int(model.config.get_text_config().vocab_size)

@@ -1,7 +1,8 @@
 """compressed-tensors folders read a Linear at a time, by the code of the format's own library.
 
 transformers opens such a folder whole, or not at all. Here each Linear is decoded when it is wanted, as transformers
-would: in the model's type, or, with `dequantize: true`, in the type in which the scales are stored.
+would: in the model's type, or, with `dequantize: true`, in the type in which the scales are stored. Where a checkpoint
+has other names than the model (text decoders inside others mostly do), they are turned into the model's.
 """
 
 import json
@@ -12,15 +13,18 @@ import torch
 from accelerate import init_empty_weights
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.errors import ModelError
 from roundel.formats.decoded import Decoded
-from roundel.formats.shards import ShardReader
+from roundel.formats.shards import ShardReader, Tensors
+from roundel.model.classes import auto_class
+from roundel.model.names import loaded_names
 from roundel.model.source import first_line
 
 _PACKED = (".weight_packed", ".weight_scale")
+_PARTS = (*_PACKED, ".weight_shape", ".weight_zero_point", ".input_scale", ".input_zero_point")
 
 
 def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
@@ -29,17 +33,18 @@ def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
     Raises:
         ModelError: it cannot be read so.
     """
-    stored = ShardReader(folder)
-    found = {name.removesuffix(part) for name in stored.names for part in _PACKED if name.endswith(part)}
     try:
         written = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        schemes, dtype = _schemes(folder, written, trust_remote_code)
+        skeleton, dtype = _skeleton(folder, trust_remote_code)
+        stored = _Renamed(ShardReader(folder), skeleton)
+        schemes = _schemes(skeleton, written)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} cannot be opened: {first_line(error)}") from error
+    found = {name.removesuffix(part) for name in stored.names for part in _PACKED if name.endswith(part)}
     unknown = sorted(found - schemes.keys())
     if unknown:
         raise ModelError(
-            f"{folder} keeps {unknown[0]} under another name than the model, or as a part of something: such a folder "
+            f"{folder} keeps {unknown[0]} as a part of something, or the model has no such Linear: such a folder "
             "cannot be read block by block; it has to be measured whole"
         )
     rounding = [name for name in found if schemes[name].input_activations is not None]
@@ -60,16 +65,60 @@ def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
     return Decoded(stored, found, decode, dtype)
 
 
-def _schemes(
-    folder: Path, written: dict[str, Any], trust_remote_code: bool
-) -> tuple[dict[str, QuantizationScheme], torch.dtype]:
-    """The scheme of every Linear that the config means, and the model's type."""
+class _Renamed:
+    """The tensors of a folder under the names of the model.
+
+    Args:
+        stored: the folder's files.
+        model: its names are looked at.
+    """
+
+    def __init__(self, stored: ShardReader, model: Any) -> None:
+        self._stored = stored
+        # transformers knows the weights; what a packed one consists of goes with it.
+        weights = {
+            name: f"{name.removesuffix(p)}.weight"
+            for name in stored.names
+            for p in _PARTS
+            if name.endswith(p)
+        }
+        loaded = loaded_names(model, {weights.get(name, name) for name in stored.names})
+        self._home: dict[str, str] = {}
+        for name in stored.names:
+            weight = weights.get(name, name)
+            renamed = loaded.get(weight, weight)
+            part = name.removeprefix(weight.removesuffix(".weight"))
+            self._home[f"{renamed.removesuffix('.weight')}{part}" if name in weights else renamed] = name
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._home
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._stored[self._home[name]]
+
+    @property
+    def names(self) -> set[str]:
+        """Of all tensors."""
+        return set(self._home)
+
+    def below(self, owner: str) -> Tensors:
+        """The tensors of a module, by their names in it."""
+        prefix = f"{owner}."
+        return {name.removeprefix(prefix): self[name] for name in self._home if name.startswith(prefix)}
+
+
+def _skeleton(folder: Path, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+    """The model without its weights, and its type."""
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     del config.quantization_config
     with init_empty_weights():
-        skeleton: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        skeleton = auto_class(config, str(folder)).from_config(config, trust_remote_code=trust_remote_code)
+    return skeleton, config.dtype or torch.float32
+
+
+def _schemes(skeleton: Any, written: dict[str, Any]) -> dict[str, QuantizationScheme]:
+    """The scheme of every Linear that the config means."""
     known = {key: value for key, value in written.items() if key in QuantizationConfig.model_fields}
     apply_quantization_config(skeleton, QuantizationConfig.model_validate(known))
     named = {name: getattr(module, "quantization_scheme", None) for name, module in skeleton.named_modules()}
-    schemes = {name: scheme for name, scheme in named.items() if scheme is not None}
-    return schemes, config.dtype or torch.float32
+    return {name: scheme for name, scheme in named.items() if scheme is not None}

@@ -62,6 +62,7 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
+from roundel.model.text_path import text_model
 
 # The smallest group that the kernels of vLLM read.
 _SMALLEST_GROUP = 32
@@ -314,7 +315,7 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
 def _config(content: Content, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
     model, activations = content.model, content.grids
     written = _format_name(form)
-    head = model.get_output_embeddings()
+    head = text_model(model).get_output_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():
         block = scheme.width(model.get_submodule(name).weight.shape[1]) if form.block else None

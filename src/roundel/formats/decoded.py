@@ -6,17 +6,28 @@ it does not, its blocks stay on disk (model/storage.py), and each is decoded whe
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from roundel.errors import ModelError
-from roundel.formats.shards import ShardReader
+from roundel.model.classes import auto_class
 from roundel.model.experts import Stack, divide, joined, stacks_in
 from roundel.model.source import first_line
 from roundel.model.storage import OnDisk, put
+
+
+class Stored(Protocol):
+    """The tensors of a folder's files, by name."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all of them."""
+        ...
+
+    def __getitem__(self, name: str) -> torch.Tensor: ...
 
 
 class Decoded(Mapping[str, torch.Tensor]):
@@ -31,7 +42,7 @@ class Decoded(Mapping[str, torch.Tensor]):
 
     def __init__(
         self,
-        stored: ShardReader,
+        stored: Stored,
         linears: Collection[str],
         decode: Callable[[str], torch.Tensor],
         dtype: torch.dtype,
@@ -86,7 +97,7 @@ def open_decoded(
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         with init_empty_weights(include_buffers=False):
-            skeleton = AutoModelForCausalLM.from_config(
+            skeleton = auto_class(config, str(folder)).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=decoded.dtype
             )
         divide(skeleton)

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
 from roundel.formats.shards import ShardReader, Tensors
+from roundel.model.classes import auto_class
 from roundel.model.experts import divide, joined
 from roundel.model.linears import LinearView
 from roundel.model.names import stored_tensors
@@ -61,7 +62,8 @@ def unpack_model(model: Any) -> None:
 
 def _open(folder: Path, content: Content, trust_remote_code: bool, device: str | None) -> Any:
     try:
-        reloaded, info = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        reloaded, info = auto_class(config, folder.name).from_pretrained(
             str(folder),
             dtype="auto",
             output_loading_info=True,

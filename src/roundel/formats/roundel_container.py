@@ -8,6 +8,7 @@ A group size that does not divide a row, rows that are no multiple of a tile, bi
 of it fits.
 """
 
+import copy
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ class RoundelContainer:
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json, generation_config.json and roundel.safetensors."""
         model = content.model
-        model.config.save_pretrained(folder)
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]  # of a model made in memory it is not said
+        config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         extra = (Piece(others={name: tensor}) for name, tensor in content.extra.items())

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from roundel.errors import ModelError
+from roundel.model.names import own_parameters
 
 T = TypeVar("T")
 Tensors = dict[str, torch.Tensor]
@@ -74,9 +75,10 @@ def write_model(
         place = folder / f".shard-{len(built)}"
         tensors = {name: tensor for part in shard for name, tensor in part.items()}
         most = size_of(tensors) + 1
-        model.save_pretrained(
-            place, state_dict=tensors, max_shard_size=most, save_original_format=not converted
-        )
+        with own_parameters(model):
+            model.save_pretrained(
+                place, state_dict=tensors, max_shard_size=most, save_original_format=not converted
+            )
         if not built:
             for file in place.iterdir():  # config, generation config, modeling code
                 if file.name != _SINGLE:

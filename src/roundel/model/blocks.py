@@ -1,7 +1,9 @@
 """Where the decoder blocks are, found by structure.
 
 A causal language model is embeddings, a stack of blocks and a head. The stack is the list of modules with the most
-weight, lists inside other lists (experts, branches) left aside. Where a second list comes near it, or there is none, a
+weight, lists inside other lists (experts, branches) left aside. A model that sees or hears has stacks for that as well,
+sometimes larger ones: what it calls its decoder counts then, and in that, the lists that stand beside the embeddings of
+text, if any do. Where a second list comes near the heaviest, or there is none, a
 guess would be worse than a question: the user is told what was seen, and names the blocks with a pattern. That they
 really are a chain, each block fed with the output of the one before, is checked when the model runs (capture.py).
 """
@@ -14,6 +16,7 @@ from torch import nn
 
 from roundel.errors import ModelError
 from roundel.model.linears import LinearView, is_linear, linears_in
+from roundel.model.text_path import text_model
 
 # A list with more than this share of the largest list's weight may be meant just as well.
 _RIVAL = 0.5
@@ -66,7 +69,7 @@ def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
     """
     if pattern is not None:
         return _matching(model, pattern)
-    lists = _in_decoder(model, _lists(model))
+    lists = _beside_embeddings(model, _in_decoder(model, _lists(model)))
     by_weight = sorted(lists, key=lambda name: _weight(lists[name]), reverse=True)
     if not by_weight:
         raise ModelError(
@@ -84,10 +87,25 @@ def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
 
 def _in_decoder(model: nn.Module, lists: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Those in what a model calls its decoder, if there are any: not the towers for images or sound beside it."""
-    get_decoder: Any = getattr(model, "get_decoder", None)
+    get_decoder: Any = getattr(text_model(model), "get_decoder", None)
     decoder = get_decoder() if get_decoder is not None else None
     inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
     return {name: module for name, module in lists.items() if id(module) in inside} or lists
+
+
+def _beside_embeddings(model: nn.Module, lists: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those in the very module that holds the embeddings of text, if there are any."""
+    get_embeddings: Any = getattr(text_model(model), "get_input_embeddings", None)
+    try:
+        embeddings = None if get_embeddings is None else get_embeddings()
+    except (NotImplementedError, AttributeError):  # of a class that does not say it
+        return lists
+    if embeddings is None:
+        return lists
+    holders = {
+        name.rpartition(".")[0] for name, module in model.named_modules() if module is embeddings and name
+    }
+    return {name: module for name, module in lists.items() if name.rpartition(".")[0] in holders} or lists
 
 
 def linears_outside(model: nn.Module, stack: BlockStack) -> list[LinearView]:

@@ -12,6 +12,9 @@ Models of which that is not true would be quantized on activations that they nev
 arguments that depend on the tokens, or on hidden states of earlier blocks (a second pass, with other tokens, tells),
 values that a block hands to the next one beside its hidden states, state that blocks share in an object. They are
 refused, with what was seen.
+
+A model that sees may have blocks of a kind of their own which text passes by (Mllama's cross-attention to pictures):
+here too they hand on what they get, and none of their Linears is ever seen to read anything.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -25,6 +28,7 @@ from transformers import Cache
 
 from roundel.errors import ModelError
 from roundel.model.blocks import BlockStack
+from roundel.model.text_path import reading_text, text_model
 
 # Stands in captured arguments where the KV cache was.
 _CACHE = object()
@@ -60,7 +64,8 @@ class BlockRunner:
         around: a context in which everything around the blocks is in memory.
 
     Raises:
-        ModelError: the blocks are no chain, or take no cache where one is wanted (at capture).
+        ModelError: the model does not run on text alone, the blocks are no chain, or take no cache where one is wanted
+            (at capture).
     """
 
     def __init__(
@@ -73,12 +78,14 @@ class BlockRunner:
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model: Any = model
+        self._reader = text_model(model)
         self.stack = stack
         self.tokens = tokens
         self.make_cache = make_cache or (lambda: None)
         self.quiet = quiet
         self.around = around
-        self._calls: dict[int, list[_Call]] = {}
+        # By batch size; None: text passes a block by.
+        self._calls: dict[int, list[_Call | None]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
         self._form: type[tuple[Any, ...]] | type[list[Any]] = tuple
@@ -89,7 +96,7 @@ class BlockRunner:
     @property
     def device(self) -> torch.device:
         """Where the model's embeddings are."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
+        device: torch.device = self._reader.get_input_embeddings().weight.device
         return device
 
     @torch.no_grad()
@@ -125,9 +132,16 @@ class BlockRunner:
         """
         self._call(0, batch_size)
 
+    def passed_by(self, batch_size: int) -> list[int]:
+        """Blocks that do nothing to text."""
+        self._call(0, batch_size)
+        return [index for index, call in enumerate(self._calls[batch_size]) if call is None]
+
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Block `index` on `hidden [B, S, H]`; arguments follow its device and floating type."""
         call = self._call(index, hidden.shape[0])
+        if call is None:
+            return hidden
         cache = self.make_cache()
         args = _move(call.args, hidden, cache)
         kwargs = _move(call.kwargs, hidden, cache)
@@ -183,7 +197,7 @@ class BlockRunner:
             return self._output(self._turned(last_hidden))
 
         with _replaced_forward(self.stack, skip):
-            logits: torch.Tensor = self.model(input_ids=rows.to(self.device), use_cache=False).logits
+            logits: torch.Tensor = self._reader(input_ids=rows.to(self.device), use_cache=False).logits
         return logits
 
     def _turned(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -194,7 +208,7 @@ class BlockRunner:
         """Hidden states in the form in which blocks return them."""
         return hidden if self._rest is None else _built(self._form, [hidden, *self._rest])
 
-    def _call(self, index: int, batch_size: int) -> _Call:
+    def _call(self, index: int, batch_size: int) -> _Call | None:
         if batch_size not in self._calls:
             rows = self.tokens[:batch_size]
             if rows.shape[0] < batch_size:
@@ -221,19 +235,20 @@ class BlockRunner:
 
         handle = self.stack.blocks[0].register_forward_hook(see)
         try:
-            self._forward(rows[:1])
+            with reading_text(self.model):
+                self._forward(rows[:1])
         finally:
             handle.remove()
 
     @torch.no_grad()
-    def _capture(self, rows: torch.Tensor, shift: float = 0.0) -> list[_Call]:
+    def _capture(self, rows: torch.Tensor, shift: float = 0.0) -> list[_Call | None]:
         """One pass through the model, its blocks left out, that records their arguments and checks the chain.
 
         Args:
             rows: `[B, S]` token ids.
             shift: added to the hidden states that blocks hand on.
         """
-        calls: list[_Call] = []
+        calls: list[_Call | None] = []
         handed_on: list[torch.Tensor] = []
         beside: list[torch.Tensor] = []  # what the block before handed on beside them
 
@@ -241,12 +256,13 @@ class BlockRunner:
             hidden = _hidden(args, kwargs)
             if any(tensor is other for tensor in _tensors((args, kwargs)) for other in beside):
                 raise self._more_than_hidden_states(index, "what the block before it returns beside them")
-            if index != len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
+            if index < len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
                     f"{self.stack.block_name(index)} is not fed with the output of the block before it: "
                     "a plain chain of decoder blocks is wanted. If other modules are the blocks, name them with "
                     "--blocks PATTERN; else this architecture is not supported"
                 )
+            calls.extend([None] * (index - len(calls)))
             calls.append(_make_call(args, kwargs))
             handed_on.append(torch.full_like(hidden, index + 1 + shift))
             output = _replace(self._output(handed_on[-1]), _own_copy)
@@ -256,18 +272,29 @@ class BlockRunner:
 
         with _replaced_forward(self.stack, note):
             self._forward(rows)
-        if len(calls) != len(self.stack):
-            raise self._wrong_calls(len(calls))
+        calls.extend([None] * (len(self.stack) - len(calls)))
+        called = [call for call in calls if call is not None]
+        if not self._of_other_kinds([index for index, call in enumerate(calls) if call is None]):
+            raise self._wrong_calls(len(called))
         return calls
+
+    def _of_other_kinds(self, passed_by: list[int]) -> bool:
+        """Whether none of these blocks is of a class that text runs; else it is not the model's blocks that we have."""
+        kinds = {type(block) for index, block in enumerate(self.stack.blocks) if index not in passed_by}
+        return bool(kinds) and not any(type(self.stack.blocks[index]) in kinds for index in passed_by)
 
     def _other_tokens(self, rows: torch.Tensor) -> torch.Tensor:
         """Different ones that the model knows too."""
         low, high = int(self.tokens.min()), int(self.tokens.max())
         return (rows - low + 1) % (high - low + 1) + low
 
-    def _check_independence(self, calls: list[_Call], others: list[_Call]) -> None:
+    def _check_independence(self, calls: list[_Call | None], others: list[_Call | None]) -> None:
         """Arguments of blocks must neither depend on the tokens nor on hidden states."""
         for index, (call, other) in enumerate(zip(calls, others, strict=True)):
+            if call is None or other is None:
+                if call is not other:
+                    raise self._more_than_hidden_states(index, "a decision that depends on the tokens")
+                continue
             for (name, one), two in zip(call.named.items(), other.named.values(), strict=True):
                 pairs = zip(_tensors(one), _tensors(two), strict=True)
                 if not all(torch.equal(a, b) for a, b in pairs):
@@ -298,10 +325,10 @@ class BlockRunner:
         """A pass of the model, up to its head: logits of a large vocabulary would be the largest tensor of all."""
         cache = self.make_cache()
         given = {} if cache is None else {"past_key_values": cache}
-        head = self.model.get_output_embeddings()
+        head = self._reader.get_output_embeddings()
         stop = head.register_forward_pre_hook(_stop) if head is not None else nullcontext()
         with stop, suppress(_Stop), self.quiet():
-            self.model(input_ids=rows.to(self.device), use_cache=False, **given)
+            self._reader(input_ids=rows.to(self.device), use_cache=False, **given)
 
 
 def _stop(*_: Any) -> None:

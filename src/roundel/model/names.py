@@ -7,12 +7,19 @@ time: transformers itself is asked to save tensors whose entries are the numbers
 """
 
 from bisect import bisect
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from roundel.model.experts import Stack
 
@@ -50,7 +57,9 @@ def stored_parts(model: Any, linears: Collection[str], stacks: dict[str, Stack])
             rows = counter.count(names, len(stack[0].weight))
             counted[stack_name] = rows.transpose(1, 2) if stack.transposed else rows
     found: dict[str, list[tuple[int, Part]]] = {name: [] for name in linears}
-    for stored, numbers in revert_weight_conversion(model, counted).items():
+    with own_parameters(model):
+        reverted = revert_weight_conversion(model, counted)
+    for stored, numbers in reverted.items():
         if numbers.ndim != 2 or not stored.endswith(".weight"):
             continue
         owner, rows = counter.find(numbers[:, 0])
@@ -62,7 +71,39 @@ def stored_parts(model: Any, linears: Collection[str], stacks: dict[str, Stack])
 
 def stored_tensors(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Ordinary tensors as a checkpoint keeps them."""
-    found: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    with own_parameters(model):
+        found: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    return found
+
+
+@contextmanager
+def own_parameters(model: Any) -> Iterator[None]:
+    """Inside, stacked experts count as parameters though they are divided: some conversions ask for their shapes."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    own = model.get_parameter
+    model.get_parameter = lambda name: parameters[name] if name in parameters else own(name)
+    try:
+        yield
+    finally:
+        del model.get_parameter
+
+
+def loaded_names(model: Any, stored: Iterable[str]) -> dict[str, str]:
+    """The model's name for each tensor of a checkpoint that it takes over as it is; merged ones are left out.
+
+    Args:
+        model: its names and shapes; tensors may be absent.
+        stored: names in the checkpoint.
+    """
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    known = {**model.state_dict(), **dict(model.named_buffers())}
+    found = {}
+    for name in stored:
+        loaded, merged = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
+        if merged is None:
+            found[name] = loaded
     return found
 
 

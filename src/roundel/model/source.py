@@ -18,17 +18,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-)
+from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, refuse_quantized
+from roundel.model.classes import auto_class
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
+from roundel.model.text_path import text_model
 
 # What transformers raises at a config or a GGUF header that makes no sense.
 _SENSELESS = (
@@ -178,7 +176,7 @@ def _find_extra(
 
 def positions(model: Any) -> int | None:
     """How many tokens in a row a model knows; None: any number."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = getattr(text_model(model).config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
@@ -229,9 +227,10 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
     """The modules of a model, without weights."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+            model: nn.Module = auto_class(config, source).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=config.dtype or torch.float32
             )
+            return model
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
             f"the model of {source} cannot be built from its config ({first_line(error)}): the config that came with "
@@ -260,21 +259,8 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
         raise ModelError(
             f"{found} ({words}): a whole model of a kind that transformers knows is wanted"
         ) from error
-    if not _is_causal(config):
-        kind = ", ".join(config.architectures or []) or f"model type {config.model_type!r}"
-        raise ModelError(
-            f"{source} is no causal language model ({kind}): "
-            "a decoder that transformers' AutoModelForCausalLM knows is wanted"
-        )
+    auto_class(config, source)
     return config
-
-
-def _is_causal(config: Any) -> bool:
-    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
-        return True
-    names = config.architectures or []
-    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (not names or any(n in known for n in names))
 
 
 def _open_weights(
@@ -283,7 +269,7 @@ def _open_weights(
     if "gguf_file" not in where:
         options = {**options, "config": config}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto_class(config, source).from_pretrained(
             location,
             **where,
             **options,

@@ -13,6 +13,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 
 from roundel.errors import ModelError
+from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
 
@@ -37,7 +38,9 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         if own.bos_token_id is None and own.eos_token_id is None:
             # HFLM would stop: nothing stands before an empty context.
             prefix = next((i for i in (own.pad_token_id, own.unk_token_id) if i is not None), 0)
-        super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size, prefix_token_id=prefix)
+        super().__init__(
+            pretrained=text_model(model), tokenizer=own, batch_size=batch_size, prefix_token_id=prefix
+        )
         self.progress = progress
         self.start("")
 
