@@ -8,7 +8,9 @@ import torch
 
 from roundel.activations.attach import attach_saved
 from roundel.calibration.gather import CalibrationSource
+from roundel.errors import ModelError
 from roundel.formats import open_packed, packed_format
+from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
 from roundel.model.checkpoint import is_own, own_output
 from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
 from roundel.model.storage import InMemory
@@ -28,6 +30,7 @@ class Given:
     Attributes:
         blocks: pattern of its decoder blocks' names; None: they are found.
         allow_quantized: it may be what Roundel wrote.
+        base: where it is an adapter: its base model, instead of the one that it names.
         known: what was found out about it, for all runs on it: by what decides it.
     """
 
@@ -38,6 +41,7 @@ class Given:
     allow_pickle: bool
     blocks: str | None = None
     allow_quantized: bool = False
+    base: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
     def open(self, stream_with: Path | None = None) -> SourceModel:
@@ -50,6 +54,7 @@ class Given:
             allow_own=self.allow_quantized,
             stream_with=stream_with,
             blocks=self.blocks,
+            base=self.base,
         )
 
     def look(self) -> SourceModel:
@@ -57,8 +62,11 @@ class Given:
         model = self.model
         if isinstance(model, torch.nn.Module):
             return SourceModel("in memory", model, None)
-        if self.allow_quantized and packed_format(Path(model).expanduser()) in _PACKED:
-            return self.open(Path(model))
+        folder = Path(model).expanduser()
+        if find_adapter(str(model), self.base) is not None:
+            return self.open()
+        if packed_format(folder) in _PACKED:
+            return self.open(stream_with=folder)  # in which nothing is written
         return open_skeleton(
             str(model),
             trust_remote_code=self.trust_remote_code,
@@ -79,6 +87,7 @@ def open_model(
     allow_own: bool = False,
     stream_with: Path | None = None,
     blocks: str | None = None,
+    base: str | None = None,
 ) -> SourceModel:
     """Open whatever the user named.
 
@@ -93,6 +102,7 @@ def open_model(
         allow_own: what Roundel wrote is welcome, for its weights alone.
         stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
         blocks: pattern of the blocks' names; None: they are found.
+        base: where the model is an adapter: its base model, instead of the one that it names.
 
     Raises:
         ModelError: it cannot be opened.
@@ -101,6 +111,12 @@ def open_model(
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
     folder = Path(model).expanduser()
+    adapter = find_adapter(str(model), base)
+    if adapter is not None:
+        check_peft(adapter)
+        return _merged(adapter, tokenizer, trust_remote_code, allow_pickle, allow_own or quantized, blocks)
+    if base is not None:
+        raise ModelError(f"{model} is no adapter, so there is no base to name: leave --base (base=) out")
     own = is_own(folder)
     if own and not quantized and not allow_own:
         raise own_output(str(model))
@@ -130,6 +146,42 @@ def open_model(
     if quantized:
         _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)
+
+
+def _merged(
+    adapter: Adapter,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    allow_own: bool,
+    blocks: str | None,
+) -> SourceModel:
+    """An adapter and its base as one model, in memory."""
+    if find_adapter(adapter.base, None) is not None:
+        raise ModelError(
+            f"the base of {adapter.name}, {adapter.base}, is an adapter itself: merge that one first, and name the "
+            "result with --base (base=)"
+        )
+    try:
+        opened = open_model(
+            adapter.base, None, trust_remote_code, allow_pickle, allow_own=allow_own, blocks=blocks
+        )
+    except ModelError as error:
+        raise ModelError(
+            f"{adapter.name} is an adapter, and its base model cannot be opened: {error}. Another place of the base "
+            "can be named with --base (base=)"
+        ) from error
+    own = open_tokenizer(str(adapter.folder), trust_remote_code)
+    words = f"{adapter.words}, which was {opened.read_from}" if opened.read_from else adapter.words
+    return SourceModel(
+        adapter.name,
+        merge_adapter(opened.model, adapter, allow_pickle=allow_pickle),
+        tokenizer or own or opened.tokenizer,
+        InMemory(),
+        opened.extra,
+        read_from=words,
+        parents={"base": adapter.base, "adapter": adapter.name},
+    )
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

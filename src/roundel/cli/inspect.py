@@ -11,7 +11,15 @@ from rich.table import Table
 
 from roundel.api import inspect
 from roundel.cli.display import out
-from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, grid_words, recipe_words
+from roundel.cli.quantize import (
+    AllowQuantizedOption,
+    BaseOption,
+    BlocksOption,
+    MethodChoice,
+    choose_recipe,
+    grid_words,
+    recipe_words,
+)
 from roundel.engine.plan import size
 from roundel.errors import FormatError, RecipeError
 from roundel.report.contents import FolderContents, read_contents
@@ -31,13 +39,15 @@ def inspect_command(
     blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+    allow_quantized: AllowQuantizedOption = False,
+    base: BaseOption = None,
 ) -> None:
     """Show every Linear of a model and what a recipe will do with it; of a quantized folder, what was done.
 
     What is left out is listed with the reason. Before a run no weight is read.
     """
     folder = Path(model).expanduser()
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file() and not allow_quantized:
         if recipe or method or settings or blocks:
             raise RecipeError(
                 f"{model} is quantized already, so there is nothing for a recipe to decide: leave recipe and blocks "
@@ -48,7 +58,13 @@ def inspect_command(
     chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
     problem = None
     look = partial(
-        inspect, model, blocks=blocks, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        inspect,
+        model,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        allow_quantized=allow_quantized,
+        base=base,
     )
     try:
         layers = look(chosen)
