@@ -265,11 +265,13 @@ def inspect(
     allow_pickle: bool = False,
     allow_quantized: bool = False,
     base: str | None = None,
+    progress: Progress | None = None,
 ) -> list[LayerRecord]:
     """What `quantize` with these arguments and an output folder will do with every matrix; no weight is read.
 
     Args:
         model, recipe, blocks, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
+        progress: is told where the model is no full-precision one; None is silent.
 
     Returns:
         The coverage table: a record for every Linear, every expert and every other matrix, with its decoder block,
@@ -280,6 +282,8 @@ def inspect(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     looked_at = Given(model, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base).look()
+    if looked_at.read_from and progress is not None:
+        progress.say(f"The original: {looked_at.read_from}")
     _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)
     rejoin(looked_at.model)
     for layer in coverage.layers:

@@ -167,7 +167,7 @@ def open_measured(
             stream_with=stream_with,
             blocks=conditions.blocks,
         )
-    if source.read_from:
+    if source.read_from and opener is None:
         conditions.progress.say(f"{Path(source.name).name}: {source.read_from}")
     if isinstance(source.storage, InMemory):
         source.model.to(conditions.place)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from roundel.api import inspect
-from roundel.cli.display import out
+from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import (
     AllowQuantizedOption,
     BaseOption,
@@ -66,8 +66,9 @@ def inspect_command(
         allow_quantized=allow_quantized,
         base=base,
     )
+    progress = terminal_progress()
     try:
-        layers = look(chosen)
+        layers = look(chosen, progress=progress)
     except FormatError as error:
         # What there is in the model is worth seeing all the same.
         layers, problem = look(chosen.with_settings(format="dense")), error

@@ -5,6 +5,7 @@ and others). The library `peft` does the merging, in the base's type, with the b
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Adapter:
     @property
     def words(self) -> str:
         """What it was made into."""
-        return f"{self.kind} adapter {self.name} merged into {self.base}"
+        kind = "LoRA" if self.kind == "LORA" else self.kind
+        return f"a {kind} adapter, {self.name}, merged into {self.base}"
 
 
 def find_adapter(source: str, base: str | None) -> Adapter | None:
@@ -133,7 +135,6 @@ def merge_adapter(model: Any, adapter: Adapter, *, allow_pickle: bool) -> nn.Mod
     """
     check_peft(adapter)
     stored = _stored(adapter, allow_pickle)
-    _make_room(model, stored)
     with _explained(adapter):
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
@@ -144,6 +145,7 @@ def merge_adapter(model: Any, adapter: Adapter, *, allow_pickle: bool) -> nn.Mod
                 "text and leaves the weights alone: there is nothing to merge; quantize the base, and use the adapter "
                 "with it"
             )
+        _make_room(model, stored)
         _untie(model, config, stored)
         tuned = PeftModel.from_pretrained(model, str(adapter.folder), config=config)
         known = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
@@ -165,7 +167,9 @@ def merge_adapter(model: Any, adapter: Adapter, *, allow_pickle: bool) -> nn.Mod
 @contextmanager
 def _explained(adapter: Adapter) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is looked at here
+            yield
     except _FAULTS as error:
         lines = str(error).strip().splitlines()
         raise ModelError(
