@@ -129,7 +129,9 @@ def quantize(
         )
     ranks = join()
     where = choose_device(device, ranks)
-    given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base)
+    given = Given(
+        model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+    )
     if output is None:
         if streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
@@ -281,7 +283,9 @@ def inspect(
         RoundelError: as `quantize` would before its work.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    looked_at = Given(model, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base).look()
+    looked_at = Given(
+        model, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+    ).look()
     if looked_at.read_from and progress is not None:
         progress.say(f"The original: {looked_at.read_from}")
     _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)

@@ -123,7 +123,9 @@ def open_model(
     packed = None
     if quantized or packed_format(folder) in _PACKED:
         streamed = stream_with is not None
-        packed = open_packed(folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own)
+        packed = open_packed(
+            folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own
+        )
     if packed is not None:
         reader = tokenizer or open_tokenizer(str(folder), trust_remote_code)
         words = "" if quantized else _PACKED_WORDS.format(kind=packed_format(folder))

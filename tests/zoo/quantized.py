@@ -18,18 +18,26 @@ Pack = Callable[[str, torch.Tensor], Tensors]
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
     *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
-    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    *(
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ),
 )
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def rewritten(model: Path, folder: Path, pack: Pack, about: dict[str, Any], dtype: torch.dtype, **config: Any) -> Path:
+def rewritten(
+    model: Path, folder: Path, pack: Pack, about: dict[str, Any], dtype: torch.dtype, **config: Any
+) -> Path:
     """A copy of a model whose Linears are stored as `pack` says."""
     shutil.copytree(model, folder)
     tensors: Tensors = {}
     for name, tensor in load_file(model / "model.safetensors").items():
-        linear = name.endswith("_proj.weight") or name.endswith("_proj") or ".fc" in name or "eh_proj" in name
-        linear = linear or (".kv_" in name and "_proj" in name)
+        linear = name.endswith(("_proj.weight", "_proj", "_proj_with_mqa.weight")) or ".fc" in name
         tensors |= pack(name, tensor) if linear and tensor.dim() > 1 else {name: tensor.to(dtype).clone()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     words = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -53,7 +61,12 @@ def fp8(model: Path, folder: Path, block: tuple[int, int] = (32, 32), **config: 
                 codes[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns] = part / scale[i, j]
         return {name: codes.to(torch.float8_e4m3fn), f"{name}_scale_inv": scale}
 
-    about = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": list(block)}
+    about = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": list(block),
+    }
     return rewritten(model, folder, pack, about, torch.bfloat16, **config)
 
 
@@ -100,7 +113,9 @@ def _stream(rows: list[list[int]], bits: int) -> torch.Tensor:
     return torch.where(found >= 2**31, found - 2**32, found).int()
 
 
-def gptq(model: Path, folder: Path, bits: int = 4, group: int = 32, order: bool = False, **about: Any) -> Path:
+def gptq(
+    model: Path, folder: Path, bits: int = 4, group: int = 32, order: bool = False, **about: Any
+) -> Path:
     """AutoGPTQ's layout."""
 
     def pack(name: str, weight: torch.Tensor) -> Tensors:
@@ -110,19 +125,28 @@ def gptq(model: Path, folder: Path, bits: int = 4, group: int = 32, order: bool 
         groups = torch.arange(weight.shape[1]) // group
         if order:  # channel j is the place[j]-th that was quantized
             place = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(0))
-            groups = (place // group)
+            groups = place // group
             codes, zero, scale = _codes(weight[:, place.argsort()], bits, group)
             codes = codes[:, place]
         else:
             codes, zero, scale = _codes(weight, bits, group)
         return {
             f"{owner}.qweight": _stream(codes.tolist(), bits).t().contiguous(),
-            f"{owner}.qzeros": _stream((zero.t() - (0 if about.get("checkpoint_format") == "gptq_v2" else 1)).tolist(), bits),
+            f"{owner}.qzeros": _stream(
+                (zero.t() - (0 if about.get("checkpoint_format") == "gptq_v2" else 1)).tolist(), bits
+            ),
             f"{owner}.scales": scale.t().contiguous(),
             f"{owner}.g_idx": groups.int(),
         }
 
-    said = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": order, "sym": False, **about}
+    said = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group,
+        "desc_act": order,
+        "sym": False,
+        **about,
+    }
     return rewritten(model, folder, pack, said, torch.float16)
 
 
@@ -131,7 +155,10 @@ def awq(model: Path, folder: Path, group: int = 32, **about: Any) -> Path:
 
     def mixed(codes: torch.Tensor) -> torch.Tensor:
         order = [0, 2, 4, 6, 1, 3, 5, 7]
-        rows = [[row[8 * word + order[i]] for word in range(len(row) // 8) for i in range(8)] for row in codes.tolist()]
+        rows = [
+            [row[8 * word + order[i]] for word in range(len(row) // 8) for i in range(8)]
+            for row in codes.tolist()
+        ]
         return _stream(rows, 4)
 
     def pack(name: str, weight: torch.Tensor) -> Tensors:
@@ -143,7 +170,14 @@ def awq(model: Path, folder: Path, group: int = 32, **about: Any) -> Path:
             f"{owner}.scales": scale.t().contiguous(),
         }
 
-    said = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm", "zero_point": True, **about}
+    said = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group,
+        "version": "gemm",
+        "zero_point": True,
+        **about,
+    }
     return rewritten(model, folder, pack, said, torch.float16)
 
 
@@ -193,4 +227,6 @@ def int8(model: Path, folder: Path) -> Path:
         form = torch.tensor(0, dtype=torch.uint8)
         return {name: codes, f"{owner}.SCB": largest, f"{owner}.weight_format": form}
 
-    return rewritten(model, folder, pack, {"quant_method": "bitsandbytes", "load_in_8bit": True}, torch.float16)
+    return rewritten(
+        model, folder, pack, {"quant_method": "bitsandbytes", "load_in_8bit": True}, torch.float16
+    )

@@ -23,7 +23,16 @@ from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header
 
 CONFIG = "adapter_config.json"
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
-_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+_FAULTS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,9 @@ def find_adapter(source: str, base: str | None) -> Adapter | None:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        whole = (path / "config.json").is_file() and any((path / n).exists() for n in (*SAFETENSORS, *PICKLES))
+        whole = (path / "config.json").is_file() and any(
+            (path / n).exists() for n in (*SAFETENSORS, *PICKLES)
+        )
         if whole or not (path / CONFIG).is_file():
             return None
         file = path / CONFIG
@@ -117,8 +128,8 @@ def check_peft(adapter: Adapter) -> None:
     """Raise ModelError where the library is not installed."""
     if find_spec("peft") is None:
         raise ModelError(
-            f"{adapter.name} is a PEFT adapter ({adapter.kind}) of {adapter.base}, no whole model: to merge it into its "
-            "base, install peft (pip install 'roundel[peft]'); or merge it yourself and name the result"
+            f"{adapter.name} is a PEFT adapter ({adapter.kind}) of {adapter.base}, no whole model: to merge it into "
+            "its base, install peft (pip install 'roundel[peft]'); or merge it yourself and name the result"
         )
 
 
@@ -188,11 +199,13 @@ def _stored(adapter: Adapter, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
     if safe.is_file():
         return {name: entry.shape for name, entry in read_header(safe).items()}
     if not pickled.is_file():
-        raise ModelError(f"no {_WEIGHTS} in {adapter.folder}: the adapter's weights are wanted beside its config")
+        raise ModelError(
+            f"no {_WEIGHTS} in {adapter.folder}: the adapter's weights are wanted beside its config"
+        )
     if not allow_pickle:
         raise ModelError(
-            f"{adapter.folder} holds pickled weights only, which can carry code: {_WEIGHTS} is wanted. Convert them, or "
-            "pass --allow-pickle (they are then read with weights_only)"
+            f"{adapter.folder} holds pickled weights only, which can carry code: {_WEIGHTS} is wanted. Convert them, "
+            "or pass --allow-pickle (they are then read with weights_only)"
         )
     with _explained(adapter):
         tensors = torch.load(pickled, weights_only=True, map_location="cpu")
@@ -202,14 +215,20 @@ def _stored(adapter: Adapter, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
 def _layer(name: str) -> str:
     """The last name of the module that a tensor of an adapter belongs to: `lm_head`, `embed_tokens`."""
     inner = ("weight", "bias", "base_layer", "modules_to_save", "original_module", "default")
-    parts = [part for part in name.split(".") if part not in inner and not part.startswith(("lora_", "trainable_"))]
+    parts = [
+        part for part in name.split(".") if part not in inner and not part.startswith(("lora_", "trainable_"))
+    ]
     return parts[-1] if parts else ""
 
 
 def _embeddings(model: Any) -> set[str]:
     """The last names of embedding and head."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)}
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if any(module is end for end in ends)
+    }
 
 
 def _make_room(model: Any, stored: dict[str, tuple[int, ...]]) -> None:
@@ -249,7 +268,10 @@ def _tell_untied(model: Any) -> None:
 
 
 def _check_names(adapter: Adapter, known: set[str], stored: set[str], around: set[str]) -> None:
-    for found, what in ((known - stored, "is missing in"), (stored - known - around, "has no place in the base of")):
+    for found, what in (
+        (known - stored, "is missing in"),
+        (stored - known - around, "has no place in the base of"),
+    ):
         if found:
             raise ModelError(
                 f"{min(found)} {what} the adapter {adapter.name}: the base that it was trained on is wanted, "

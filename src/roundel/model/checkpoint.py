@@ -3,8 +3,8 @@
 A safetensors file is eight bytes that say how long its header is, the header in JSON (of every tensor its type, its
 shape and its bytes), and the tensors, one behind the other. An index says which of several files holds which tensor.
 What is torn, cut off or hostile (a header that claims more bytes than there are, an index that points out of the
-folder), or holds weights of another type than its config says, is refused here, in words that say what to do. The libraries behind us refuse most
-of it too, each in words of its own, and some of it only when half of the work is done.
+folder), or holds weights of another type than its config says, is refused here, in words that say what to do. The
+libraries behind us refuse most of it too, each in words of its own, and some of it only when half of the work is done.
 """
 
 import json
@@ -84,8 +84,8 @@ def is_own(path: Path) -> bool:
 def own_output(source: str) -> ModelError:
     """The error about a model that Roundel has quantized."""
     return ModelError(
-        f"{source} is quantized already, by Roundel: the original model is wanted; to quantize the result once more all "
-        "the same, pass --allow-quantized (allow_quantized=True)"
+        f"{source} is quantized already, by Roundel: the original model is wanted; to quantize the result once more "
+        "all the same, pass --allow-quantized (allow_quantized=True)"
     )
 
 

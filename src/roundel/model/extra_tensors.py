@@ -51,7 +51,7 @@ class ExtraTensors(Mapping[str, torch.Tensor]):
     Args:
         places: where each of them is.
         reported: the names by which transformers calls them unexpected.
-        dense: reads those of a quantized checkpoint, in which a tensor may be made of several; None: of an ordinary one.
+        dense: reads those of a quantized checkpoint, where a tensor may be made of several; None: of an ordinary one.
     """
 
     def __init__(
@@ -120,7 +120,9 @@ def find_extra_tensors(
     """
     if stored is not None:
         shapes = stored.shapes.items()
-        return _unplaced(model, [{n: Place(stored.folder, shape, stored.size(n)) for n, shape in shapes}], stored)
+        return _unplaced(
+            model, [{n: Place(stored.folder, shape, stored.size(n)) for n, shape in shapes}], stored
+        )
     folder = _folder(location)
     if folder is None:
         return ExtraTensors()

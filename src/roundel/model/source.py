@@ -273,9 +273,7 @@ def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
     )
 
 
-def _skeleton(
-    source: str, config: Any, trust_remote_code: bool, *, with_buffers: bool = False
-) -> nn.Module:
+def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers: bool = False) -> nn.Module:
     """The modules of a model, without weights; with what they compute for themselves, if that is wanted."""
     try:
         with init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta"):

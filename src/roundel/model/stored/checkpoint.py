@@ -1,4 +1,4 @@
-"""The files of a quantized model as an ordinary checkpoint: names, shapes, and dense tensors when they are asked for."""
+"""The files of a quantized model as an ordinary checkpoint: names, shapes, dense tensors when they are asked for."""
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -42,7 +42,9 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
             name: entry for name, entry in stored.items() if name not in parts and not form.is_beside(name)
         }
         for path in set(self._home.values()):
-            check_types(path, {name: entry for name, entry in self._plain.items() if self._home[name] == path})
+            check_types(
+                path, {name: entry for name, entry in self._plain.items() if self._home[name] == path}
+            )
         found = (_HALVES.get(entry.dtype) for entry in self._plain.values())
         self.dtype = dtype or next(filter(None, found), torch.bfloat16)
 
@@ -50,7 +52,9 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
     def words(self) -> str:
         """What is read, in a sentence."""
         kind = str(self.dtype).removeprefix("torch.")
-        return f"read from {self.form.words}, dequantized into {kind}; the original is no full-precision model"
+        return (
+            f"read from {self.form.words}, dequantized into {kind}; the original is no full-precision model"
+        )
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

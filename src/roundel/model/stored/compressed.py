@@ -17,7 +17,14 @@ from roundel.model.checkpoint import Entry
 from roundel.model.stored.form import Packed, Read, Tensors, misfit, owners
 
 _PARTS = ("weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale")
-_BESIDE = ("input_scale", "input_zero_point", "input_global_scale", "input_g_idx", "output_scale", "output_zero_point")
+_BESIDE = (
+    "input_scale",
+    "input_zero_point",
+    "input_global_scale",
+    "input_g_idx",
+    "output_scale",
+    "output_zero_point",
+)
 _CACHE = ("q_scale", "k_scale", "v_scale", "q_zero_point", "k_zero_point", "v_zero_point")
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
@@ -95,9 +102,7 @@ class Compressed:
     def _scheme(self, owner: str) -> QuantizationScheme:
         """Of the group whose targets name a Linear; that of the only group where a name was changed by the model."""
         like = nn.Linear(1, 1, bias=False, device="meta")
-        matched = [
-            (scheme, match_targets(owner, like, scheme.targets)) for scheme in self._schemes
-        ]
+        matched = [(scheme, match_targets(owner, like, scheme.targets)) for scheme in self._schemes]
         matched = [pair for pair in matched if pair[1]]
         if not matched and len(self._schemes) == 1:
             return self._schemes[0]

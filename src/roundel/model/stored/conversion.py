@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 
 
 class Converted(Mapping[str, torch.Tensor]):
@@ -51,11 +56,8 @@ class Converted(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         first = self._first[name]
         rule, parts = self._made[first]
-        if rule is None:
-            found = self._checkpoint[parts[0][1]]
-        else:
-            found = self._convert(first, rule, parts)[name]
-        return found.to(self._known[name].dtype)
+        made = {name: self._checkpoint[parts[0][1]]} if rule is None else self._convert(first, rule, parts)
+        return made[name].to(self._known[name].dtype)
 
     def _convert(
         self, first: str, rule: WeightConverter, parts: list[tuple[str, str]]

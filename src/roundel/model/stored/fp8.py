@@ -94,7 +94,9 @@ class Fp8:
 
 
 def _is_block(found: object) -> bool:
-    return isinstance(found, list | tuple) and len(found) == 2 and all(type(n) is int and n > 0 for n in found)
+    return (
+        isinstance(found, list | tuple) and len(found) == 2 and all(type(n) is int and n > 0 for n in found)
+    )
 
 
 def _spread(
@@ -113,5 +115,9 @@ def _spread(
         return *block, (grid[0], grid[1])
     # Experts may have blocks of another size than the config speaks of.
     if not grid or out % grid[0] or width % grid[1]:
-        raise misfit(name, scale, f"a weight of {out}x{width}" + (f" in blocks of {block[0]}x{block[1]}" if block else ""))
+        raise misfit(
+            name,
+            scale,
+            f"a weight of {out}x{width}" + (f" in blocks of {block[0]}x{block[1]}" if block else ""),
+        )
     return out // grid[0], width // grid[1], (grid[0], grid[1])

@@ -72,7 +72,9 @@ class Gptq:
         zeros = unpack(parts["qzeros"].contiguous(), bits, out).float() + self._offset
         groups = parts["g_idx"].long() if "g_idx" in parts else _in_order(width, len(scales))
         if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
-            raise ModelError(f"{name}: its g_idx names a group that is not there; copy or download the model again")
+            raise ModelError(
+                f"{name}: its g_idx names a group that is not there; copy or download the model again"
+            )
         return (codes.float() - zeros.t()[:, groups]) * scales.t()[:, groups]
 
 
@@ -132,14 +134,18 @@ def _bits_in(about: Mapping[str, Any], known: range) -> int:
     bits = about.get("bits", about.get("w_bit", 4))
     if type(bits) is not int or bits not in known:
         words = str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
-        raise ModelError(f"the quantization config of the model says bits={bits!r}: {words} is what can be read")
+        raise ModelError(
+            f"the quantization config of the model says bits={bits!r}: {words} is what can be read"
+        )
     return bits
 
 
 def _two(stored: Mapping[str, Entry], name: str) -> tuple[int, int]:
     entry = stored[name]
     if len(entry.shape) != 2 or entry.dtype != "I32" or 0 in entry.shape:
-        raise misfit(name, entry.shape, f"packed integers (int32 words in two dimensions; it is {entry.dtype})")
+        raise misfit(
+            name, entry.shape, f"packed integers (int32 words in two dimensions; it is {entry.dtype})"
+        )
     return entry.shape[0], entry.shape[1]
 
 

@@ -12,7 +12,9 @@ from roundel.model.stored.checkpoint import StoredCheckpoint
 from roundel.model.stored.conversion import Converted
 
 
-def load_stored(model: Any, checkpoint: StoredCheckpoint, *, streamed: bool) -> tuple[Storage, dict[str, Any]]:
+def load_stored(
+    model: Any, checkpoint: StoredCheckpoint, *, streamed: bool
+) -> tuple[Storage, dict[str, Any]]:
     """Give a model without weights those of a checkpoint.
 
     Args:
@@ -26,7 +28,10 @@ def load_stored(model: Any, checkpoint: StoredCheckpoint, *, streamed: bool) -> 
     """
     _keep_wide(model, checkpoint.dtype)
     converted = Converted(model, checkpoint)
-    tied = {**{source: target for target, source in model.all_tied_weights_keys.items()}, **model.all_tied_weights_keys}
+    tied = {
+        **{source: target for target, source in model.all_tied_weights_keys.items()},
+        **model.all_tied_weights_keys,
+    }
     state = model.state_dict()
     mismatched: list[tuple[str, torch.Size, torch.Size]] = []
     parameters = dict(model.named_parameters(remove_duplicate=False))
