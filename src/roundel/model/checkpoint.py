@@ -71,9 +71,15 @@ def check_folder(path: Path, *, allow_pickle: bool, allow_own: bool) -> None:
         )
     if (path / "generation_config.json").is_file():
         _read_object(path / "generation_config.json")  # transformers would go on without it
+    quantization = _quantization_in(about)
+    if quantization is not None and not isinstance(quantization, dict):
+        raise ModelError(
+            f"{config} says {quantization!r} of its quantization: an object that describes it is wanted, or, for a "
+            "model that is not quantized, nothing; take the config.json that came with the weights"
+        )
     if not allow_own and is_own(path):
         raise own_output(str(path))
-    _check_weights(path, allow_pickle, _says_quantized(about))
+    _check_weights(path, allow_pickle, quantization is not None)
 
 
 def is_own(path: Path) -> bool:
@@ -89,10 +95,11 @@ def own_output(source: str) -> ModelError:
     )
 
 
-def _says_quantized(about: dict[str, Any]) -> bool:
-    parts = [about, about.get("text_config")]
-    keys = ("quantization_config", "compression_config")
-    return any(isinstance(part, dict) and part.get(key) is not None for part in parts for key in keys)
+def _quantization_in(about: dict[str, Any]) -> Any:
+    """What a config says of the quantization of the model, or of the language model inside of it."""
+    parts = [part for part in (about, about.get("text_config")) if isinstance(part, dict)]
+    found = [part.get(key) for part in parts for key in ("quantization_config", "compression_config")]
+    return next((value for value in found if value), None)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
             stored |= header
             self._home |= dict.fromkeys(header, path)
         self._packed: dict[str, Packed] = form.weights(stored, self._stored)
+        if not self._packed:
+            raise ModelError(
+                f"by the config in {folder} the model is stored in {form.words}, and no weight in its files is: the "
+                "config.json that came with the weights is wanted"
+            )
         parts = {part for packed in self._packed.values() for part in packed.parts.values()}
         self._plain = {
             name: entry for name, entry in stored.items() if name not in parts and not form.is_beside(name)

@@ -18,7 +18,7 @@ def quantization_of(config: Any) -> Any:
     """The quantization config of a model's config, or of the language model's inside of it; None: there is none."""
     for part in (config, config.get_text_config()):
         found = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
-        if found is not None:
+        if found:
             return found
     return None
 

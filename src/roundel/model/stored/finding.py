@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from roundel.errors import ModelError
+from roundel.model.checkpoint import SAFETENSORS
 from roundel.model.stored.checkpoint import StoredCheckpoint
 from roundel.model.stored.choice import find_form, forget_quantization, is_read, method_name, quantization_of
 
@@ -42,9 +43,13 @@ def find_stored(
     if not weights_only and method_name(about) in _RUN_BY_TRANSFORMERS:
         return None
     form = find_form(source, about)
-    stored = StoredCheckpoint(
-        _folder(source, location), form, config.dtype if config.dtype in _TYPES else None
-    )
+    folder = _folder(source, location)
+    if not any((folder / name).is_file() for name in SAFETENSORS):
+        raise ModelError(
+            f"{source} holds no safetensors, and quantized weights ({form.words}) are read from these alone: "
+            "model.safetensors, one file or sharded, is wanted"
+        )
+    stored = StoredCheckpoint(folder, form, config.dtype if config.dtype in _TYPES else None)
     forget_quantization(config)
     config.dtype = stored.dtype
     return stored
