@@ -573,7 +573,7 @@ MODEL = [
     ),
     (
         "bits that make no sense",
-        "bits=16: 2 to 8 is what can be read",
+        "bits=16: 2 to 8 is wanted",
         lambda b: quantize(b.config(quantization_config={"quant_method": "gptq", "bits": 16})),
     ),
     (

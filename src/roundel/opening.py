@@ -161,8 +161,8 @@ def _merged(
     """An adapter and its base as one model, in memory."""
     if find_adapter(adapter.base, None) is not None:
         raise ModelError(
-            f"the base of {adapter.name}, {adapter.base}, is an adapter itself: merge that one first, and name the "
-            "result with --base (base=)"
+            f"the base of {adapter.name}, {adapter.base}, is an adapter itself: a whole model is "
+            "wanted; merge that one first, and name the result with --base (base=)"
         )
     try:
         opened = open_model(

@@ -56,7 +56,7 @@ class FourBit:
         """There is nothing of the kind."""
         return False
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Values times factors, in float32."""
         state = _state(name, parts["state"])
         factors = parts["absmax"]
@@ -92,7 +92,7 @@ class EightBit:
         """The order in which a kernel had the weight."""
         return name.endswith(".weight_format")
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Integers times the maxima of their rows, in float32."""
         return parts["weight"].float() * parts["SCB"].float().view(-1, 1) * (1 / 127)
 

@@ -26,6 +26,7 @@ _BESIDE = (
     "output_zero_point",
 )
 _CACHE = ("q_scale", "k_scale", "v_scale", "q_zero_point", "k_zero_point", "v_zero_point")
+_CAST = (torch.float16, torch.bfloat16, torch.float32)
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
 
@@ -54,7 +55,7 @@ class Compressed:
                 f"the quantization config of the model cannot be read ({str(error).splitlines()[0]}): the config.json "
                 "that came with the weights is wanted"
             ) from error
-        self._format = config.format
+        self._format, self._as_stored = config.format, bool(about.get("dequantize"))
         self._schemes = [scheme for scheme in config.config_groups.values() if scheme.weights is not None]
         grids = sorted({_grid(scheme) for scheme in self._schemes})
         self.words = "compressed-tensors" + (f" ({', '.join(grids)})" if grids else "")
@@ -118,13 +119,16 @@ class Compressed:
         """Scales of inputs, outputs, keys and values."""
         return name.rpartition(".")[2] in (*_BESIDE, *_CACHE)
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
-        """By the library."""
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        """By the library, as transformers does: from scales in the model's type, if the file says nothing else."""
         scheme = self._scheme(name.removesuffix(".weight"))
         layout = scheme.format or self._format
         try:
             compressor: Any = BaseCompressor.get_value_from_registry(layout)
-            dense: torch.Tensor = compressor.decompress(dict(parts), scheme)["weight"]
+            tensors = dict(parts)
+            if not self._as_stored and tensors["weight_scale"].dtype in _CAST:
+                tensors["weight_scale"] = tensors["weight_scale"].to(dtype)
+            dense: torch.Tensor = compressor.decompress(tensors, scheme)["weight"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
             raise ModelError(
                 f"{name} cannot be read from compressed-tensors' {layout} ({type(error).__name__}: "

@@ -45,8 +45,14 @@ class Form(Protocol):
         """Whether a stored tensor that is part of no weight serves the quantization alone, as scales of inputs do."""
         ...
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
-        """The dense weight, in the precision in which it is computed."""
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        """The dense weight, in the precision in which it is computed.
+
+        Args:
+            name: under which it is asked for.
+            parts: the stored tensors.
+            dtype: the model's, for a form whose readers compute in it.
+        """
         ...
 
 

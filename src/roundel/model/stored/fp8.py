@@ -76,7 +76,7 @@ class Fp8:
         """Scales of inputs, keys and values."""
         return name.endswith(_BESIDE)
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Each block times its scale, in float32."""
         weight, scale = parts["weight"], parts["scale"]
         numbers = unpack_float4(weight) if weight.dtype == torch.int8 else weight.float()

@@ -63,7 +63,7 @@ class Gptq:
         """There is nothing of the kind."""
         return False
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Codes less zero points, times scales, in float32."""
         words, out = parts["qweight"].shape
         bits = parts["qzeros"].shape[1] * _WORD // out
@@ -73,7 +73,8 @@ class Gptq:
         groups = parts["g_idx"].long() if "g_idx" in parts else _in_order(width, len(scales))
         if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
             raise ModelError(
-                f"{name}: its g_idx names a group that is not there; copy or download the model again"
+                f"{name}: its g_idx names a group that is not there: a whole model is wanted; copy or "
+                "download it again"
             )
         return (codes.float() - zeros.t()[:, groups]) * scales.t()[:, groups]
 
@@ -112,7 +113,7 @@ class Awq:
         """There is nothing of the kind."""
         return False
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Codes less zero points, times scales, in float32."""
         codes, zeros = (_unmixed(parts[part]).t() for part in ("qweight", "qzeros"))
         groups = _in_order(codes.shape[1], zeros.shape[1])
@@ -134,9 +135,7 @@ def _bits_in(about: Mapping[str, Any], known: range) -> int:
     bits = about.get("bits", about.get("w_bit", 4))
     if type(bits) is not int or bits not in known:
         words = str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
-        raise ModelError(
-            f"the quantization config of the model says bits={bits!r}: {words} is what can be read"
-        )
+        raise ModelError(f"the quantization config of the model says bits={bits!r}: {words} is wanted")
     return bits
 
 

@@ -49,7 +49,7 @@ class Mxfp4:
         """There is nothing of the kind."""
         return False
 
-    def decode(self, name: str, parts: Tensors) -> torch.Tensor:
+    def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Numbers times powers of two, input channels first; exact in float32, and in bfloat16."""
         numbers = unpack_float4(parts["blocks"]) * exponents(parts["scales"]).unsqueeze(-1)
         return numbers.flatten(-2).transpose(-1, -2).contiguous()
