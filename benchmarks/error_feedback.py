@@ -20,7 +20,7 @@ from statistics import median
 
 import torch
 
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
 from roundel.methods.hessian import Hessian
 from roundel.methods.options import HessianOptions

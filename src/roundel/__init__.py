@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.evaluation.quality import Evaluation
-    from roundel.grid import QuantizedWeight, Scheme
+    from roundel.grid.quantized_weight import QuantizedWeight
+    from roundel.grid.scheme import Scheme
     from roundel.progress import Progress
     from roundel.recipe import Recipe
 

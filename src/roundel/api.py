@@ -28,6 +28,7 @@ from roundel.evaluating import (
     open_measured,
     read_texts,
 )
+from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.per_token import check_parquet, write_tokens
 from roundel.evaluation.predict import check_reach
 from roundel.evaluation.quality import Evaluation, summarize
@@ -36,14 +37,14 @@ from roundel.evaluation.windows import check_text
 from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
-from roundel.reporting import HELD_OUT, render_again
+from roundel.reporting import render_again
 from roundel.run import Run, Writing, decide_on, stream_device
 from roundel.runs import sweep_model
 
@@ -329,7 +330,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     reference: ModelOrPath | None = None,
     tokenizer: Any | None = None,
-    window: int = 2048,
+    window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
     fewshot: int | None = None,
@@ -354,7 +355,7 @@ def evaluate(
             (docs/tasks.md).
         reference: the original model.
         tokenizer: for a model in memory.
-        window: tokens per window.
+        window: tokens per window; None: 2048, or as many as the models and the text reach.
         limit: at most so many windows of a text, and documents of a task.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
             those of the papers' data sets are cut as in the papers.
@@ -437,7 +438,7 @@ def compare(
     text: str | Sequence[str] = "wikitext2",
     tasks: Sequence[str] = (),
     tokenizer: Any | None = None,
-    window: int = 2048,
+    window: int | None = None,
     limit: int | None = None,
     add_bos: bool | None = None,
     fewshot: int | None = None,

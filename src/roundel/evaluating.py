@@ -18,6 +18,7 @@ from roundel.engine.devices import choose_device
 from roundel.engine.plan import free_memory
 from roundel.errors import ModelError, OutputError, RecipeError
 from roundel.evaluation.blockwise import BlockByBlock
+from roundel.evaluation.defaults import WINDOW
 from roundel.evaluation.measure import Measured, measure
 from roundel.evaluation.predict import Predictor, Whole, check_reach
 from roundel.evaluation.reference import Original
@@ -48,7 +49,7 @@ class Conditions:
         tasks: suites, and tasks of lm-eval.
         fewshot: examples before each document of a task; None: each task's own number.
         batch_size: requests of a task in one pass.
-        window: tokens of a window.
+        window: tokens of a window; None: 2048, or as many as every model and the text reach.
         limit: at most so many windows of a text, and documents of a task.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
             those of the papers' data sets are cut as in the papers.
@@ -68,7 +69,7 @@ class Conditions:
     tasks: Sequence[str] = ()
     fewshot: int | None = None
     batch_size: int = 1
-    window: int = 2048
+    window: int | None = None
     limit: int | None = None
     add_bos: bool | None = None
     data_dir: Path | None = None
@@ -85,7 +86,7 @@ class Conditions:
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
             raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
-        if self.window < 2:
+        if self.window is not None and self.window < 2:
             raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
         if not self.tasks and (self.fewshot is not None or self.batch_size != 1):
             raise RecipeError(
@@ -191,16 +192,25 @@ def read_texts(
     if not conditions.texts:
         return []
     _check_reader(reader, models)
+    longest = WINDOW
     for source in models:
         reach = positions(source.model)
-        if reach is not None and conditions.window > reach:
+        if reach is not None:
+            longest = min(longest, reach)
+        if reach is not None and conditions.window is not None and conditions.window > reach:
             raise ModelError(
                 f"windows of {conditions.window} tokens exceed the {reach} positions of {source.name}: "
                 f"a window of {reach} or less is wanted"
             )
     texts = [
         evaluation_windows(
-            text, reader, conditions.window, conditions.limit, conditions.data_dir, conditions.add_bos
+            text,
+            reader,
+            conditions.window,
+            conditions.limit,
+            conditions.data_dir,
+            conditions.add_bos,
+            longest=longest,
         )
         for text in conditions.texts
     ]

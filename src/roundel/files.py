@@ -1,10 +1,13 @@
 """Files that are there or not there, never half: written aside, flushed to the disk, then renamed."""
 
 import errno
+import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -35,6 +38,12 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
         flush(part)
         part.replace(path)
         flush(path.parent)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Plain data as JSON for a file in UTF-8, which does not take bytes of a name that are no text (lone surrogates)."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):x}", text) + "\n"
 
 
 def flush(path: Path) -> None:

@@ -211,21 +211,6 @@ def met() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def place() -> int:
-    """The number of this process among those on its machine: which of several accelerators it takes."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def number() -> int:
-    """The number of this process among all, before they met."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @contextmanager
 def _connected() -> Iterator[None]:
     try:

@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
+
+if TYPE_CHECKING:
+    import torch
 
 MethodName = Literal["rtn", "gptq", "spqr", "signround", "autoround", "flexround", "lrq"]
 FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
@@ -137,7 +139,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def _valid_layers(self) -> Self:
         for pattern, override in self.layers.items():
             try:
-                self._scheme_with(override, torch.float32)
+                self._scheme_with(override, bfloat16=False)
             except ValidationError as error:
                 raise ValueError(f"the override of {pattern}: {_explain(error)}") from error
         return self
@@ -265,7 +267,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         ignored = _ignored_keys(self.method, self.start)
         return {key: value for key, value in data.items() if key not in ignored}
 
-    def scheme_for(self, layer: str, model_dtype: torch.dtype) -> Scheme | None:
+    def scheme_for(self, layer: str, model_dtype: "torch.dtype") -> Scheme | None:
         """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
         if any(fnmatchcase(layer, pattern) for pattern in self.skip):
             return None
@@ -273,15 +275,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         for pattern, changes in self.layers.items():
             if fnmatchcase(layer, pattern):
                 override.update(changes)
-        return self._scheme_with(override, model_dtype)
+        return self._scheme_with(override, bfloat16=str(model_dtype) == "torch.bfloat16")
 
-    def _scheme_with(self, override: Mapping[str, Any], model_dtype: torch.dtype) -> Scheme:
+    def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
         merged = {**base, **override}
         if merged["scale_dtype"] == "auto":
             two_level = merged["scale_bits"] is not None or merged["zero_bits"] is not None
-            own = model_dtype == torch.bfloat16 and not two_level
-            merged["scale_dtype"] = "bfloat16" if own else "float16"
+            merged["scale_dtype"] = "bfloat16" if bfloat16 and not two_level else "float16"
         return Scheme(**merged)
 
     @property

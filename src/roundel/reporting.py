@@ -21,6 +21,7 @@ from roundel.evaluating import (
     read_texts,
 )
 from roundel.evaluation.quality import summarize
+from roundel.files import json_text
 from roundel.model.source import positions
 from roundel.opening import Given
 from roundel.progress import Progress
@@ -29,9 +30,6 @@ from roundel.report.manifest import read_manifest
 from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
 from roundel.report.records import Outcome
-
-# Of every machine.
-HELD_OUT = "pydoc"
 
 REPORT = "report.json"
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
@@ -82,8 +80,8 @@ def write_report(
         progress.say(sentence(report["quality"], ""))
     for layer in report["standouts"]:
         progress.say(f"Out of line: {layer['words']}")
-    text = json.dumps(report, ensure_ascii=False)  # indented, outlier maps would be mostly blanks
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    # Indented, outlier maps would be mostly blanks.
+    (folder / REPORT).write_text(json_text(report), encoding="utf-8")
     missing = available()
     if missing:
         progress.say(missing)

@@ -29,7 +29,7 @@ from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.folder import atomic_folder
 from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors

@@ -7,7 +7,8 @@ import torch
 
 import roundel
 from roundel.activations.attach import FILE, ActivationQuantizer, attach_saved, attached
-from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid, quantize_vectors
+from roundel.activations.rounding import quantize_vectors
+from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid
 from roundel.errors import ModelError
 
 BOTH = Activations(ActivationScheme(8, False, static=False), ActivationScheme(8, True, static=False))

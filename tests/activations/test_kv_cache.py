@@ -8,7 +8,8 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.kv_cache import new_cache, quantizing
-from roundel.activations.scheme import Activations, ActivationScheme, quantize_vectors
+from roundel.activations.rounding import quantize_vectors
+from roundel.activations.scheme import Activations, ActivationScheme
 
 KV = ActivationScheme(bits=4, sym=False, static=False)
 

@@ -3,7 +3,7 @@ import torch
 
 from roundel.activations.options import ActivationOptions
 from roundel.activations.ranges import RangeObserver
-from roundel.activations.scheme import quantize_static
+from roundel.activations.rounding import quantize_static
 
 
 def observed(x: torch.Tensor, parts: int = 1) -> RangeObserver:

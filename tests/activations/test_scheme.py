@@ -8,13 +8,8 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.activations.scheme import (
-    ActivationScheme,
-    StaticGrid,
-    grid_of_range,
-    quantize_static,
-    quantize_vectors,
-)
+from roundel.activations.rounding import grid_of_range, quantize_static, quantize_vectors
+from roundel.activations.scheme import ActivationScheme, StaticGrid
 
 SCHEMES = st.builds(ActivationScheme, bits=st.integers(2, 8), sym=st.booleans(), static=st.just(False))
 

@@ -9,7 +9,7 @@ import roundel
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats import CONTAINERS, Content, Layer, Piece
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 from zoo import zoo_model
 
 IDS = torch.randint(1, 1000, (2, 40), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 import roundel
 from roundel.errors import FormatError, ModelError
 from roundel.formats.integers import pack_weight, read_integers, unpack_weight
-from roundel.grid import QuantizedWeight, Scheme
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Scheme, minmax_start
+from roundel.grid.affine import minmax_start
+from roundel.grid.scheme import Scheme
 
 SCHEMES = st.builds(
     Scheme,

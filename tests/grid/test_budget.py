@@ -4,7 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundel.errors import RecipeError
-from roundel.grid import Outliers, QuantizedWeight, Scheme, joint_start, outliers_within, scheme_within
+from roundel.grid.budget import outliers_within, scheme_within
+from roundel.grid.joint import joint_start
+from roundel.grid.outliers import Outliers
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 
 TWO_LEVEL = Scheme(bits=3, group_size=16, round_zero=False, scale_bits=4, zero_bits=4, tile_rows=16)
 

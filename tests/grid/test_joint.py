@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import QuantizedWeight, Scheme, joint_start
+from roundel.grid.joint import joint_start
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.grid.statistics import Tiles
 
 TWO_LEVEL = {"round_zero": False, "scale_bits": 3, "zero_bits": 3}

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundel.errors import FormatError
-from roundel.grid import Outliers
+from roundel.grid.outliers import Outliers
 
 
 def make(rows: int, columns: int, count: int, seed: int = 0) -> tuple[Outliers, torch.Tensor]:

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roundel.grid import pack, packed_words, unpack
+from roundel.grid.packing import pack, unpack
+from roundel.grid.words import packed_words
 
 
 def codes_of(rows: int, count: int, bits: int, seed: int) -> torch.Tensor:

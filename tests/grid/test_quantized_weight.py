@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from roundel.errors import FormatError
-from roundel.grid import QuantizedWeight, Scheme
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 
 
 def make(sym: bool = False, bits: int = 3) -> QuantizedWeight:

@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Scheme, minmax_start, searched_start
+from roundel.grid.affine import minmax_start
+from roundel.grid.scheme import Scheme
+from roundel.grid.search import searched_start
 
 
 def heavy_tailed(seed: int, out: int = 8, width: int = 96) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,8 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Outliers, Scheme, joint_start, minmax_start, searched_start
+from roundel.grid.affine import minmax_start
 from roundel.grid.groups import from_groups, to_groups
+from roundel.grid.joint import joint_start
+from roundel.grid.outliers import Outliers
+from roundel.grid.scheme import Scheme
+from roundel.grid.search import searched_start
 from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor
 from roundel.methods.options import DivisionOptions
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
 from roundel.methods.options import HessianOptions
 from roundel.methods.rtn import make_start

@@ -3,7 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid import Outliers, Scheme, Start, joint_start, minmax_start, searched_start
+from roundel.grid.affine import Start, minmax_start
+from roundel.grid.joint import joint_start
+from roundel.grid.outliers import Outliers
+from roundel.grid.scheme import Scheme
+from roundel.grid.search import searched_start
 from roundel.grid.statistics import statistic_values
 from roundel.methods.signround import RoundingOffsets
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from roundel.errors import NonFiniteError
-from roundel.grid import Scheme, minmax_start
+from roundel.grid.affine import minmax_start
+from roundel.grid.scheme import Scheme
 from roundel.methods.options import TuningOptions
 from roundel.methods.signround import RoundingOffsets
 from roundel.methods.tuner import BlockData, Tuned, _Trainer, tune

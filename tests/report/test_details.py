@@ -16,7 +16,9 @@ from transformers import (
     Phi3Config,
 )
 
-from roundel.grid import Outliers, QuantizedWeight, Scheme
+from roundel.grid.outliers import Outliers
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.methods.rtn import make_start
 from roundel.report.details import (
     Heads,

@@ -16,13 +16,8 @@ from torch import nn
 from transformers import Cache
 
 from roundel.activations.kv_cache import new_cache, quantizing
-from roundel.activations.scheme import (
-    Activations,
-    ActivationScheme,
-    StaticGrid,
-    quantize_static,
-    quantize_vectors,
-)
+from roundel.activations.rounding import quantize_static, quantize_vectors
+from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid
 from roundel.errors import ModelError
 from roundel.model.experts import divide, rejoin
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache
 
-from roundel.activations.scheme import ActivationScheme, quantize_vectors
+from roundel.activations.rounding import quantize_vectors
+from roundel.activations.scheme import ActivationScheme
 
 
 def new_cache(config: Any) -> Cache:

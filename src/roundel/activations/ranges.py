@@ -7,7 +7,8 @@ filled in the second.
 import torch
 
 from roundel.activations.options import ActivationOptions
-from roundel.activations.scheme import ActivationScheme, StaticGrid, grid_of_range
+from roundel.activations.rounding import grid_of_range
+from roundel.activations.scheme import ActivationScheme, StaticGrid
 from roundel.ranks import Ranks
 
 _BINS = 4096

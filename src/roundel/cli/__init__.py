@@ -1,4 +1,9 @@
-"""Commands: read arguments, call the api, print. No logic here."""
+"""Commands: read arguments, call the api, print. No logic here.
+
+Nothing heavy is imported before a command runs: torch and transformers take seconds, which help and mistyped options
+should not. So commands call the api as `roundel.quantize` (whose names are imported at first use), and what else a
+command prints with is imported in its functions. A test holds it.
+"""
 
 import os
 

@@ -3,11 +3,8 @@
 import io
 import signal
 import sys
-from typing import Any
 
-import transformers
 import typer
-from tqdm import tqdm
 
 from roundel.cli.compare import compare_command
 from roundel.cli.display import Interrupted, err, first_rank, on_interrupt
@@ -20,7 +17,7 @@ from roundel.cli.recipes import recipes_command
 from roundel.cli.report import report_command
 from roundel.cli.sweep import sweep_command
 from roundel.errors import RoundelError, Stopped
-from roundel.ranks import leave, met, number
+from roundel.torchrun import number
 
 app = typer.Typer(
     name="roundel",
@@ -47,32 +44,31 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no é shows \xe9
-    transformers.utils.logging.disable_progress_bar()
-    _silence_bars()
     try:
         app()
     except RoundelError as error:
         if first_rank():
             _complain(str(error))
-        elif met() and not error.everywhere:
+        elif _met() and not error.everywhere:
             _complain(f"rank {number()}: {error}")
         sys.exit(error.exit_code)
     except Interrupted:
         _complain("interrupted at once; what was finished before is kept")
         sys.exit(Stopped.exit_code)
     finally:
-        leave()
+        _leave()
 
 
-def _silence_bars() -> None:
-    """No bars of other libraries: compressed-tensors turns its own on whatever the environment says."""
-    init = tqdm.__init__
+def _met() -> bool:
+    """Whether this process has joined other ranks; without their module it has not."""
+    ranks = sys.modules.get("roundel.ranks")
+    return ranks is not None and ranks.met()
 
-    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **{**kwargs, "disable": True})
 
-    tqdm.__init__ = without_bar
+def _leave() -> None:
+    if _met():
+        sys.modules["roundel.ranks"].leave()
 
 
 def _complain(message: str) -> None:
-    err.print(f"error: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"error: {message}", style="bold red", soft_wrap=True)

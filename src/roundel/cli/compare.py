@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from roundel.api import compare
+import roundel
 from roundel.cli.display import err, out, terminal_progress
 from roundel.cli.evaluate import (
     BatchOption,
@@ -28,13 +28,9 @@ from roundel.cli.evaluate import (
     score_words,
 )
 from roundel.cli.quantize import BlocksOption
-from roundel.engine.plan import size
 from roundel.errors import OutputError
-from roundel.evaluation.quality import Interval
-from roundel.evaluation.tasks.results import without_parts
 from roundel.files import reported
-from roundel.report.comparison_page import render_comparison
-from roundel.report.page import available
+from roundel.words import size
 
 
 def compare_command(
@@ -43,7 +39,7 @@ def compare_command(
     ],
     reference: Annotated[str, typer.Option(help="The original.")],
     text: TextOption = None,
-    window: WindowOption = 2048,
+    window: WindowOption = None,
     limit: LimitOption = None,
     add_bos: BosOption = None,
     tasks: TasksOption = None,
@@ -66,7 +62,7 @@ def compare_command(
             check_file(file)
     if page.exists() and not overwrite:
         raise OutputError(f"{page} exists: choose another file with --page, or pass --overwrite")
-    found = compare(
+    found = roundel.compare(
         models,
         reference,
         text=chosen_texts(text, tasks),
@@ -85,25 +81,30 @@ def compare_command(
         trust_remote_code=trust_remote_code,
         progress=terminal_progress(),
     )
+    from roundel.report.comparison_page import render_comparison
+    from roundel.report.page import available
+
     for number in range(len(found["reference"]["quality"]["texts"])):
         out.print(_table(found, number))
     if found["reference"]["quality"]["tasks"]:
         out.print(_tasks_table(found))
     for sentence in found["verdict"]:
-        out.print(sentence, highlight=False, soft_wrap=True)
+        out.print(sentence, soft_wrap=True)
     if json_file is not None:
         with reported(json_file):
             json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     missing = available()
     if missing:
-        err.print(missing, style="yellow", highlight=False)
+        err.print(missing, style="yellow")
         return
     with reported(page):
         page.write_text(render_comparison(found), encoding="utf-8")
-    out.print(f"The page: {page}", highlight=False)
+    out.print(f"The page: {page}")
 
 
 def _table(found: dict[str, Any], number: int) -> Table:
+    from roundel.evaluation.quality import Interval
+
     original = found["reference"]
     convention = original["quality"]["texts"][number]["convention"]
     table = Table(title=convention, title_justify="left", title_style="dim")
@@ -132,6 +133,8 @@ def _table(found: dict[str, Any], number: int) -> Table:
 
 
 def _tasks_table(found: dict[str, Any]) -> Table:
+    from roundel.evaluation.tasks.results import without_parts
+
     table = Table(
         title="Tasks, by lm-eval; after the sign its standard error", title_justify="left", title_style="dim"
     )

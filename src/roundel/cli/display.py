@@ -1,20 +1,41 @@
-"""What the terminal shows: bars on stderr, results on stdout."""
+"""What the terminal shows: bars on stderr, results on stdout.
+
+Names come from users, files and libraries: nothing of them is ever read as markup, an emoji's name or a terminal's
+command. So the consoles themselves know no markup, and what is to be bold says so by its style.
+"""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from roundel.progress import Progress
-from roundel.ranks import number
+from roundel.torchrun import number
+from roundel.words import printable
+
+
+class PlainConsole(Console):
+    """Shows every text, cell and title as it is; control characters by their numbers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """All strings come by here, those in tables too, which count a tab as one character wide."""
+        return super().render_str(
+            printable(text).expandtabs(), **{**options, "markup": False, "emoji": False}
+        )
+
 
 # Tables in logs and pipes get the width that their columns need.
-out = Console(width=None if sys.stdout.isatty() else 240)
-err = Console(stderr=True)
+out = PlainConsole(width=None if sys.stdout.isatty() else 240)
+err = PlainConsole(stderr=True)
 
 # On something that is no terminal, one line per tenth of a stage instead of a moving bar.
 _PLAIN_LINES = 10
@@ -34,7 +55,7 @@ def on_interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted
     _working[-1].stop_asked = True
     if first_rank():
-        err.print("Stopping after this step; Ctrl-C again stops at once", style="yellow", highlight=False)
+        err.print("Stopping after this step; Ctrl-C again stops at once", style="yellow")
 
 
 def first_rank() -> bool:
@@ -72,16 +93,16 @@ class TerminalProgress(Progress):
         outermost = self._bars is None
         if self._bars is None:
             self._bars = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
+                TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=err,
                 transient=True,
             )
             self._bars.start()
-        task = self._bars.add_task(title, total=total, note="")
+        task = self._bars.add_task(printable(title), total=total, note="")
         self._tasks.append(task)
         try:
             yield self
@@ -95,13 +116,13 @@ class TerminalProgress(Progress):
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the innermost bar."""
         if self._bars is not None:
-            self._bars.update(self._tasks[-1], advance=steps, note=note)
+            self._bars.update(self._tasks[-1], advance=steps, note=printable(note))
         elif self._plain:
             self._plain[-1].advance(steps, note)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        err.print(text, style="yellow", highlight=False)
+        err.print(text, style="yellow")
 
     @contextmanager
     def _plain_stage(self, title: str, total: int) -> Iterator[None]:
@@ -118,11 +139,11 @@ class _PlainStage:
         self.title, self.total, self.silent = title, total, silent
         self.done = self.told = 0
         if not silent:
-            err.print(f"{title} ...", highlight=False)
+            err.print(f"{title} ...")
 
     def advance(self, steps: int, note: str) -> None:
         self.done += steps
         part = self.done * _PLAIN_LINES // max(self.total, 1)
         if part > self.told and not self.silent:
             self.told = part
-            err.print(f"  {self.title}: {self.done} of {self.total} {note}".rstrip(), highlight=False)
+            err.print(f"  {self.title}: {self.done} of {self.total} {note}".rstrip())

@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from roundel.api import evaluate
+import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError, RecipeError
-from roundel.evaluation.quality import Interval, TextQuality
 from roundel.files import reported
+
+if TYPE_CHECKING:
+    from roundel.evaluation.quality import Interval, TextQuality
 
 TextOption = Annotated[
     list[str] | None,
@@ -22,7 +24,12 @@ TextOption = Annotated[
         "are welcome. Left out: wikitext2, or none where there are tasks."
     ),
 ]
-WindowOption = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Tokens per window; left out: 2048, or as many as the models and the text reach."
+    ),
+]
 LimitOption = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many windows of each text, and documents of each task."),
@@ -77,7 +84,7 @@ def evaluate_command(
         str | None, typer.Option(help="The original, for KL divergence and top-1 agreement.")
     ] = None,
     text: TextOption = None,
-    window: WindowOption = 2048,
+    window: WindowOption = None,
     limit: LimitOption = None,
     add_bos: BosOption = None,
     tasks: TasksOption = None,
@@ -103,7 +110,7 @@ def evaluate_command(
         if file is not None:
             check_file(file)
     on_ranks(nproc)
-    found = evaluate(
+    found = roundel.evaluate(
         model,
         text=chosen_texts(text, tasks),
         tasks=chosen_tasks(tasks),
@@ -130,7 +137,7 @@ def evaluate_command(
     if found.tasks:
         out.print(_tasks_table(found.tasks, Path(model).name, reference is not None))
     if found.activations:
-        out.print(f"Quantized in this model: {found.activations}", highlight=False, soft_wrap=True)
+        out.print(f"Quantized in this model: {found.activations}", soft_wrap=True)
     if json_file is not None:
         with reported(json_file):
             json_file.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
@@ -163,13 +170,13 @@ def check_file(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: the name of a file in an existing folder is wanted")
 
 
-def _print_text(quality: TextQuality, name: str) -> None:
+def _print_text(quality: "TextQuality", name: str) -> None:
     table = Table(title=quality.convention, title_justify="left", title_style="dim")
     table.add_column("")
     table.add_column(name, justify="right")
     table.add_column("95 % interval", justify="right")
 
-    def row(words: str, figure: Interval | None, form: str) -> None:
+    def row(words: str, figure: "Interval | None", form: str) -> None:
         if figure is not None:
             table.add_row(words, *figure_words(figure, form))
 
@@ -222,7 +229,7 @@ def _number(count: int | None) -> str:
     return "-" if count is None else str(count)
 
 
-def figure_words(figure: Interval, form: str) -> tuple[str, str]:
+def figure_words(figure: "Interval", form: str) -> tuple[str, str]:
     """A figure, and its interval."""
     if figure.low is None or figure.high is None:
         return f"{figure.value:{form}}", "-"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from roundel.api import generate
+import roundel
 from roundel.cli.display import out
 
 
@@ -15,5 +15,5 @@ def generate_command(
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Continue a text greedily."""
-    text = generate(model, prompt, max_new_tokens=max_new_tokens, trust_remote_code=trust_remote_code)
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    text = roundel.generate(model, prompt, max_new_tokens=max_new_tokens, trust_remote_code=trust_remote_code)
+    out.print(text, soft_wrap=True)

@@ -4,12 +4,12 @@ import re
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from roundel.api import inspect
+import roundel
 from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import (
     AllowQuantizedOption,
@@ -20,11 +20,12 @@ from roundel.cli.quantize import (
     grid_words,
     recipe_words,
 )
-from roundel.engine.plan import size
 from roundel.errors import FormatError, RecipeError
-from roundel.report.contents import FolderContents, read_contents
-from roundel.report.manifest import MANIFEST
-from roundel.report.records import EXTRA, LayerRecord, summary
+from roundel.words import size
+
+if TYPE_CHECKING:
+    from roundel.report.contents import FolderContents
+    from roundel.report.records import LayerRecord
 
 
 def inspect_command(
@@ -46,6 +47,10 @@ def inspect_command(
 
     What is left out is listed with the reason. Before a run no weight is read.
     """
+    from roundel.report.contents import read_contents
+    from roundel.report.manifest import MANIFEST
+    from roundel.report.records import summary
+
     folder = Path(model).expanduser()
     if (folder / MANIFEST).is_file() and not allow_quantized:
         if recipe or method or settings or blocks:
@@ -58,7 +63,7 @@ def inspect_command(
     chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
     problem = None
     look = partial(
-        inspect,
+        roundel.inspect,
         model,
         blocks=blocks,
         trust_remote_code=trust_remote_code,
@@ -73,13 +78,13 @@ def inspect_command(
         # What there is in the model is worth seeing all the same.
         layers, problem = look(chosen.with_settings(format="dense")), error
     out.print(_decisions(layers, chosen.method))
-    out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", highlight=False, soft_wrap=True)
-    out.print(summary(layers), highlight=False, soft_wrap=True)
+    out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", soft_wrap=True)
+    out.print(summary(layers), soft_wrap=True)
     if problem is not None:
         raise problem
 
 
-def _decisions(layers: list[LayerRecord], method: str) -> Table:
+def _decisions(layers: "list[LayerRecord]", method: str) -> Table:
     table = Table(title="What will become of every matrix", title_justify="left")
     for column in ("block", "layer", "kind", "shape", "will be", "stays, because"):
         table.add_column(column, justify="right" if column in ("block", "shape") else "left")
@@ -94,20 +99,24 @@ def _decisions(layers: list[LayerRecord], method: str) -> Table:
     return table
 
 
-def _family(layer: LayerRecord) -> object:
+def _family(layer: "LayerRecord") -> object:
     """The same for the experts of one stack: they are shown in one row."""
+    from roundel.report.records import EXTRA
+
     if layer.kind == EXTRA:
         return re.sub(r"\.experts\.\d+\.", ".experts.#.", layer.name), layer.shape
     return (layer.name.rpartition(".")[0], layer.shape) if layer.kind == "Expert" else layer.name
 
 
-def _decision(layer: LayerRecord, method: str) -> tuple[str, str]:
+def _decision(layer: "LayerRecord", method: str) -> tuple[str, str]:
     if layer.bits is None:
         return "", layer.reason
     return f"{method}, {grid_words(layer)}", ""
 
 
-def _show_folder(contents: FolderContents) -> None:
+def _show_folder(contents: "FolderContents") -> None:
+    from roundel.report.records import summary
+
     out.print(_layers(contents))
     manifest = contents.manifest
     out.print(
@@ -115,13 +124,12 @@ def _show_folder(contents: FolderContents) -> None:
         f"{manifest['bits_per_weight']:.3f} bits per quantized weight ({manifest['paper_bits']:.3f} as papers count), "
         f"{manifest['outlier_share']:.3%} outliers, "
         f"{contents.bits_per_parameter:.3f} bits per parameter of the whole folder, {size(contents.file_bytes)}",
-        highlight=False,
         soft_wrap=True,
     )
-    out.print(summary(contents.layers), highlight=False, soft_wrap=True)
+    out.print(summary(contents.layers), soft_wrap=True)
 
 
-def _layers(contents: FolderContents) -> Table:
+def _layers(contents: "FolderContents") -> Table:
     table = Table(title="Layers", title_justify="left")
     columns = [
         "layer",
@@ -151,7 +159,7 @@ def _layers(contents: FolderContents) -> Table:
     return table
 
 
-def _grid_cells(layer: LayerRecord) -> list[str]:
+def _grid_cells(layer: "LayerRecord") -> list[str]:
     if layer.bits is None:
         return [""] * 6
     group = "channel" if layer.group_size == -1 else str(layer.group_size)

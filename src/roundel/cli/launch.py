@@ -6,12 +6,9 @@ import sys
 from uuid import uuid4
 
 import typer
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from roundel.errors import RankError, RecipeError, Stopped
-from roundel.ranks import launched
+from roundel.torchrun import launched
 
 # After Ctrl-C a step may take its time.
 _STEP_SECONDS = 900
@@ -30,6 +27,10 @@ def on_ranks(count: int | None) -> None:
         return
     if count < 1:
         raise RecipeError(f"--nproc {count}: 1 process or more is wanted")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     # Each its share of the cores: what torch would take for itself, times the ranks, would stand in its own way.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     logging.disable(logging.CRITICAL)  # torchrun's own reports: what there is to say is said below

@@ -1,12 +1,12 @@
 """`roundel plan`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from roundel.api import plan
+import roundel
 from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import (
     AllowQuantizedOption,
@@ -17,8 +17,11 @@ from roundel.cli.quantize import (
     choose_recipe,
     streams_of,
 )
-from roundel.engine.plan import Plan, size
-from roundel.engine.trial import Trial
+from roundel.words import size
+
+if TYPE_CHECKING:
+    from roundel.engine.plan import Plan
+    from roundel.engine.trial import Trial
 
 
 def plan_command(
@@ -47,7 +50,7 @@ def plan_command(
     chosen = choose_recipe(recipe, changes, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
-    counted, tried = plan(
+    counted, tried = roundel.plan(
         model,
         chosen,
         output=output,
@@ -61,16 +64,16 @@ def plan_command(
         progress=terminal_progress(stoppable=True),
     )
     out.print(_table(counted))
-    out.print(counted.words, highlight=False, soft_wrap=True)
+    out.print(counted.words, soft_wrap=True)
     if tried is not None:
-        out.print(_words(tried), highlight=False, soft_wrap=True)
+        out.print(_words(tried), soft_wrap=True)
     if counted.free_disk is not None and counted.disk > counted.free_disk:
-        out.print(counted.disk_words, highlight=False, soft_wrap=True)
+        out.print(counted.disk_words, soft_wrap=True)
     for advice in counted.advice:
-        out.print(advice, highlight=False, soft_wrap=True)
+        out.print(advice, soft_wrap=True)
 
 
-def _table(counted: Plan) -> Table:
+def _table(counted: "Plan") -> Table:
     table = Table(title="Memory while blocks are quantized", title_justify="left")
     table.add_column("")
     table.add_column("bytes", justify="right")
@@ -87,7 +90,7 @@ def _table(counted: Plan) -> Table:
     return table
 
 
-def _words(tried: Trial) -> str:
+def _words(tried: "Trial") -> str:
     return (
         f"One block tried: {_time(tried.block_seconds)} a block, {_time(tried.seconds)} in all, give or take "
         f"{tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"

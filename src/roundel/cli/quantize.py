@@ -2,19 +2,20 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roundel.api import Quantized, quantize
+import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
-from roundel.engine.plan import size
-from roundel.engine.streams import StreamOptions
 from roundel.errors import RecipeError
+from roundel.evaluation.defaults import HELD_OUT
 from roundel.recipe import Recipe, load_settings, parse_assignments
-from roundel.report.records import LayerRecord
-from roundel.reporting import HELD_OUT
+from roundel.words import size
+
+if TYPE_CHECKING:
+    from roundel.report.records import LayerRecord
 
 BlocksOption = Annotated[
     str | None,
@@ -154,7 +155,7 @@ def quantize_command(
     on_ranks(nproc)
     progress = terminal_progress(stoppable=True)
     progress.say(f"Recipe {chosen.name}: {recipe_words(chosen)}")
-    result = quantize(
+    result = roundel.quantize(
         model,
         chosen,
         output=output,
@@ -188,12 +189,14 @@ def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[st
     return base.with_settings(**changes) if changes else base
 
 
-def streams_of(choice: StreamChoice | None) -> StreamOptions:
+def streams_of(choice: StreamChoice | None) -> "roundel.StreamOptions":
     """What --stream-to-disk says."""
-    return StreamOptions() if choice is None else StreamOptions(on_disk=True, dtype=choice.value)
+    return (
+        roundel.StreamOptions() if choice is None else roundel.StreamOptions(on_disk=True, dtype=choice.value)
+    )
 
 
-def grid_words(grid: Recipe | LayerRecord) -> str:
+def grid_words(grid: "Recipe | LayerRecord") -> str:
     """The grid of a recipe, or of a layer."""
     group = "per channel" if grid.group_size == -1 else f"groups of {grid.group_size}"
     return f"{grid.bits} bit, {group}, {'symmetric' if grid.sym else 'asymmetric'}"
@@ -222,7 +225,7 @@ def recipe_words(recipe: Recipe) -> str:
     return f"{words}, written as {recipe.format}"
 
 
-def _print_result(result: Quantized) -> None:
+def _print_result(result: "roundel.Quantized") -> None:
     manifest = result.manifest
     written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
     losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
@@ -232,7 +235,6 @@ def _print_result(result: Quantized) -> None:
         f"{count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
         f"({manifest['paper_bits']:.3f} as papers count){whole}, {size(written)} on disk, {manifest['seconds']:.0f} s, "
         f"peak memory {size(manifest['peak_memory_bytes'])}",
-        highlight=False,
     )
     if losses:
         before = sum(b["loss_start"] for b in losses) / len(losses)
@@ -242,7 +244,6 @@ def _print_result(result: Quantized) -> None:
             f"Mean relative block loss {before:.3g} before tuning, {after:.3g} after; "
             f"{kept} of {len(losses)} blocks kept their start; {manifest['trained_share']:.0%} as many numbers "
             "learned as there are weights",
-            highlight=False,
             soft_wrap=True,
         )
-    out.print(f"Written to {result.output}", highlight=False, soft_wrap=True)
+    out.print(f"Written to {result.output}", soft_wrap=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from roundel.api import render_report
+import roundel
 from roundel.cli.display import out
 
 
@@ -12,4 +12,4 @@ def report_command(
     folder: Annotated[str, typer.Argument(help="A folder that roundel quantize wrote.")],
 ) -> None:
     """Make the page of an output folder anew from its report.json."""
-    out.print(f"The page: {render_report(folder)}", highlight=False, soft_wrap=True)
+    out.print(f"The page: {roundel.render_report(folder)}", soft_wrap=True)

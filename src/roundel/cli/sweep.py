@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from roundel.api import sweep
+import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import (
@@ -18,10 +18,10 @@ from roundel.cli.quantize import (
     StreamChoice,
     streams_of,
 )
-from roundel.engine.plan import size
 from roundel.errors import RecipeError
+from roundel.evaluation.defaults import HELD_OUT
 from roundel.recipe import Recipe, load_settings, parse_assignments
-from roundel.reporting import HELD_OUT
+from roundel.words import size
 
 
 def sweep_command(
@@ -61,7 +61,7 @@ def sweep_command(
     if not chosen:
         raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
     on_ranks(nproc)
-    manifests = sweep(
+    manifests = roundel.sweep(
         model,
         chosen,
         output,
@@ -80,7 +80,7 @@ def sweep_command(
     )
     if first_rank():
         out.print(_table(manifests))
-        out.print(f"Written to {output}", highlight=False, soft_wrap=True)
+        out.print(f"Written to {output}", soft_wrap=True)
 
 
 def _recipe(name: str, settings: list[str] | None) -> Recipe:

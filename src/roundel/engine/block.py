@@ -26,7 +26,7 @@ from roundel.engine.split import split
 from roundel.engine.streams import Stream, StreamHome, Streams, batches, relative_error, run_all
 from roundel.engine.targets import Target, round_by_hessian, round_to_nearest, too_few
 from roundel.errors import NonFiniteError
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.methods.hessian import Hessian
 from roundel.methods.tuner import BlockData, Keeper, tune
 from roundel.model.blocks import BlockStack

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from roundel.errors import ModelError, RecipeError
-from roundel.grid import Scheme, scheme_within
+from roundel.grid.budget import scheme_within
+from roundel.grid.scheme import Scheme
 from roundel.model.blocks import BlockStack, linears_outside
 from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView

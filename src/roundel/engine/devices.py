@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from roundel.errors import RecipeError
-from roundel.ranks import ALONE, Ranks, place
+from roundel.ranks import ALONE, Ranks
+from roundel.torchrun import place
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1

@@ -26,6 +26,7 @@ from roundel.model.blocks import BlockStack
 from roundel.model.experts import Expert
 from roundel.model.linears import LinearView, linears_in
 from roundel.recipe import Recipe
+from roundel.words import size
 
 _FLOAT = 4
 # Parts of a plan that its advice looks at.
@@ -399,15 +400,6 @@ def _output_bytes(model: Any, coverage: Coverage, recipe: Recipe) -> int:
         if recipe.format != "dense":
             size -= view.parameter.numel() * view.parameter.element_size()
     return size + packed
-
-
-def size(count: float) -> str:
-    """Bytes for people: `74.1 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def _logits_bytes(model: Any) -> int:

@@ -7,7 +7,10 @@ import torch
 
 from roundel.engine.targets import Target
 from roundel.formats.integers import pack_weight, unpack_weight
-from roundel.grid import QuantizedWeight, Scheme, Start, Tiles
+from roundel.grid.affine import Start
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
+from roundel.grid.statistics import Tiles
 from roundel.model.linears import LinearView
 from roundel.ranks import Ranks
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from roundel.errors import NonFiniteError
-from roundel.grid import QuantizedWeight, Scheme, Start
+from roundel.grid.affine import Start
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
 from roundel.methods.hessian import Hessian
 from roundel.methods.rtn import make_start

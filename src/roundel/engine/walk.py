@@ -17,7 +17,7 @@ from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
 from roundel.errors import Stopped
 from roundel.formats.content import Piece
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.capture import BlockRunner
 from roundel.model.experts import stacks_in, unquantized
 from roundel.model.linears import LinearView

@@ -24,6 +24,7 @@ import torch
 from roundel.calibration.prefix import prefix_words, text_prefix, with_prefix
 from roundel.calibration.texts import pydoc_documents, read_documents
 from roundel.errors import CalibrationError
+from roundel.evaluation.defaults import WINDOW
 from roundel.evaluation.text_files import local_rows
 
 _C4_SHARD = {"data_files": {"validation": "en/c4-validation.00000-of-00008.json.gz"}}
@@ -73,21 +74,24 @@ class EvaluationText:
 def evaluation_windows(
     text: str,
     tokenizer: Any,
-    window: int = 2048,
+    window: int | None = None,
     limit: int | None = None,
     data_dir: Path | None = None,
     add_bos: bool | None = None,
+    *,
+    longest: int = WINDOW,
 ) -> EvaluationText:
     """Windows of a local file, of `pydoc`, or of a data set of the papers (from the hub or from local copies).
 
     Args:
         text: a path, `pydoc`, wikitext2, ptb, ptb_new, c4 or c4_new.
         tokenizer: the original model's.
-        window: tokens per window.
+        window: tokens per window; None: `longest`, or of a shorter text all of it.
         limit: at most so many windows, from the beginning.
         data_dir: folder with local copies of data sets; None: the hub's.
         add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do, and
             those of data sets as in the papers.
+        longest: tokens that the models reach.
 
     Raises:
         CalibrationError: no such text, or less than one window of it.
@@ -96,9 +100,10 @@ def evaluation_windows(
     prefix = text_prefix(tokenizer)
     begun = bool(prefix) and (not papers if add_bos is None else add_bos)
     front = prefix if begun else []
-    if len(front) >= window:
+    most = longest if window is None else window
+    if len(front) >= most:
         raise CalibrationError(
-            f"a window of {window} tokens holds nothing but the {len(front)} that the tokenizer puts in front of a "
+            f"a window of {most} tokens holds nothing but the {len(front)} that the tokenizer puts in front of a "
             "text: a larger --window is wanted"
         )
 
@@ -108,12 +113,15 @@ def evaluation_windows(
         return ids
 
     if text == "c4" and papers:
-        rows = _c4_windows(tokenize, window - len(front), data_dir)[:limit]
-        words = f"C4 validation, {len(rows)} random windows of {window} tokens, seed 0"
+        rows = _c4_windows(tokenize, most - len(front), data_dir)[:limit]
+        words = f"C4 validation, {len(rows)} random windows of {most} tokens, seed 0"
     else:
         content, joined = _read(text, data_dir)
-        rows = _cut(text, tokenize(content), window - len(front), limit)
-        words = f"{joined}; {len(rows)} windows of {window} tokens without overlap"
+        ids = tokenize(content)
+        if window is None:
+            most = max(2, min(most, len(front) + len(ids)))
+        rows = _cut(text, ids, most - len(front), limit)
+        words = f"{joined}; {len(rows)} window{'s' * (len(rows) > 1)} of {most} tokens without overlap"
     if prefix:
         words += f", {'each begins with' if begun else 'cut without'} {prefix_words(prefix, tokenizer)}"
     return EvaluationText(text, with_prefix(rows, front), words, () if begun else tuple(prefix))

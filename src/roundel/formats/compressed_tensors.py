@@ -57,7 +57,9 @@ from roundel.formats.content import Content, Piece
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
-from roundel.grid import QuantizedWeight, Scheme, pack
+from roundel.grid.packing import pack
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
 

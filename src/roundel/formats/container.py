@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
-from roundel.grid import QuantizedWeight, Scheme
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.model.experts import Stack, stacks_in
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView

@@ -29,8 +29,11 @@ from safetensors.torch import save_file
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
 from roundel.formats.shards import in_shards, shard_files, shard_name, size_of
-from roundel.grid import Outliers, QuantizedWeight, Scheme, Statistic, Tiles, pack, unpack
-from roundel.grid.outliers import SEGMENT
+from roundel.grid.outliers import SEGMENT, Outliers
+from roundel.grid.packing import pack, unpack
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
+from roundel.grid.statistics import Statistic, Tiles
 from roundel.model.linears import LinearView
 from roundel.model.source import first_line
 

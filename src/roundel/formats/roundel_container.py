@@ -22,7 +22,7 @@ from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, unpack_weight, write_integer_files
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 
 FILE = "roundel"
 

@@ -29,7 +29,10 @@ from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
-from roundel.grid import Outliers, QuantizedWeight, Scheme, Tiles
+from roundel.grid.outliers import Outliers
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
+from roundel.grid.statistics import Tiles
 from roundel.model.linears import linears_in
 
 _BITS, _TILE = 3, 16

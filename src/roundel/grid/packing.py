@@ -8,12 +8,7 @@ nothing is wasted: 32 codes take exactly b words.
 import torch
 import torch.nn.functional as F
 
-_WORD = 32
-
-
-def packed_words(count: int, bits: int) -> int:
-    """int32 words that `count` codes of `bits` bits take."""
-    return -(-count * bits // _WORD)
+from roundel.grid.words import WORD, packed_words
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
@@ -27,13 +22,13 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         `[rows, ceil(count * bits / 32)]` int32.
     """
     rows, count = codes.shape
-    blocks = F.pad(codes.to(torch.int64), (0, -count % _WORD)).view(rows, -1, _WORD)
+    blocks = F.pad(codes.to(torch.int64), (0, -count % WORD)).view(rows, -1, WORD)
     words = torch.zeros(rows, blocks.shape[1], bits + 1, dtype=torch.int64, device=codes.device)
-    for i in range(_WORD):
-        word, shift = divmod(i * bits, _WORD)
+    for i in range(WORD):
+        word, shift = divmod(i * bits, WORD)
         value = blocks[:, :, i] << shift
         words[:, :, word] |= value & 0xFFFFFFFF
-        words[:, :, word + 1] |= value >> _WORD
+        words[:, :, word + 1] |= value >> WORD
     words = words[:, :, :bits].reshape(rows, -1)[:, : packed_words(count, bits)]
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 
@@ -41,12 +36,12 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     """Undo `pack`: `[rows, words]` int32 to `[rows, count]` uint8."""
     rows = words.shape[0]
-    blocks = -(-count // _WORD)
+    blocks = -(-count // WORD)
     stream = F.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, blocks * bits - words.shape[1]))
     stream = F.pad(stream.view(rows, blocks, bits), (0, 1))
-    codes = torch.empty(rows, blocks, _WORD, dtype=torch.uint8, device=words.device)
-    for i in range(_WORD):
-        word, shift = divmod(i * bits, _WORD)
-        value = (stream[:, :, word] >> shift) | (stream[:, :, word + 1] << (_WORD - shift))
+    codes = torch.empty(rows, blocks, WORD, dtype=torch.uint8, device=words.device)
+    for i in range(WORD):
+        word, shift = divmod(i * bits, WORD)
+        value = (stream[:, :, word] >> shift) | (stream[:, :, word + 1] << (WORD - shift))
         codes[:, :, i] = (value & (2**bits - 1)).to(torch.uint8)
     return codes.view(rows, -1)[:, :count].contiguous()

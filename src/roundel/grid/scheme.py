@@ -6,21 +6,21 @@ One affine grid per row and group of `group_size` neighbouring input channels:
 
 Symmetric grids are the same with `zero` fixed at 2^(bits-1), so that one rule dequantizes everything. Scales
 and zero points may lie on a second grid of their own (statistics.py), and zero points may be real numbers.
+
+A recipe is one, and the command line shows recipes in an instant: torch is imported where tensors are rounded.
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from roundel.grid.packing import packed_words
+from roundel.grid.words import packed_words
+
+if TYPE_CHECKING:
+    import torch
 
 ScaleDtype = Literal["float16", "bfloat16", "float32"]
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-}
+_TYPE_BITS: dict[ScaleDtype, int] = {"float16": 16, "bfloat16": 16, "float32": 32}
 
 
 class Scheme(BaseModel):
@@ -88,9 +88,13 @@ class Scheme(BaseModel):
         return self.scale_bits is not None or self.zero_bits is not None
 
     @property
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> "torch.dtype":
         """`scale_dtype` as torch names it."""
-        return TORCH_DTYPES[self.scale_dtype]
+        import torch
+
+        return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[
+            self.scale_dtype
+        ]
 
     @property
     def levels(self) -> int:
@@ -114,7 +118,7 @@ class Scheme(BaseModel):
         """Bits of codes, scales and zero points of a weight, each packed into one stream of 32-bit words."""
         groups = out * self.groups(in_features)
         tiles = -(-out // self.tile_rows) * self.groups(in_features)
-        type_bits = torch.finfo(self.torch_dtype).bits
+        type_bits = _TYPE_BITS[self.scale_dtype]
         bits = _stream(out * in_features, self.bits)
         for second_level in (self.scale_bits,) if self.sym else (self.scale_bits, self.zero_bits):
             if second_level is not None:
@@ -131,7 +135,7 @@ class Scheme(BaseModel):
         b + (q_s + q_z) / g + (16 per second-level statistic) / (g * tile_rows); SpQR, arXiv 2306.03078, section
         4: 3 bit, g16, 3-bit scales and zero points in tiles of 16 are 3.625 bits.
         """
-        type_bits = torch.finfo(self.torch_dtype).bits
+        type_bits = _TYPE_BITS[self.scale_dtype]
         scale, zero = (
             float(type_bits),
             0.0 if self.sym else float(self.bits if self.round_zero else type_bits),
@@ -143,13 +147,15 @@ class Scheme(BaseModel):
             zero = self.zero_bits + tile
         return self.bits + (scale + zero) / self.width(in_features)
 
-    def round_scale(self, scale: torch.Tensor) -> torch.Tensor:
+    def round_scale(self, scale: "torch.Tensor") -> "torch.Tensor":
         """Round fp32 scales to the storage type, keeping their sign and keeping them non-zero.
 
         The floor is the smallest value that the type can tell from zero. A higher floor (the references
         use 1e-5 in fp16) turns groups of very small weights into zeros; a coarsely stored small scale is
         still the better grid.
         """
+        import torch
+
         dtype = self.torch_dtype
         info = torch.finfo(dtype)
         floor = 2.0**-24 if dtype is torch.float16 else info.tiny

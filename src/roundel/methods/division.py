@@ -19,8 +19,10 @@ Where the scale is not ours to learn (statistics on two levels, real zero points
 import torch
 from torch import nn
 
-from roundel.grid import Outliers, Scheme, Start
+from roundel.grid.affine import Start
 from roundel.grid.groups import to_groups
+from roundel.grid.outliers import Outliers
+from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import round_scale_straight_through
 from roundel.methods.parametrization import Parametrization
 

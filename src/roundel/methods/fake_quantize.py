@@ -14,7 +14,7 @@ writes down less is faster by as much.
 
 import torch
 
-from roundel.grid import Scheme
+from roundel.grid.scheme import Scheme
 
 
 def fake_quantize(

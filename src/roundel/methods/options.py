@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from roundel.methods.order import OrderName
+# Of rounding the columns (order.py).
+OrderName = Literal["identity", "act_order", "group_aware", "spearman"]
 
 # Of the divisors' logarithms, in units of 1 / (2^bits sqrt(iters)). Adam's steps are independent of the gradient's
 # size, and with minibatches they add up like a random walk, hence the root.

@@ -11,11 +11,9 @@ compensation of all earlier ones. So those that matter most come first.
                   weights have the closest ranks (Spearman's correlation over the rows)
 """
 
-from typing import Literal
-
 import torch
 
-OrderName = Literal["identity", "act_order", "group_aware", "spearman"]
+from roundel.methods.options import OrderName
 
 
 def column_order(

@@ -6,9 +6,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from roundel.grid import Outliers, QuantizedWeight, Scheme, Start
-from roundel.grid.affine import nearest_codes
+from roundel.grid.affine import Start, nearest_codes
 from roundel.grid.groups import from_groups, to_groups
+from roundel.grid.outliers import Outliers
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import divided_scale, fake_quantize
 
 

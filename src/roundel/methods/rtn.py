@@ -2,7 +2,10 @@
 
 import torch
 
-from roundel.grid import Scheme, Start, joint_start, minmax_start, searched_start
+from roundel.grid.affine import Start, minmax_start
+from roundel.grid.joint import joint_start
+from roundel.grid.scheme import Scheme
+from roundel.grid.search import searched_start
 
 
 def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.Tensor | None) -> Start:

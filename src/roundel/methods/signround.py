@@ -18,7 +18,9 @@ every step, so a shrinking extreme can flip the sign of all codes of its group; 
 import torch
 from torch import nn
 
-from roundel.grid import Outliers, Scheme, Start
+from roundel.grid.affine import Start
+from roundel.grid.outliers import Outliers
+from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import round_scale_straight_through
 from roundel.methods.parametrization import Parametrization
 

@@ -18,8 +18,9 @@ loop and buy three things: at the same number of outliers the error is 2 % lower
 
 import torch
 
-from roundel.grid import Scheme, Start, outliers_within
-from roundel.grid.affine import nearest_codes
+from roundel.grid.affine import Start, nearest_codes
+from roundel.grid.budget import outliers_within
+from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import ErrorFeedback, Rounded, without
 from roundel.methods.options import HessianOptions
 

@@ -34,7 +34,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim.lr_scheduler import LambdaLR
 
 from roundel.errors import NonFiniteError
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.methods.optimizer import make_optimizer, make_schedule
 from roundel.methods.options import TuningOptions
 from roundel.methods.parametrization import Parametrization

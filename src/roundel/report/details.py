@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.report.standouts import standouts as standouts
 
 if TYPE_CHECKING:

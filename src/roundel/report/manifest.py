@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from roundel.errors import ModelError
+from roundel.files import json_text
 from roundel.report.memory import peak_memory
 from roundel.report.records import LayerRecord, Outcome
 
@@ -104,8 +105,7 @@ def versions() -> dict[str, str]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write it into an output folder."""
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json_text(manifest, indent=1), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
-from roundel.grid import QuantizedWeight
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.report.details import LayerDetails
 
 # The kind of a tensor for which the model's class has no place.

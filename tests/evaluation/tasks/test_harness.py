@@ -17,7 +17,8 @@ from originals import LAMBADA, PIQA, QUESTIONS, SUBJECTS, write_lines, write_ori
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.kv_cache import new_cache, quantizing
-from roundel.activations.scheme import Activations, ActivationScheme, quantize_vectors
+from roundel.activations.rounding import quantize_vectors
+from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import CalibrationError, ModelError, RecipeError, RoundelError, Stopped
 from roundel.evaluation.tasks import loading
 from roundel.evaluation.tasks.harness import run_tasks

@@ -1,6 +1,11 @@
-"""Filling a template: names of layers and models are text, never markup."""
+"""Filling a template: names of layers and models are text, never markup.
+
+Nor are they ever anything that a file in UTF-8, or a reader of it, does not take.
+"""
 
 from typing import Any
+
+from roundel.words import printable
 
 
 def fill(template: str, **values: Any) -> str:
@@ -18,4 +23,4 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(values)
+    return printable(environment.get_template(template).render(values))

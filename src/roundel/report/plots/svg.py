@@ -34,6 +34,7 @@ _SETTINGS = {
     "svg.hashsalt": "roundel",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
+    "text.parse_math": False,  # a name may hold dollars
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": SOFT,
