@@ -29,7 +29,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import roundel
 from roundel import seal
@@ -38,6 +40,7 @@ from roundel.errors import ModelError, OutputError
 from roundel.formats.folder import check_target
 from roundel.model.source import open_source
 from zoo import zoo_model
+from zoo.quantized import awq, fp8, gptq, int8, mxfp4, nf4
 
 pytestmark = pytest.mark.reports
 
@@ -353,6 +356,38 @@ def _tokenizer_of_nothing(box: Box) -> list[Any]:
     return quantize(model)
 
 
+def _packed(
+    make: Callable[[Path, Path], Path], change: Change, of: str = "llama"
+) -> Callable[[Box], list[Any]]:
+    """A model that others quantized, with changed tensors."""
+
+    def arrange(box: Box) -> list[Any]:
+        model = make(zoo_model(of), box / "model")
+        _edit_tensors(model / WEIGHTS, change)
+        return quantize(model)
+
+    return arrange
+
+
+def _adapter(
+    box: Box, kind: PeftConfig | None = None, *, name: str = "adapter", without: str = "", **config: Any
+) -> Path:
+    """A PEFT adapter with changes in its config."""
+    base = AutoModelForCausalLM.from_pretrained(zoo_model("llama"))
+    kind = kind or LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    get_peft_model(base, kind).save_pretrained(box / name)
+    _edit(box / name / "adapter_config.json", lambda data: [_put(data, *change) for change in config.items()])
+    if without:
+        (box / name / without).unlink()
+    return box / name
+
+
+def _cut_adapter(box: Box) -> Path:
+    adapter = _adapter(box)
+    box.write("adapter/adapter_config.json", "{")
+    return adapter
+
+
 def _wide_reference(box: Box) -> list[Any]:
     def widen(tensors: dict[str, torch.Tensor]) -> None:
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -554,25 +589,161 @@ MODEL = [
     ),
     ("tokenizer.json absent", "the tokenizer in", lambda b: quantize(b.without("tokenizer.json"))),
     (
-        "a GPTQ model",
-        "quantized already (gptq)",
+        "GPTQ in the config, and no integers in the files",
+        "no weight in its files is",
         lambda b: quantize(b.config(quantization_config={"quant_method": "gptq", "bits": 4})),
     ),
     (
         "nonsense as quantization_config",
-        "quantized already",
+        "says 'four' of its quantization",
         lambda b: quantize(b.config(quantization_config="four")),
     ),
     (
-        "a compressed-tensors folder",
-        "quantized already (compressed-tensors)",
-        lambda b: quantize(b.quantized()),
+        "a form of quantization that is not read",
+        "quantized already (aqlm), in a form that is not read",
+        lambda b: quantize(b.config(quantization_config={"quant_method": "aqlm"})),
     ),
-    ("a folder in Roundel's container", "quantized already", lambda b: quantize(b.quantized("roundel"))),
-    ("a dense folder of Roundel's", "quantized already (roundel)", lambda b: quantize(b.quantized("dense"))),
+    (
+        "bits that make no sense",
+        "bits=16: 2 to 8 is wanted",
+        lambda b: quantize(b.config(quantization_config={"quant_method": "gptq", "bits": 16})),
+    ),
+    (
+        "AWQ for one kernel",
+        "of the version 'gemv'",
+        lambda b: quantize(b.config(quantization_config={"quant_method": "awq", "version": "GEMV"})),
+    ),
+    (
+        "AutoRound's own packing",
+        "packing_format 'auto_round:llm_compressor' is not read",
+        lambda b: quantize(
+            b.config(
+                quantization_config={
+                    "quant_method": "auto-round",
+                    "packing_format": "auto_round:llm_compressor",
+                }
+            )
+        ),
+    ),
+    (
+        "a block that makes no sense",
+        "weight_block_size is 128",
+        lambda b: quantize(b.config(quantization_config={"quant_method": "fp8", "weight_block_size": 128})),
+    ),
+    (
+        "compressed-tensors without sense",
+        "the quantization config of the model cannot be read",
+        lambda b: quantize(
+            b.config(quantization_config={"quant_method": "compressed-tensors", "config_groups": 4})
+        ),
+    ),
+    ("FP8 without a scale", f"{UP}_scale_inv is missing", _packed(fp8, lambda t: t.pop(f"{UP}_scale_inv"))),
+    (
+        "FP8 with a scale too many",
+        "no weight of 8 bits that it belongs to",
+        _packed(fp8, lambda t: t.update({"lm_head.weight_scale_inv": torch.ones(1, 1)})),
+    ),
+    (
+        "FP8 with scales of another block",
+        f"{UP}_scale_inv has the shape (5, 5)",
+        _packed(fp8, lambda t: t.update({f"{UP}_scale_inv": torch.ones(5, 5)})),
+    ),
+    (
+        "GPTQ without zero points",
+        "qzeros is missing",
+        _packed(gptq, lambda t: t.pop(UP.replace("weight", "qzeros"))),
+    ),
+    (
+        "GPTQ with scales of another shape",
+        "scales has the shape (1, 7)",
+        _packed(gptq, lambda t: t.update({UP.replace("weight", "scales"): torch.ones(1, 7)})),
+    ),
+    (
+        "GPTQ with a group too many",
+        "its g_idx names a group that is not there",
+        _packed(gptq, lambda t: t[UP.replace("weight", "g_idx")].fill_(99)),
+    ),
+    (
+        "AWQ without scales",
+        "scales is missing",
+        _packed(awq, lambda t: t.pop(UP.replace("weight", "scales"))),
+    ),
+    (
+        "NF4 whose state is no JSON",
+        "quant_state.bitsandbytes__nf4 cannot be read",
+        _packed(
+            lambda model, folder: nf4(model, folder, nested=False),
+            lambda t: t[f"{UP}.quant_state.bitsandbytes__nf4"].fill_(0),
+        ),
+    ),
+    (
+        "LLM.int8() without the maxima of a weight's rows",
+        "SCB is missing",
+        _packed(int8, lambda t: t.pop(UP.replace("weight", "SCB"))),
+    ),
+    (
+        "MXFP4 without the exponents",
+        "experts.down_proj_scales is missing",
+        _packed(mxfp4, lambda t: t.pop("model.layers.0.mlp.experts.down_proj_scales"), of="gpt_oss"),
+    ),
+    ("a compressed-tensors folder of Roundel's", "by Roundel", lambda b: quantize(b.quantized())),
+    ("a folder in Roundel's container", "by Roundel", lambda b: quantize(b.quantized("roundel"))),
+    ("a dense folder of Roundel's", "--allow-quantized", lambda b: quantize(b.quantized("dense"))),
+    (
+        "a base for what is no adapter",
+        "is no adapter, so there is no base to name",
+        lambda b: quantize(b.model(), "--base", b.model(name="other")),
+    ),
+    (
+        "an adapter whose base is not there",
+        "its base model cannot be opened",
+        lambda b: quantize(_adapter(b, base_model_name_or_path="nobody/nothing")),
+    ),
+    (
+        "an adapter that names no base",
+        "an adapter that names no base model",
+        lambda b: quantize(_adapter(b, base_model_name_or_path=None)),
+    ),
+    (
+        "an adapter of another model",
+        "does not fit",
+        lambda b: quantize(_adapter(b), "--base", b.model("opt", "other")),
+    ),
+    (
+        "an adapter without its weights",
+        "no adapter_model.safetensors",
+        lambda b: quantize(_adapter(b, without="adapter_model.safetensors")),
+    ),
+    (
+        "an adapter for another task",
+        "an adapter for the task SEQ_CLS",
+        lambda b: quantize(_adapter(b, task_type="SEQ_CLS")),
+    ),
+    (
+        "an adapter of an unknown kind",
+        "cannot be merged",
+        lambda b: quantize(_adapter(b, peft_type="TELEPATHY")),
+    ),
+    ("an adapter's config cut", "adapter_config.json cannot be read", lambda b: quantize(_cut_adapter(b))),
+    (
+        "an adapter in front of the text",
+        "puts learned vectors in front of the text",
+        lambda b: quantize(_adapter(b, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))),
+    ),
+    (
+        "an adapter of an adapter",
+        "is an adapter itself",
+        lambda b: quantize(_adapter(b), "--base", _adapter(b, name="other")),
+    ),
 ]
 
 TENSORS = [
+    (
+        "FP8 with a scale that is not finite",
+        7,
+        "holds NaN or infinity",
+        _packed(fp8, lambda t: t[f"{UP}_scale_inv"].fill_(float("nan"))),
+    ),
     (
         "a tensor absent",
         3,

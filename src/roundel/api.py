@@ -39,7 +39,6 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
-from roundel.model.source import SourceModel, open_skeleton
 from roundel.model.text_path import text_model
 from roundel.opening import Given, ModelOrPath, open_model
 from roundel.progress import Progress
@@ -92,6 +91,8 @@ def quantize(
     held_out: str | None = HELD_OUT,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_quantized: bool = False,
+    base: str | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize a causal language model.
@@ -100,7 +101,8 @@ def quantize(
     first of them writes the output.
 
     Args:
-        model: folder, .gguf file or hub id; or a model in memory, which is then changed in place.
+        model: folder, .gguf file or hub id, of a PEFT adapter too; or a model in memory, which is then changed in
+            place.
         recipe: a `Recipe`, the name of a shipped one, or a YAML file.
         calibration: files and names (docs/calibration.md); a list of strings, chats, rows or token ids; or an integer
             tensor `[N, S]`. None: what the recipe says, else text that the model writes itself.
@@ -117,6 +119,8 @@ def quantize(
             report (a file or a name, as for `evaluate`); None: it is not measured.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints (with weights_only).
+        allow_quantized: take what Roundel wrote for an original, too.
+        base: where the model is a PEFT adapter: its base model, instead of the one that the adapter names.
         progress: is told of the work; None is silent.
 
     Raises:
@@ -132,7 +136,9 @@ def quantize(
         )
     ranks = join()
     where = choose_device(device, ranks)
-    given = Given(model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks)
+    given = Given(
+        model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+    )
     if output is None:
         if streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
@@ -180,6 +186,8 @@ def sweep(
     held_out: str | None = HELD_OUT,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_quantized: bool = False,
+    base: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Quantize a model with several recipes, block by block abreast, sharing what they have in common.
@@ -192,8 +200,8 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, blocks, held_out, trust_remote_code, allow_pickle, progress:
-            as for `quantize`.
+        calibration, device, overwrite, restart, streams, blocks, held_out, trust_remote_code, allow_pickle,
+            allow_quantized, base, progress: as for `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -203,7 +211,7 @@ def sweep(
     """
     if held_out is not None:
         check_text(held_out)
-    given = Given(model, None, calibration, trust_remote_code, allow_pickle, blocks)
+    given = Given(model, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base)
     chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
     ranks = join()
     return sweep_model(
@@ -232,13 +240,16 @@ def plan(
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
     trust_remote_code: bool = False,
+    allow_quantized: bool = False,
+    base: str | None = None,
     trial: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Plan, Trial | None]:
     """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
 
     Args:
-        model, recipe, calibration, output, tokenizer, device, streams, blocks, trust_remote_code: as for `quantize`.
+        model, recipe, calibration, output, tokenizer, device, streams, blocks, trust_remote_code, allow_quantized,
+            base: as for `quantize`.
         trial: quantize one block on a few samples for a few iterations, to measure time and memory.
         progress: is told of the work.
 
@@ -248,7 +259,7 @@ def plan(
     progress = progress or Progress()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     where = choose_device(device)
-    given = Given(model, tokenizer, calibration, trust_remote_code, False, blocks)
+    given = Given(model, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base)
     target = Path(output).expanduser()
     with tempfile.TemporaryDirectory() as folder:
         home = streams.home(stream_device(recipe, where), Path(folder))
@@ -264,11 +275,15 @@ def inspect(
     blocks: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_quantized: bool = False,
+    base: str | None = None,
+    progress: Progress | None = None,
 ) -> list[LayerRecord]:
     """What `quantize` with these arguments and an output folder will do with every matrix; no weight is read.
 
     Args:
-        model, recipe, blocks, trust_remote_code, allow_pickle: as for `quantize`.
+        model, recipe, blocks, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
+        progress: is told where the model is no full-precision one; None is silent.
 
     Returns:
         The coverage table: a record for every Linear, every expert and every other matrix, with its decoder block,
@@ -278,12 +293,11 @@ def inspect(
         RoundelError: as `quantize` would before its work.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    if isinstance(model, torch.nn.Module):
-        looked_at = SourceModel("in memory", model, None)
-    else:
-        looked_at = open_skeleton(
-            str(model), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, blocks=blocks
-        )
+    looked_at = Given(
+        model, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+    ).look()
+    if looked_at.read_from and progress is not None:
+        progress.say(f"The original: {looked_at.read_from}")
     _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)
     rejoin(looked_at.model)
     for layer in coverage.layers:
@@ -405,7 +419,9 @@ def evaluate(
     with ExitStack() as opened:
         with ranks.agreed():
             source = open_measured(model, tokenizer, conditions, opened)
-            original = None if reference is None else open_measured(reference, None, conditions, opened)
+            original = None
+            if reference is not None:
+                original = open_measured(reference, None, conditions, opened, as_original=True)
             reader = source.tokenizer or (original.tokenizer if original else None)
             both = [source, *([original] if original else [])]
             texts = read_texts(reader, both, conditions)

@@ -70,7 +70,7 @@ def compare_models(
     """
     names = _names(models)
     with ExitStack() as opened:
-        original = open_measured(reference, tokenizer, conditions, opened)
+        original = open_measured(reference, tokenizer, conditions, opened, as_original=True)
         texts = read_texts(original.tokenizer, [original], conditions)
         check_tasks(original.tokenizer, [original], conditions)
         texts = judge_conventions(original, texts, conditions)
@@ -189,8 +189,9 @@ def _about(name: str, model: ModelOrPath, source: SourceModel, parameters: int) 
 
 
 def _size(model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str, Any]:
-    """Bytes of the weight files; of a model in memory, or of the hub, of its tensors."""
-    size = 0 if isinstance(model, torch.nn.Module) else weight_bytes(Path(model).expanduser())
+    """Bytes of the weight files; of a model in memory, of the hub, or made of others, of its tensors."""
+    in_folder = not isinstance(model, torch.nn.Module) and not source.parents
+    size = weight_bytes(Path(str(model)).expanduser()) if in_folder else 0
     size = size or sum(p.numel() * p.element_size() for p in source.model.parameters())
     return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
 
@@ -203,6 +204,8 @@ def _description(source: SourceModel) -> str:
         return f"{method_words(recipe)}; {bits:.3f} bits per quantized weight; {recipe['format']}"
     method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)
     dtype = str(source.model.dtype).removeprefix("torch.")
+    if source.read_from:
+        return source.read_from
     return dtype if method is None else f"{getattr(method, 'value', method)}, {dtype}"
 
 

@@ -1,7 +1,7 @@
 """Measuring models that somebody named: opened whole or block by block, on the same windows, against one original."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -130,9 +130,24 @@ class Conditions:
 
 
 def open_measured(
-    model: ModelOrPath, tokenizer: Any | None, conditions: Conditions, opened: ExitStack
+    model: ModelOrPath,
+    tokenizer: Any | None,
+    conditions: Conditions,
+    opened: ExitStack,
+    *,
+    as_original: bool = False,
+    opener: Callable[[Path | None], SourceModel] | None = None,
 ) -> SourceModel:
     """Open a model for measuring, quantized or not; what is kept for it on disk goes with `opened`.
+
+    Args:
+        model: folder, .gguf file, hub id, or a model in memory.
+        tokenizer: for a model in memory.
+        conditions: how it is measured.
+        opened: what is to be closed behind it.
+        as_original: it is what others are measured against: of one that others quantized, its weights count alone, as
+            they do where it is quantized anew.
+        opener: opens it in another way; told of a folder for a streamed model.
 
     Raises:
         ModelError: it cannot be opened.
@@ -148,15 +163,21 @@ def open_measured(
                 )
         if by_blocks:
             stream_with = Path(opened.enter_context(TemporaryDirectory(prefix="roundel-")))
-    source = open_model(
-        model,
-        tokenizer,
-        conditions.trust_remote_code,
-        conditions.allow_pickle,
-        quantized=True,
-        stream_with=stream_with,
-        blocks=conditions.blocks,
-    )
+    if opener is not None:
+        source = opener(stream_with)
+    else:
+        source = open_model(
+            model,
+            tokenizer,
+            conditions.trust_remote_code,
+            conditions.allow_pickle,
+            quantized=True,
+            as_original=as_original,
+            stream_with=stream_with,
+            blocks=conditions.blocks,
+        )
+    if source.read_from and opener is None:
+        conditions.progress.say(f"{Path(source.name).name}: {source.read_from}")
     if isinstance(source.storage, InMemory):
         source.model.to(conditions.place)
     return source

@@ -10,10 +10,17 @@ from roundel.activations.attach import attach_saved
 from roundel.calibration.gather import CalibrationSource
 from roundel.errors import ModelError
 from roundel.formats import open_packed, packed_format
-from roundel.model.source import SourceModel, open_source, open_tokenizer
+from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
+from roundel.model.checkpoint import is_own, own_output
+from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
 from roundel.model.storage import InMemory
 
 ModelOrPath = str | Path | torch.nn.Module
+
+# What only Roundel's own code opens.
+_PACKED = ("roundel", "spqr")
+_PACKED_WORDS = "read from a quantized folder ({kind}), dequantized; the original is no full-precision model"
+_ROUNDED = "read from dense weights that Roundel had rounded; the original is no full-precision model"
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class Given:
 
     Attributes:
         blocks: pattern of its decoder blocks' names; None: they are found.
+        allow_quantized: it may be what Roundel wrote.
+        base: where it is an adapter: its base model, instead of the one that it names.
         known: what was found out about it, for all runs on it: by what decides it.
     """
 
@@ -31,6 +40,8 @@ class Given:
     trust_remote_code: bool
     allow_pickle: bool
     blocks: str | None = None
+    allow_quantized: bool = False
+    base: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,7 +62,27 @@ class Given:
             self.tokenizer,
             self.trust_remote_code,
             self.allow_pickle,
+            allow_own=self.allow_quantized,
             stream_with=stream_with,
+            blocks=self.blocks,
+            base=self.base,
+        )
+
+    def look(self) -> SourceModel:
+        """Names, classes and shapes of the original model; no weight is read."""
+        model = self.model
+        if isinstance(model, torch.nn.Module):
+            return SourceModel("in memory", model, None)
+        folder = Path(model).expanduser()
+        if find_adapter(str(model), self.base) is not None:
+            return self.open()
+        if packed_format(folder) in _PACKED:
+            return self.open(stream_with=folder)  # in which nothing is written
+        return open_skeleton(
+            str(model),
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            allow_own=self.allow_quantized,
             blocks=self.blocks,
         )
 
@@ -63,8 +94,11 @@ def open_model(
     allow_pickle: bool,
     *,
     quantized: bool = False,
+    as_original: bool = False,
+    allow_own: bool = False,
     stream_with: Path | None = None,
     blocks: str | None = None,
+    base: str | None = None,
 ) -> SourceModel:
     """Open whatever the user named.
 
@@ -73,9 +107,13 @@ def open_model(
         tokenizer: instead of the model's own.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints.
-        quantized: a quantized model is welcome, and its activations are quantized as its folder says.
+        quantized: any quantized model is welcome, and its activations are quantized as its folder says; else one whose
+            weights can be read, for these weights alone.
+        as_original: so is, of models that others quantized, the latter.
+        allow_own: what Roundel wrote is welcome, for its weights alone.
         stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
         blocks: pattern of the blocks' names; None: they are found.
+        base: where the model is an adapter: its base model, instead of the one that it names.
 
     Raises:
         ModelError: it cannot be opened.
@@ -85,21 +123,40 @@ def open_model(
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
     folder = Path(model).expanduser()
-    if not quantized and packed_format(folder) == "roundel":  # others, transformers refuses
-        raise ModelError(f"{model} is quantized already: the original, unquantized model is wanted")
-    packed = open_packed(folder, trust_remote_code, streamed=stream_with is not None) if quantized else None
+    adapter = find_adapter(str(model), base)
+    if adapter is not None:
+        check_peft(adapter)
+        return _merged(adapter, tokenizer, trust_remote_code, allow_pickle, allow_own or quantized, blocks)
+    if base is not None:
+        raise ModelError(f"{model} is no adapter, so there is no base to name: leave --base (base=) out")
+    own = is_own(folder)
+    if own and not quantized and not allow_own:
+        raise own_output(str(model))
+    packed = None
+    if quantized or packed_format(folder) in _PACKED:
+        streamed = stream_with is not None
+        packed = open_packed(
+            folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own
+        )
     if packed is not None:
         reader = tokenizer or open_tokenizer(str(folder), trust_remote_code)
-        opened = SourceModel(str(model), packed[0], reader, packed[1] or InMemory())
+        words = "" if quantized else _PACKED_WORDS.format(kind=packed_format(folder))
+        opened = SourceModel(
+            str(model), packed.model, reader, packed.storage or InMemory(), packed.extra, read_from=words
+        )
     else:
         opened = open_source(
             str(model),
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             quantized=quantized,
+            as_original=as_original,
+            allow_own=allow_own,
             stream_with=stream_with,
             blocks=blocks,
         )
+        if own and not quantized and not opened.read_from:
+            opened = replace(opened, read_from=_ROUNDED)
     if quantized:
         _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)
@@ -121,6 +178,42 @@ def _make_normal(model: torch.nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_inference():
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+
+
+def _merged(
+    adapter: Adapter,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    allow_own: bool,
+    blocks: str | None,
+) -> SourceModel:
+    """An adapter and its base as one model, in memory."""
+    if find_adapter(adapter.base, None) is not None:
+        raise ModelError(
+            f"the base of {adapter.name}, {adapter.base}, is an adapter itself: a whole model is "
+            "wanted; merge that one first, and name the result with --base (base=)"
+        )
+    try:
+        opened = open_model(
+            adapter.base, None, trust_remote_code, allow_pickle, allow_own=allow_own, blocks=blocks
+        )
+    except ModelError as error:
+        raise ModelError(
+            f"{adapter.name} is an adapter, and its base model cannot be opened: {error}. Another place of the base "
+            "can be named with --base (base=)"
+        ) from error
+    own = open_tokenizer(str(adapter.folder), trust_remote_code)
+    words = f"{adapter.words}, which was {opened.read_from}" if opened.read_from else adapter.words
+    return SourceModel(
+        adapter.name,
+        merge_adapter(opened.model, adapter, allow_pickle=allow_pickle),
+        tokenizer or own or opened.tokenizer,
+        InMemory(),
+        opened.extra,
+        read_from=words,
+        parents={"base": adapter.base, "adapter": adapter.name},
+    )
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

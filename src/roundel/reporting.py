@@ -195,7 +195,8 @@ def _measure(
             conditions = conditions.with_window(reach)
         original = None
         if not isinstance(given.model, torch.nn.Module):  # which has become the result itself
-            original = open_measured(given.model, given.tokenizer, conditions, opened)
+            # As the run opened it, whatever it was read from.
+            original = open_measured(given.model, given.tokenizer, conditions, opened, opener=given.open)
         texts = read_texts(source.tokenizer, [source, *([original] if original else [])], conditions)
         asked = None if original is None else ask_original(original, conditions)
         measured = measure_texts(source, texts, asked, conditions)

@@ -136,6 +136,8 @@ class Run:
             raise ModelError(
                 f"{self.source.name} is quantized already: the original, unquantized model is wanted"
             )
+        if self.source.read_from:
+            progress.say(f"The original: {self.source.read_from}")
         self.container = CONTAINERS[recipe.format]
         self.extra = self.source.extra if recipe.extra_tensors else ExtraTensors()
         self.stack, self.coverage = decide_on(
@@ -227,6 +229,8 @@ class Run:
             "bytes": sum(p.numel() * p.element_size() for p in parameters) + self.source.extra.bytes,
             "bits_per_weight": torch.finfo(self.model.dtype).bits,
             "parameters": sum(p.numel() for p in parameters) + sum(map(prod, extra)),
+            **({"read_from": self.source.read_from} if self.source.read_from else {}),
+            **self.source.parents,
         }
 
     def _fingerprint(self) -> str:

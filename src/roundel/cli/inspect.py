@@ -10,8 +10,16 @@ import typer
 from rich.table import Table
 
 import roundel
-from roundel.cli.display import out
-from roundel.cli.quantize import BlocksOption, MethodChoice, choose_recipe, grid_words, recipe_words
+from roundel.cli.display import out, terminal_progress
+from roundel.cli.quantize import (
+    AllowQuantizedOption,
+    BaseOption,
+    BlocksOption,
+    MethodChoice,
+    choose_recipe,
+    grid_words,
+    recipe_words,
+)
 from roundel.errors import FormatError, RecipeError
 from roundel.words import size
 
@@ -32,6 +40,8 @@ def inspect_command(
     blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+    allow_quantized: AllowQuantizedOption = False,
+    base: BaseOption = None,
 ) -> None:
     """Show every Linear of a model and what a recipe will do with it; of a quantized folder, what was done.
 
@@ -42,7 +52,7 @@ def inspect_command(
     from roundel.report.records import summary
 
     folder = Path(model).expanduser()
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file() and not allow_quantized:
         if recipe or method or settings or blocks:
             raise RecipeError(
                 f"{model} is quantized already, so there is nothing for a recipe to decide: leave recipe and blocks "
@@ -53,10 +63,17 @@ def inspect_command(
     chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
     problem = None
     look = partial(
-        roundel.inspect, model, blocks=blocks, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        roundel.inspect,
+        model,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        allow_quantized=allow_quantized,
+        base=base,
     )
+    progress = terminal_progress()
     try:
-        layers = look(chosen)
+        layers = look(chosen, progress=progress)
     except FormatError as error:
         # What there is in the model is worth seeing all the same.
         layers, problem = look(chosen.with_settings(format="dense")), error

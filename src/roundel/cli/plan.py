@@ -9,6 +9,8 @@ from rich.table import Table
 import roundel
 from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import (
+    AllowQuantizedOption,
+    BaseOption,
     BlocksOption,
     EncodingOption,
     MethodChoice,
@@ -41,6 +43,8 @@ def plan_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
     blocks: BlocksOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+    allow_quantized: AllowQuantizedOption = False,
+    base: BaseOption = None,
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
     given = {"method": method.value if method else None, "calibration": calibration, "encoding": encoding}
@@ -56,6 +60,8 @@ def plan_command(
         streams=streams_of(stream_to_disk),
         blocks=blocks,
         trust_remote_code=trust_remote_code,
+        allow_quantized=allow_quantized,
+        base=base,
         trial=trial,
         progress=terminal_progress(stoppable=True),
     )

@@ -25,7 +25,13 @@ BlocksOption = Annotated[
     ),
 ]
 
-
+AllowQuantizedOption = Annotated[
+    bool, typer.Option("--allow-quantized", help="Take what Roundel wrote for an original, too.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Base model of a PEFT adapter, instead of the one that it names."),
+]
 HeldOutOption = Annotated[
     str,
     typer.Option(
@@ -133,6 +139,8 @@ def quantize_command(
     held_out: HeldOutOption = HELD_OUT,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+    allow_quantized: AllowQuantizedOption = False,
+    base: BaseOption = None,
 ) -> None:
     """Quantize a model and write it, checked against the tuned weights, to a new folder."""
     changes: dict[str, Any] = {
@@ -174,6 +182,8 @@ def quantize_command(
         held_out=None if held_out == NOT_MEASURED else held_out,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        allow_quantized=allow_quantized,
+        base=base,
         progress=progress,
     )
     if first_rank():

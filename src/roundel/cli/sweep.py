@@ -11,6 +11,8 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import (
     NOT_MEASURED,
+    AllowQuantizedOption,
+    BaseOption,
     BlocksOption,
     EncodingOption,
     HeldOutOption,
@@ -53,6 +55,8 @@ def sweep_command(
     held_out: HeldOutOption = HELD_OUT,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
+    allow_quantized: AllowQuantizedOption = False,
+    base: BaseOption = None,
 ) -> None:
     """Quantize a model with several recipes at once; what they have in common is computed once."""
     chosen = [_recipe(name.strip(), settings, encoding) for name in recipes.split(",") if name.strip()]
@@ -72,6 +76,8 @@ def sweep_command(
         held_out=None if held_out == NOT_MEASURED else held_out,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        allow_quantized=allow_quantized,
+        base=base,
         progress=terminal_progress(stoppable=True),
     )
     if first_rank():

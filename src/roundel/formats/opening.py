@@ -1,6 +1,7 @@
 """Which of the output formats a folder has, and how it is opened where transformers alone would not do."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from roundel.formats import compressed_reader, roundel_container, spqr
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.roundel_container import FILE
 from roundel.formats.shards import shard_files
+from roundel.model.extra_tensors import ExtraTensors, extra_among
 from roundel.model.storage import OnDisk
 
 _UNREAD = "quantization_config"
@@ -24,8 +26,25 @@ def packed_format(folder: Path) -> str | None:
         return None
 
 
-def open_packed(folder: Path, trust_remote_code: bool, *, streamed: bool) -> tuple[Any, OnDisk | None] | None:
-    """The model of a folder of integers; None where transformers opens it better.
+@dataclass(frozen=True)
+class Packed:
+    """A model of a folder of integers.
+
+    Attributes:
+        model: its modules.
+        storage: where its weights are; None: in memory.
+        extra: tensors of the folder for which the class has no place.
+    """
+
+    model: Any
+    storage: OnDisk | None
+    extra: ExtraTensors
+
+
+def open_packed(
+    folder: Path, trust_remote_code: bool, *, streamed: bool, weights_only: bool = False
+) -> Packed | None:
+    """The model of a folder of integers; None where others open it better.
 
     transformers reads compressed-tensors, whole; it does not know Roundel's own container, and wants a CUDA device for
     SpQR's.
@@ -34,6 +53,7 @@ def open_packed(folder: Path, trust_remote_code: bool, *, streamed: bool) -> tup
         folder: of any model.
         trust_remote_code: run modeling code that comes with it.
         streamed: leave the weights on disk.
+        weights_only: of compressed-tensors, model/stored reads more.
 
     Raises:
         ModelError: it cannot be read.
@@ -44,8 +64,11 @@ def open_packed(folder: Path, trust_remote_code: bool, *, streamed: bool) -> tup
         decoded = roundel_container.read_decoded(folder)
     elif kind == "spqr":
         decoded = spqr.read_decoded(folder)
-    elif kind == "compressed-tensors" and streamed:
+    elif kind == "compressed-tensors" and streamed and not weights_only:
         decoded = compressed_reader.read_decoded(folder, trust_remote_code)
     else:
         return None
-    return open_decoded(folder, decoded, trust_remote_code, streamed=streamed)
+    model, storage = open_decoded(folder, decoded, trust_remote_code, streamed=streamed)
+    # Experts are stored one by one, and are in the model all the same.
+    apart = {name for name in decoded if name.removesuffix(".weight").rpartition(".")[0] in decoded.stacks}
+    return Packed(model, storage, extra_among(model, decoded, set(decoded) - apart, folder))

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from compressed_tensors.quantization import QuantizationStatus
 from safetensors import safe_open
 from transformers import AutoConfig
 
@@ -25,6 +26,7 @@ from roundel.model.linears import LinearView
 from roundel.model.names import stored_tensors
 from roundel.model.source import open_source
 
+_PACKED = QuantizationStatus.COMPRESSED
 Decode = Callable[[ShardReader, str, Content], torch.Tensor]
 
 
@@ -56,7 +58,10 @@ def unpack_model(model: Any) -> None:
     """Unpack the weights of compressed-tensors, as transformers would at the first forward pass."""
     quantizer: Any = getattr(model, "hf_quantizer", None)
     compressor = getattr(quantizer, "compressor", None)
-    if compressor is not None and not quantizer.quantization_config.dequantize:
+    packed = any(
+        getattr(m, "quantization_status", None) is _PACKED for m in model.modules()
+    )  # no pass so far
+    if compressor is not None and packed and not quantizer.quantization_config.dequantize:
         compressor.decompress_model(model)
 
 

@@ -3,8 +3,8 @@
 A safetensors file is eight bytes that say how long its header is, the header in JSON (of every tensor its type, its
 shape and its bytes), and the tensors, one behind the other. An index says which of several files holds which tensor.
 What is torn, cut off or hostile (a header that claims more bytes than there are, an index that points out of the
-folder), or is no unquantized model, is refused here, in words that say what to do. The libraries behind us refuse most
-of it too, each in words of its own, and some of it only when half of the work is done.
+folder), or holds weights of another type than its config says, is refused here, in words that say what to do. The
+libraries behind us refuse most of it too, each in words of its own, and some of it only when half of the work is done.
 """
 
 import json
@@ -14,12 +14,12 @@ from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
 from roundel.errors import ModelError
 
 # The file that transformers begins with, the first that there is.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+# What Roundel leaves in a folder that it wrote.
+OWN = "roundel.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # The longest header that safetensors reads.
 _LONGEST_HEADER = 100_000_000
@@ -45,16 +45,16 @@ class Entry:
     end: int
 
 
-def check_folder(path: Path, *, allow_pickle: bool, quantized: bool) -> None:
+def check_folder(path: Path, *, allow_pickle: bool, allow_own: bool) -> None:
     """Look at what a folder says about its model, and at the weight files that transformers would read.
 
     Args:
         path: the folder.
         allow_pickle: read pickled files where there are no safetensors.
-        quantized: a quantized model is welcome.
+        allow_own: what Roundel wrote is welcome.
 
     Raises:
-        ModelError: no model, a damaged or hostile one, or one that is quantized already.
+        ModelError: no model, a damaged or hostile one, or one that Roundel has quantized.
     """
     config = path / "config.json"
     if not config.is_file():
@@ -71,13 +71,35 @@ def check_folder(path: Path, *, allow_pickle: bool, quantized: bool) -> None:
         )
     if (path / "generation_config.json").is_file():
         _read_object(path / "generation_config.json")  # transformers would go on without it
-    method = about.get("quantization_config") or about.get("compression_config")
-    if quantized:
-        _refuse_unknown(str(path), method)
-    else:
-        by_us = {"quant_method": "roundel"} if (path / "roundel.json").is_file() else None
-        refuse_quantized(str(path), method or by_us)
-    _check_weights(path, allow_pickle, method is not None)
+    quantization = _quantization_in(about)
+    if quantization is not None and not isinstance(quantization, dict):
+        raise ModelError(
+            f"{config} says {quantization!r} of its quantization: an object that describes it is wanted, or, for a "
+            "model that is not quantized, nothing; take the config.json that came with the weights"
+        )
+    if not allow_own and is_own(path):
+        raise own_output(str(path))
+    _check_weights(path, allow_pickle, quantization is not None)
+
+
+def is_own(path: Path) -> bool:
+    """Whether Roundel wrote a folder."""
+    return (path / OWN).is_file()
+
+
+def own_output(source: str) -> ModelError:
+    """The error about a model that Roundel has quantized."""
+    return ModelError(
+        f"{source} is quantized already, by Roundel: the original model is wanted; to quantize the result once more "
+        "all the same, pass --allow-quantized (allow_quantized=True)"
+    )
+
+
+def _quantization_in(about: dict[str, Any]) -> Any:
+    """What a config says of the quantization of the model, or of the language model inside of it."""
+    parts = [part for part in (about, about.get("text_config")) if isinstance(part, dict)]
+    found = [part.get(key) for part in parts for key in ("quantization_config", "compression_config")]
+    return next((value for value in found if value), None)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -88,32 +110,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds {type(found).__name__}: a JSON object is wanted")
     return found
-
-
-def refuse_quantized(source: str, method: Any) -> None:
-    """Raise ModelError if there is a quantization config."""
-    if method is not None:
-        raise ModelError(
-            f"{source} is quantized already ({_method_name(method)}): the original, unquantized model is wanted"
-        )
-
-
-def _refuse_unknown(source: str, method: Any) -> None:
-    """transformers would load the packed weights of a method that it does not know as if they were plain ones."""
-    if method is None or (isinstance(method, dict) and "quant_method" not in method):
-        return  # of the second, transformers asks for the name
-    name = _method_name(method)
-    if not any(key.startswith(name) for key in AUTO_QUANTIZATION_CONFIG_MAPPING):
-        raise ModelError(
-            f"{source} is quantized by {name}, which transformers does not know: another model is wanted, or a "
-            "transformers that can run this one"
-        )
-
-
-def _method_name(method: Any) -> str:
-    """Of a quantization config, which may be an object, a mapping or nonsense."""
-    name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", method)
-    return str(getattr(name, "value", name) or "an unnamed method")
 
 
 def _check_weights(folder: Path, allow_pickle: bool, quantized: bool) -> None:
@@ -235,10 +231,10 @@ def _check_file(path: Path, tensors: list[str] | None, quantized: bool) -> None:
                 "files is wanted; copy or download the model again"
             )
     if not quantized:
-        _check_types(path, entries)
+        check_types(path, entries)
 
 
-def _check_types(path: Path, entries: dict[str, Entry]) -> None:
+def check_types(path: Path, entries: dict[str, Entry]) -> None:
     """Only plain floating point is quantized; integers may be anything but a weight (masks, positions)."""
     for name, entry in entries.items():
         integer = entry.dtype[0] in "IUB" and entry.dtype != "BF16"

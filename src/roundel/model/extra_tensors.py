@@ -23,6 +23,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from roundel.errors import ModelError
 from roundel.model.blocks import BlockStack
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header, weight_files
+from roundel.model.stored import StoredCheckpoint
 
 _SAFE = ".safetensors"
 # How many layers behind the decoder blocks predict further tokens, in the words of the configs that have them.
@@ -50,13 +51,21 @@ class ExtraTensors(Mapping[str, torch.Tensor]):
     Args:
         places: where each of them is.
         reported: the names by which transformers calls them unexpected.
+        dense: reads those of a quantized checkpoint, where a tensor may be made of several; None: of an ordinary one.
     """
 
-    def __init__(self, places: Mapping[str, Place] | None = None, reported: Iterable[str] = ()) -> None:
-        self._places, self.reported = dict(places or {}), frozenset(reported)
+    def __init__(
+        self,
+        places: Mapping[str, Place] | None = None,
+        reported: Iterable[str] = (),
+        dense: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self._places, self.reported, self._dense = dict(places or {}), frozenset(reported), dense
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._places[name].file
+        if self._dense is not None:
+            return self._dense[name].contiguous()
         try:
             if path.suffix != _SAFE:
                 return _unpickled(path)[name].contiguous()
@@ -95,30 +104,61 @@ class ExtraTensors(Mapping[str, torch.Tensor]):
         return f"{len(self)} tensors ({some})" if len(self) > 1 else f"the tensor {some}"
 
 
-def find_extra_tensors(model: Any, location: str, *, allow_pickle: bool = False) -> ExtraTensors:
+def find_extra_tensors(
+    model: Any, location: str, *, allow_pickle: bool = False, stored: StoredCheckpoint | None = None
+) -> ExtraTensors:
     """Look for them in the headers of the weight files.
 
     Args:
         model: names are looked at; tensors may be absent.
         location: its folder, or the hub id from whose cache it was opened.
         allow_pickle: it may have been read from pickled files.
+        stored: the checkpoint, if it is a quantized one.
 
     Raises:
         ModelError: a file is damaged.
     """
+    if stored is not None:
+        shapes = stored.shapes.items()
+        return _unplaced(
+            model, [{n: Place(stored.folder, shape, stored.size(n)) for n, shape in shapes}], stored
+        )
     folder = _folder(location)
     if folder is None:
         return ExtraTensors()
+    return _unplaced(model, map(_stored, weight_files(folder, allow_pickle=allow_pickle)), None)
+
+
+def extra_among(
+    model: Any, tensors: Mapping[str, torch.Tensor], asked: Iterable[str], folder: Path
+) -> ExtraTensors:
+    """Those of a mapping whose names are of no tensor of the model.
+
+    Args:
+        model: names are looked at; tensors may be absent.
+        tensors: those that have no place are read, for their shapes.
+        asked: which of them are looked at.
+        folder: where they are.
+    """
+    names = _Names(model)
+    found = {name: tensors[name] for name in sorted(asked) if names.unplaced(name)}
+    places = {name: Place(folder, tuple(tensor.shape), tensor.nbytes) for name, tensor in found.items()}
+    return ExtraTensors(places, (), tensors)
+
+
+def _unplaced(
+    model: Any, files: Iterable[Mapping[str, Place]], dense: Mapping[str, torch.Tensor] | None
+) -> ExtraTensors:
     names = _Names(model)
     places: dict[str, Place] = {}
     reported: set[str] = set()
-    for path in weight_files(folder, allow_pickle=allow_pickle):
-        for name, place in _stored(path).items():
+    for file in files:
+        for name, place in file.items():
             unplaced = names.unplaced(name)
             if unplaced:
                 places[name] = place
                 reported |= unplaced
-    return ExtraTensors(places, reported)
+    return ExtraTensors(places, reported, dense)
 
 
 def check_depth(source: str, stack: BlockStack, extra: ExtraTensors, config: Any) -> None:

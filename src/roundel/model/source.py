@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -22,10 +23,13 @@ from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
-from roundel.model.checkpoint import check_folder, refuse_quantized
+from roundel.model.checkpoint import check_folder, is_own
 from roundel.model.classes import auto_class
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
+from roundel.model.stored import StoredCheckpoint
+from roundel.model.stored.finding import find_stored
+from roundel.model.stored.loading import load_stored
 from roundel.model.text_path import text_model
 
 # What transformers raises at a config or a GGUF header that makes no sense.
@@ -62,6 +66,8 @@ class SourceModel:
         tokenizer: None where the source has none.
         storage: where its blocks' weights are.
         extra: tensors of its checkpoint for which its class has no place.
+        read_from: where it was no full-precision model: from what it was read, in a sentence.
+        parents: where it was made of others: which they are, by what they were to it.
     """
 
     name: str
@@ -69,6 +75,8 @@ class SourceModel:
     tokenizer: Any | None
     storage: Storage = field(default_factory=InMemory)
     extra: ExtraTensors = field(default_factory=ExtraTensors)
+    read_from: str = ""
+    parents: dict[str, str] = field(default_factory=dict)
 
 
 def open_source(
@@ -77,16 +85,20 @@ def open_source(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     quantized: bool = False,
+    as_original: bool = False,
+    allow_own: bool = False,
     stream_with: Path | None = None,
     blocks: str | None = None,
 ) -> SourceModel:
-    """Open a causal language model on the CPU, in the type in which it is stored.
+    """Open a causal language model on the CPU, in the type in which it is stored; a quantized one dequantized.
 
     Args:
         source: folder with config.json and safetensors, a .gguf file (read into fp32), or a hub id.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read `pytorch_model.bin`, with `weights_only`.
-        quantized: open quantized models too (to measure or to run them, not to quantize them again).
+        quantized: open whatever transformers runs, dequantized or not (to measure or to run it, not to quantize it).
+        as_original: of a quantized model, what counts is its weights, not how it quantizes their inputs.
+        allow_own: open what Roundel wrote, too.
         stream_with: leave the blocks of a safetensors checkpoint on disk; a folder for tensors that are not in the
             checkpoint as the model has them. GGUF and pickled files are read whole all the same.
         blocks: pattern of the decoder blocks' names; None: they are found.
@@ -104,7 +116,7 @@ def open_source(
         location = str(path.parent)
         where["gguf_file"] = path.name
     elif path.is_dir():
-        check_folder(path, allow_pickle=allow_pickle, quantized=quantized)
+        check_folder(path, allow_pickle=allow_pickle, allow_own=quantized or allow_own)
         location = str(path)
     elif path.exists():
         raise ModelError(f"{source} is a file: a model folder, a .gguf file or a hub id is wanted")
@@ -114,12 +126,16 @@ def open_source(
         raise ModelError(f"no folder {source}: a model folder, a .gguf file or a hub id is wanted")
 
     config = _open_config(source, location, where)
-    if not quantized:
-        refuse_quantized(source, getattr(config, "quantization_config", None))
-        if config.dtype not in (None, *_TYPES):
-            raise ModelError(
-                f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
-            )
+    runs = quantized and (not as_original or is_own(path))
+    stored = None
+    if "gguf_file" not in where:
+        stored = find_stored(source, location, config, trust_transformers=quantized, weights_only=not runs)
+    if not quantized and config.dtype not in (None, *_TYPES):
+        raise ModelError(
+            f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
+        )
+    if stored is not None:
+        return _open_stored(source, location, config, stored, where, stream_with is not None, blocks)
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
     if stream_with is not None and "gguf_file" not in where and not allow_pickle:
         skeleton = _skeleton(source, config, trust_remote_code)
@@ -140,6 +156,7 @@ def open_skeleton(
     *,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_own: bool = False,
     blocks: str | None = None,
 ) -> SourceModel:
     """A causal language model without its weights, and without its tokenizer: names, classes, shapes and types.
@@ -147,7 +164,7 @@ def open_skeleton(
     Of a GGUF file, which says little of them, the whole model.
 
     Args:
-        source, trust_remote_code, allow_pickle, blocks: as for `open_source`.
+        source, trust_remote_code, allow_pickle, allow_own, blocks: as for `open_source`.
 
     Raises:
         ModelError: as `open_source` would.
@@ -156,19 +173,50 @@ def open_skeleton(
     if path.suffix == ".gguf" or not (path.is_dir() or _is_hub_id(source)):
         return open_source(source)
     if path.is_dir():
-        check_folder(path, allow_pickle=allow_pickle, quantized=False)
+        check_folder(path, allow_pickle=allow_pickle, allow_own=allow_own)
     location = str(path) if path.is_dir() else source
     config = _open_config(source, location, {"trust_remote_code": trust_remote_code})
-    refuse_quantized(source, getattr(config, "quantization_config", None))
+    stored = find_stored(source, location, config)
     model = _skeleton(source, config, trust_remote_code)
-    extra = _find_extra(source, location, model, blocks, allow_pickle)
-    return SourceModel(source, model, None, extra=extra)
+    extra = _find_extra(source, location, model, blocks, allow_pickle, stored)
+    words = "" if stored is None else stored.words
+    return SourceModel(source, model, None, extra=extra, read_from=words)
+
+
+def _open_stored(
+    source: str,
+    location: str,
+    config: Any,
+    stored: StoredCheckpoint,
+    where: dict[str, Any],
+    streamed: bool,
+    blocks: str | None,
+) -> SourceModel:
+    """A model whose checkpoint is quantized, with dense weights."""
+    model = _skeleton(source, config, where["trust_remote_code"], with_buffers=True)
+    try:
+        storage, info = load_stored(model, stored, streamed=streamed)
+    except (*_SENSELESS, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of {source} cannot be read ({first_line(error)}): a whole checkpoint is wanted"
+        ) from error
+    _check_loaded(source, model, info)
+    model.eval().requires_grad_(False)
+    extra = _find_extra(source, location, model, blocks, False, stored)
+    return SourceModel(
+        source, model, open_tokenizer(location, **where), storage, extra, read_from=stored.words
+    )
 
 
 def _find_extra(
-    source: str, location: str, model: nn.Module, blocks: str | None, allow_pickle: bool
+    source: str,
+    location: str,
+    model: nn.Module,
+    blocks: str | None,
+    allow_pickle: bool,
+    stored: StoredCheckpoint | None = None,
 ) -> ExtraTensors:
-    extra = find_extra_tensors(model, location, allow_pickle=allow_pickle)
+    extra = find_extra_tensors(model, location, allow_pickle=allow_pickle, stored=stored)
     if extra:
         check_depth(source, find_blocks(model, blocks), extra, model.config)
     return extra
@@ -223,10 +271,10 @@ def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
     )
 
 
-def _skeleton(source: str, config: Any, trust_remote_code: bool) -> nn.Module:
-    """The modules of a model, without weights."""
+def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers: bool = False) -> nn.Module:
+    """The modules of a model, without weights; with what they compute for themselves, if that is wanted."""
     try:
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta"):
             model: nn.Module = auto_class(config, source).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=config.dtype or torch.float32
             )

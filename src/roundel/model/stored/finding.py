@@ -1,0 +1,81 @@
+"""Whether a model that somebody named is stored quantized, and where its files are."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+from roundel.errors import ModelError
+from roundel.model.checkpoint import SAFETENSORS
+from roundel.model.stored.checkpoint import StoredCheckpoint
+from roundel.model.stored.choice import find_form, forget_quantization, is_read, method_name, quantization_of
+
+_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+# Where transformers quantizes the inputs of Linears too, or has a better reader.
+_RUN_BY_TRANSFORMERS = ("compressed-tensors",)
+
+
+def find_stored(
+    source: str, location: str, config: Any, *, trust_transformers: bool = False, weights_only: bool = True
+) -> StoredCheckpoint | None:
+    """The checkpoint of a quantized model, whose config then speaks of quantization no more; None of an ordinary model.
+
+    Args:
+        source: the model's name.
+        location: its folder, or hub id.
+        config: its config.
+        trust_transformers: None, too, for a form that transformers may read and Roundel does not.
+        weights_only: what the model does to its inputs does not matter.
+
+    Raises:
+        ModelError: it is stored in a form that is not read, or its files are damaged.
+    """
+    about = quantization_of(config)
+    if about is None:
+        return None
+    if trust_transformers and not is_read(about):
+        _refuse_unknown(source, about)
+        return None
+    if not weights_only and method_name(about) in _RUN_BY_TRANSFORMERS:
+        return None
+    form = find_form(source, about)
+    folder = _folder(source, location)
+    if not any((folder / name).is_file() for name in SAFETENSORS):
+        raise ModelError(
+            f"{source} holds no safetensors, and quantized weights ({form.words}) are read from these alone: "
+            "model.safetensors, one file or sharded, is wanted"
+        )
+    stored = StoredCheckpoint(folder, form, config.dtype if config.dtype in _TYPES else None)
+    forget_quantization(config)
+    config.dtype = stored.dtype
+    return stored
+
+
+def _refuse_unknown(source: str, about: Any) -> None:
+    """transformers would load the packed weights of a method that it does not know as if they were plain ones."""
+    if isinstance(about, dict) and "quant_method" not in about:
+        return  # transformers asks for the name
+    name = method_name(about)
+    if not any(key.startswith(name) for key in AUTO_QUANTIZATION_CONFIG_MAPPING):
+        raise ModelError(
+            f"{source} is quantized by {name}, which transformers does not know: another model is wanted, or a "
+            "transformers that can run this one"
+        )
+
+
+def _folder(source: str, location: str) -> Path:
+    """The folder of a model's files; those of a hub id are brought into the cache."""
+    path = Path(location).expanduser()
+    if path.is_dir():
+        return path
+    try:
+        return Path(snapshot_download(location, allow_patterns=_FILES))
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"the files of {source} cannot be had ({type(error).__name__}: {str(error).splitlines()[0]}): a model "
+            "folder, or a hub that can be reached, is wanted"
+        ) from error
