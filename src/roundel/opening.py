@@ -10,8 +10,10 @@ from roundel.activations.attach import attach_saved
 from roundel.calibration.gather import CalibrationSource
 from roundel.errors import ModelError
 from roundel.formats import open_packed, packed_format
+from roundel.formats.reload import unpack_model
 from roundel.model.source import SourceModel, open_source, open_tokenizer
 from roundel.model.storage import InMemory
+from roundel.model.text_path import text_model
 
 ModelOrPath = str | Path | torch.nn.Module
 
@@ -99,6 +101,8 @@ def open_model(
             stream_with=stream_with,
             blocks=blocks,
         )
+    if quantized and text_model(opened.model) is not opened.model:
+        unpack_model(opened.model)  # which transformers does when the whole of it runs
     if quantized:
         _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)

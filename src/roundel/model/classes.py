@@ -70,4 +70,3 @@ def _means(model_class: Any, names: list[str], config: Any) -> bool:
 def _reads_an_encoder(config: Any) -> bool:
     parts = [config, *(getattr(config, key, None) for key in ("text_config", "decoder"))]
     return any(getattr(part, "is_encoder_decoder", False) for part in parts)
-
