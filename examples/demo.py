@@ -1,8 +1,8 @@
-"""The demo: SmolLM2-135M to 4 bits on any CPU, in minutes, without data and without a network.
+"""The demo: SmolLM2-135M made small on any CPU, in minutes, without data and without a network.
 
-Quantizes with plain rounding (RTN) and with AutoRound, saves both, reopens the saved folders in new
-processes through transformers, measures them on text that was not used for calibration, and lets each
-continue a prompt. Everything goes through the `roundel` command, as a user would type it.
+Quantizes to 4 bits with plain rounding (RTN) and with AutoRound, and near-losslessly with SpQR (4.75 bits per weight),
+saves all three, reopens the saved folders in new processes, measures them on text that was not used for calibration,
+and lets each continue a prompt. Everything goes through the `roundel` command, as a user would type it.
 
     python examples/demo.py [OUTPUT_FOLDER]
 """
@@ -17,11 +17,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 BITS, GROUP = "4", "64"
 PROMPT = "The three states of matter are"
 # Fewer tokens and iterations than a recipe's defaults: the demo shall end before the coffee is cold.
-AUTOROUND = ("iters=40", "nsamples=40", "seqlen=256", "batch_size=4")
+DATA = ("nsamples=40", "seqlen=256", "batch_size=4")
+AUTOROUND = ("iters=40", *DATA)
 WINDOW, WINDOWS = "256", "16"
 
 console = Console(stderr=True)
@@ -36,12 +38,23 @@ def main() -> None:
     model = str(find_model())
 
     grid = ("--bits", BITS, "--group-size", GROUP, "--asym", "--overwrite")
-    folders = {"RTN": target / "rtn", "AutoRound": target / "autoround"}
+    folders = {name: target / name.lower() for name in ("RTN", "AutoRound", "SpQR")}
     step("Quantizing with RTN")
     roundel("quantize", model, "-o", str(folders["RTN"]), "--method", "rtn", *grid)
     step("Quantizing with AutoRound")
-    settings = [part for setting in AUTOROUND for part in ("--set", setting)]
-    roundel("quantize", model, "-o", str(folders["AutoRound"]), "--method", "autoround", *grid, *settings)
+    roundel(
+        "quantize",
+        model,
+        "-o",
+        str(folders["AutoRound"]),
+        "--method",
+        "autoround",
+        *grid,
+        *settings(AUTOROUND),
+    )
+    step("Quantizing with SpQR, near-lossless")
+    recipe = ("--recipe", "spqr-near-lossless", *settings(DATA))
+    roundel("quantize", model, "-o", str(folders["SpQR"]), *recipe, "--overwrite")
 
     table = Table(title="SmolLM2-135M-Instruct, measured from the saved folders", title_justify="left")
     for column in ("", "bits per weight", "file size", "perplexity", "KL to original", "top-1 agreement"):
@@ -79,7 +92,7 @@ def main() -> None:
     out.print(table)
     out.print(f"Text: {figures['convention']}", style="dim", highlight=False)
     for name, sentence in sentences.items():
-        out.print(f"[bold]{name}[/bold]: {' '.join(sentence.split())}", highlight=False)
+        out.print(Text.assemble((name, "bold"), f": {' '.join(sentence.split())}"))
     out.print(f"Done in {time.perf_counter() - began:.0f} s; the folders are in {target}/", highlight=False)
 
 
@@ -93,7 +106,12 @@ def find_model() -> Path:
 
 def step(title: str) -> None:
     """A heading on the terminal."""
-    console.rule(f"[bold]{title}")
+    console.rule(Text(title, style="bold"))
+
+
+def settings(keys: tuple[str, ...]) -> list[str]:
+    """Keys of a recipe as the command takes them."""
+    return [word for key in keys for word in ("--set", key)]
 
 
 def roundel(*arguments: str, capture: bool = False) -> str:

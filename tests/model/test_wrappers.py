@@ -5,6 +5,7 @@ opened by the class that its config names, on text, on a picture, on sound) and 
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
@@ -347,8 +348,9 @@ def test_a_written_folder_opens_by_its_own_class_with_equal_logits(
     assert type(again).__name__ == case.name
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [case.name]
     sensed = case.sensed()
-    assert torch.equal(text_logits(again), text_logits(done.model))
+    # transformers unpacks at the first pass of the whole model.
     assert torch.equal(logits(again, sensed), logits(done.model, sensed))
+    assert torch.equal(text_logits(again), text_logits(done.model))
     # The picture counts in it, and the rounding too.
     blind = {key: value * 0 if value.is_floating_point() else value for key, value in sensed.items()}
     assert not torch.equal(logits(again, blind), logits(again, sensed))
@@ -471,7 +473,7 @@ def test_perplexity_and_generation_on_text(
 def test_a_model_writes_its_own_text(source: Callable[[str], Path], tmp_path: Path) -> None:
     for name in ("llava", "blip_2"):
         done = roundel.quantize(source(name), GPTQ, output=tmp_path / name, held_out=None)
-        assert done.manifest["calibration"]["source"].startswith("text that the model")
+        assert done.manifest["calibration"]["source"] == "text sampled from the model itself"
 
 
 def test_the_head_is_untied_in_both_configs(source: Callable[[str], Path], tmp_path: Path) -> None:
@@ -487,8 +489,6 @@ def test_the_head_is_untied_in_both_configs(source: Callable[[str], Path], tmp_p
 
 
 def test_files_of_the_processor_are_copied(source: Callable[[str], Path], tmp_path: Path) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(source("llava"), tmp_path / "source"))
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     own = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -515,14 +515,12 @@ def test_files_of_the_processor_are_copied(source: Callable[[str], Path], tmp_pa
         assert not (tmp_path / output / "notes.txt").exists()
         # The processor's template is not hidden by the tokenizer's.
         assert not (tmp_path / output / "chat_template.jinja").exists()
-        again = PreTrainedTokenizerFast.from_pretrained(tmp_path / output)
-        assert again.chat_template in ("{{ 'of the tokenizer' }}", "of the processor")
+        settings = json.loads((tmp_path / output / "tokenizer_config.json").read_text())
+        assert settings["chat_template"] == own.chat_template
 
 
 def test_a_text_only_checkpoint_and_one_without_a_part(source: Callable[[str], Path], tmp_path: Path) -> None:
     """The decoder saved alone is a language model; a model that sees without its tower is no whole one."""
-    from safetensors.torch import save_file
-
     model = opened(source("gemma3"))
     alone = transformers.Gemma3ForCausalLM(model.config.text_config).eval()
     alone.model.load_state_dict(model.model.language_model.state_dict())
@@ -540,10 +538,6 @@ def test_a_text_only_checkpoint_and_one_without_a_part(source: Callable[[str], P
 
 
 def test_a_tensor_without_a_place_is_carried_over(source: Callable[[str], Path], tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import save_file
-
     folder = Path(shutil.copytree(source("llava"), tmp_path / "source"))
     tensors = load_file(folder / "model.safetensors")
     tensors["mtp.fc.weight"] = draw(64, 128)
@@ -573,9 +567,9 @@ def test_a_model_that_text_alone_does_not_run(tmp_path: Path) -> None:
     )
     transformers.IdeficsForVisionText2Text(config).save_pretrained(tmp_path / "source")
     with pytest.raises(ModelError, match="IdeficsForVisionText2Text does not run on text alone"):
-        quantized(tmp_path / "source", tmp_path / "out")
+        quantized(tmp_path / "source", tmp_path / "out", blocks="model.layers")
     recipe = roundel.Recipe(name="rtn", method="rtn", bits=4, group_size=32, start="minmax", format="dense")
-    quantized(tmp_path / "source", tmp_path / "out", recipe)
+    quantized(tmp_path / "source", tmp_path / "out", recipe, blocks="model.layers")
     assert type(opened(tmp_path / "out")).__name__ == "IdeficsForVisionText2Text"
 
 
