@@ -10,14 +10,10 @@ from roundel.activations.attach import attach_saved
 from roundel.calibration.gather import CalibrationSource
 from roundel.errors import ModelError
 from roundel.formats import open_packed, packed_format
-<<<<<<< HEAD
+from roundel.formats.reload import unpack_model
 from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
 from roundel.model.checkpoint import is_own, own_output
 from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
-=======
-from roundel.formats.reload import unpack_model
-from roundel.model.source import SourceModel, open_source, open_tokenizer
->>>>>>> wt-wrappers
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
 
@@ -161,13 +157,10 @@ def open_model(
             stream_with=stream_with,
             blocks=blocks,
         )
-<<<<<<< HEAD
         if own and not quantized and not opened.read_from:
             opened = replace(opened, read_from=_ROUNDED)
-=======
     if quantized and text_model(opened.model) is not opened.model:
         unpack_model(opened.model)  # which transformers does when the whole of it runs
->>>>>>> wt-wrappers
     if quantized:
         _attach_activations(opened.model, folder)
     return replace(opened, tokenizer=tokenizer or opened.tokenizer)
