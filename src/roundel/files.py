@@ -20,6 +20,17 @@ from safetensors import SafetensorError
 from roundel.errors import OutputError
 
 
+def unfit_name(path: Path) -> str:
+    """Why there can be no weight files at a path; empty where there can be."""
+    if "\0" in str(path):
+        return "its name holds a NUL character"
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "its name is no text in UTF-8, which safetensors wants of a path"
+    return ""
+
+
 @contextmanager
 def reported(target: Path) -> Iterator[None]:
     """Turn what the system says about a path into an OutputError."""

@@ -76,7 +76,32 @@ def test_bars_show_a_name(name: str) -> None:
 @given(NAMES)
 def test_json_and_pages_are_utf8_and_hold_the_name(name: str) -> None:
     assert json.loads(json_text({"name": name}, indent=1).encode())["name"] == name
-    assert "\x1b" not in fill("base.html.j2", title=name).encode().decode()
+    assert "\x1b" not in fill("base.html.j2", title=name, seal="").encode().decode()
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_work(tmp_path: Path, capsys, monkeypatch) -> None:
+    """safetensors reads and writes no such path."""
+    monkeypatch.chdir(tmp_path)
+    name, model = "b\udcffd", str(zoo_model("llama"))
+    shutil.copytree(model, name)
+    for words in (
+        ("inspect", name),
+        ("quantize", name, "-o", "out"),
+        ("quantize", model, "-o", f"{name}.out", "--method", "rtn"),
+        ("sweep", model, "--recipes", "rtn-w4g128", "-o", f"{name}.sweep"),
+        ("plan", name),
+        ("eval", name, "--text", "pydoc"),
+        ("compare", name, "--reference", model, "--text", "pydoc"),
+        ("generate", name, "x"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["roundel", *words])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert leaving.value.code in (3, 6)
+        said = " ".join(capsys.readouterr().err.split())
+        assert "b\\udcffd" in said
+        assert "is no text in UTF-8" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", WHOLE, ids=["markup", "html", "control"])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from roundel.belongings import remove, take_stock
 from roundel.errors import OutputError
-from roundel.files import flush, reported, set_modes
+from roundel.files import flush, reported, set_modes, unfit_name
 
 _BUILDING, _REPLACED, _DISCARDED = "building", "replaced", "discarded"
 
@@ -35,6 +35,9 @@ def check_target(target: Path, overwrite: bool, source: Path | None = None, *, v
         OutputError: the target is no name for a new folder, a file, a link, a non-empty folder without `overwrite`, a
             folder with something in it that Roundel did not write, in the way of the source, or cannot be created.
     """
+    unfit = unfit_name(target)
+    if unfit:
+        raise OutputError(f"{target} cannot be written ({unfit}): choose another name")
     if target.name in ("", ".."):
         raise OutputError(f"the output {target} has no name of its own: the name of a new folder is wanted")
     if target.is_symlink():

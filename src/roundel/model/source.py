@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
+from roundel.files import unfit_name
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, is_own
 from roundel.model.classes import auto_class
@@ -110,6 +111,7 @@ def open_source(
     path = Path(source).expanduser()
     if not source.strip():
         raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is wanted")
+    _check_name(source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no file {source}: the path of a GGUF file is wanted")
@@ -169,6 +171,7 @@ def open_skeleton(
     Raises:
         ModelError: as `open_source` would.
     """
+    _check_name(source)
     path = Path(source).expanduser()
     if path.suffix == ".gguf" or not (path.is_dir() or _is_hub_id(source)):
         return open_source(source)
@@ -284,6 +287,14 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers
             f"the model of {source} cannot be built from its config ({first_line(error)}): the config that came with "
             "the weights is wanted"
         ) from error
+
+
+def _check_name(source: str) -> None:
+    unfit = unfit_name(Path(source))
+    if unfit:
+        raise ModelError(
+            f"{source} cannot be opened ({unfit}): rename it, or give it by a link of another name"
+        )
 
 
 def _is_hub_id(source: str) -> bool:
