@@ -539,6 +539,13 @@ MODEL = [
             b.config(model_type="florence2", architectures=["Florence2ForConditionalGeneration"])
         ),
     ),
+    (
+        "several models in one",
+        "(Qwen2_5OmniForConditionalGeneration, several models in one",
+        lambda b: quantize(
+            b.config(model_type="qwen2_5_omni", architectures=["Qwen2_5OmniForConditionalGeneration"])
+        ),
+    ),
     ("an unknown model_type", "unheard-of", lambda b: quantize(b.config(model_type="unheard-of"))),
     ("a width in words", "expected int, got str", lambda b: quantize(b.config(hidden_size="wide"))),
     ("no attention heads", "cannot be opened", lambda b: quantize(b.config(num_attention_heads=0))),

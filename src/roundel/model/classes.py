@@ -11,6 +11,7 @@ cross-attention would see nothing.
 
 from typing import Any
 
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -46,7 +47,7 @@ def auto_class(config: Any, source: str = "the model") -> Any:
     names = config.architectures or []
     for auto, mapping in _MULTIMODAL:
         if type(config) in mapping and _means(mapping[type(config)], names, config):
-            if _reads_an_encoder(config):
+            if _reads_an_encoder(config) or _is_several(mapping[type(config)]):
                 break
             return auto
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
@@ -54,6 +55,8 @@ def auto_class(config: Any, source: str = "the model") -> Any:
         return AutoModelForCausalLM
     kind = ", ".join(names) or f"model type {config.model_type!r}"
     why = ", whose decoder reads what an encoder makes" if _reads_an_encoder(config) else ""
+    if any(type(config) in mapping and _is_several(mapping[type(config)]) for _, mapping in _MULTIMODAL):
+        why = ", several models in one without a forward pass; take the one that reads text, its thinker"
     raise ModelError(
         f"{source} is no causal language model ({kind}{why}): a decoder that transformers' AutoModelForCausalLM or "
         "AutoModelForMultimodalLM knows is wanted"
@@ -65,6 +68,10 @@ def _means(model_class: Any, names: list[str], config: Any) -> bool:
     if names:
         return model_class.__name__ in names
     return type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _is_several(model_class: Any) -> bool:
+    return model_class.forward is nn.Module.forward
 
 
 def _reads_an_encoder(config: Any) -> bool:

@@ -1,8 +1,8 @@
 """What of a model reads text alone: that is what is calibrated and measured.
 
 Most models that see or hear take token ids without a picture like any language model. Some take nothing without one
-(BLIP-2), and some are several models in one, without a forward pass of their own (Qwen2.5-Omni): of those it is the
-language model inside, with its own embeddings and its own head, that is called.
+(BLIP-2), and some are several models in one, without a forward pass of their own: of those it is the language model
+inside, with its own embeddings and its own head, that is called.
 """
 
 import inspect
