@@ -84,6 +84,9 @@ class Counting:
 
     config = None
 
+    def forward(self, input_ids: torch.Tensor) -> None:
+        raise AssertionError("it writes by itself")
+
     def parameters(self):
         yield torch.zeros(1)
 

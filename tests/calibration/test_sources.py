@@ -54,6 +54,9 @@ class Model:
 
     config = LlamaConfig(max_position_embeddings=512)
 
+    def forward(self, input_ids: torch.Tensor) -> None:
+        raise AssertionError("text is read, and no model runs")
+
     def get_input_embeddings(self) -> Embedding:
         return Embedding()
 
