@@ -243,9 +243,9 @@ def test_stopped_while_the_result_is_measured(llama: Path, tmp_path: Path, monke
     progress, out = Stopping(), tmp_path / "out"
     opened = reporting.open_measured
 
-    def ask(*given: object) -> object:
+    def ask(*given: object, **named: object) -> object:
         progress.stop = True
-        return opened(*given)
+        return opened(*given, **named)
 
     monkeypatch.setattr(reporting, "open_measured", ask)
     with pytest.raises(Stopped, match=r"the model in .*out is whole, and its report says"):
