@@ -99,8 +99,7 @@ def test_commands_refuse_before_any_work(
         file.write_text("mine")
         with monkeypatch.context() as patched:
             patched.setattr(
-                f"roundel.cli.{'evaluate' if command == 'eval' else 'compare'}."
-                f"{'evaluate' if command == 'eval' else 'compare'}",
+                f"roundel.api.{'evaluate' if command == 'eval' else 'compare'}",
                 lambda *a, **k: 1 / 0,
             )
             assert run(*given, *overwrite) == OutputError.exit_code
