@@ -203,9 +203,10 @@ def read_texts(
     longest = WINDOW
     for source in models:
         reach = positions(source.model)
-        if reach is not None:
-            longest = min(longest, reach)
-        if reach is not None and conditions.window is not None and conditions.window > reach:
+        if reach is None:
+            continue
+        longest = min(longest, reach)
+        if conditions.window is not None and conditions.window > reach:
             raise ModelError(
                 f"windows of {conditions.window} tokens exceed the {reach} positions of {source.name}: "
                 f"a window of {reach} or less is wanted"

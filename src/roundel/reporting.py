@@ -24,7 +24,6 @@ from roundel.evaluating import (
     read_texts,
 )
 from roundel.evaluation.quality import summarize
-from roundel.files import json_text
 from roundel.model.source import positions
 from roundel.opening import Given
 from roundel.progress import Progress
@@ -33,7 +32,7 @@ from roundel.report.manifest import layer_records, read_manifest
 from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
 from roundel.report.records import Outcome
-from roundel.seal import check_place, unsealed, write_sealed
+from roundel.seal import check_place, write_sealed_json
 
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
@@ -128,7 +127,7 @@ def _words(error: Exception) -> str:
 
 def _save(folder: Path, report: dict[str, Any]) -> None:
     # Indented, outlier maps would be mostly blanks.
-    write_sealed(folder / REPORT, "report", json_text({"seal": unsealed("report"), **report}))
+    write_sealed_json(folder / REPORT, "report", report)
 
 
 def render_again(folder: Path) -> Path:

@@ -10,10 +10,10 @@ file of another program, and one of ours that was edited since.
 import re
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from roundel.errors import OutputError
-from roundel.files import reported, write_durably
+from roundel.files import json_text, reported, write_durably
 
 Kind = Literal["manifest", "report", "page", "figures", "comparison", "predictions"]
 
@@ -80,6 +80,15 @@ def write_sealed(path: Path, kind: Kind, text: str) -> None:
             path.write_bytes(content)
         return
     write_durably(path.resolve(), lambda part: part.write_bytes(content))
+
+
+def write_sealed_json(path: Path, kind: Kind, content: dict[str, Any], indent: int | None = None) -> None:
+    """Write plain data with a seal beside them.
+
+    Raises:
+        OutputError: as `write_sealed`.
+    """
+    write_sealed(path, kind, json_text({"seal": unsealed(kind), **content}, indent))
 
 
 def _hash(content: bytes) -> bytes:

@@ -76,7 +76,7 @@ def gather_calibration(
             "No calibration data given: the model writes its own (deterministic, offline). "
             "Text like that of your use is better: --calibration FILE"
         )
-        source = "self"
+        source = SELF
     if isinstance(source, torch.Tensor):
         tokens, words = _rows_of(source, options), "token ids given in memory"
     elif isinstance(source, str) and source == SELF:

@@ -142,7 +142,8 @@ def _arrow(path: Path, suffix: str) -> Iterator[Any]:
             f"reading {path} needs pyarrow: pip install 'roundel[data]', or give the text as .jsonl"
         ) from error
     with open_bytes(path) as file:
-        source = file if suffix_is_last(path, suffix) else io.BytesIO(file.read())
+        packed = path.suffix.lower() != suffix
+        source = io.BytesIO(file.read()) if packed else file
         try:
             if suffix == ".parquet":
                 batches: Any = parquet.ParquetFile(source).iter_batches()
@@ -152,11 +153,6 @@ def _arrow(path: Path, suffix: str) -> Iterator[Any]:
                 yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
             raise ValueError(str(error)) from error
-
-
-def suffix_is_last(path: Path, suffix: str) -> bool:
-    """Whether a file is not packed."""
-    return path.suffix.lower() == suffix
 
 
 def _arrow_batches(pyarrow: Any, source: Any) -> Any:

@@ -1,6 +1,5 @@
 """`roundel compare`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +29,7 @@ from roundel.cli.evaluate import (
 )
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError
-from roundel.seal import unsealed, write_sealed
+from roundel.seal import write_sealed, write_sealed_json
 from roundel.words import size
 
 
@@ -94,8 +93,7 @@ def compare_command(
     for sentence in found["verdict"]:
         out.print(sentence, soft_wrap=True)
     if json_file is not None:
-        plain = {"seal": unsealed("figures"), **found}
-        write_sealed(json_file, "figures", json.dumps(plain, indent=1) + "\n")
+        write_sealed_json(json_file, "figures", found, indent=1)
     missing = available()
     if missing:
         err.print(missing, style="yellow")

@@ -1,6 +1,5 @@
 """`roundel eval`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError, RecipeError
-from roundel.seal import Kind, check_place, unsealed, write_sealed
+from roundel.seal import Kind, check_place, write_sealed_json
 
 if TYPE_CHECKING:
     from roundel.evaluation.interval import Interval
@@ -152,8 +151,7 @@ def evaluate_command(
     if found.activations:
         out.print(f"Quantized in this model: {found.activations}", soft_wrap=True)
     if json_file is not None:
-        plain = {"seal": unsealed("figures"), **found.plain()}
-        write_sealed(json_file, "figures", json.dumps(plain, indent=1) + "\n")
+        write_sealed_json(json_file, "figures", found.plain(), indent=1)
 
 
 def chosen_texts(text: list[str] | None, tasks: list[str] | None) -> list[str]:

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.errors import ModelError
 from roundel.formats.decoded import Decoded
-from roundel.formats.shards import ShardReader, Tensors
+from roundel.formats.shards import ShardReader
 from roundel.model.classes import auto_class
 from roundel.model.names import loaded_names
 from roundel.model.source import first_line
@@ -36,7 +36,8 @@ def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
     try:
         written = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
         skeleton, dtype = _skeleton(folder, trust_remote_code)
-        stored = _Renamed(ShardReader(folder), skeleton)
+        reader = ShardReader(folder)
+        stored = reader.renamed(_model_names(reader, skeleton))
         schemes = _schemes(skeleton, written)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} cannot be opened: {first_line(error)}") from error
@@ -65,46 +66,19 @@ def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
     return Decoded(stored, found, decode, dtype)
 
 
-class _Renamed:
-    """The tensors of a folder under the names of the model.
-
-    Args:
-        stored: the folder's files.
-        model: its names are looked at.
-    """
-
-    def __init__(self, stored: ShardReader, model: Any) -> None:
-        self._stored = stored
-        # transformers knows the weights; what a packed one consists of goes with it.
-        weights = {
-            name: f"{name.removesuffix(p)}.weight"
-            for name in stored.names
-            for p in _PARTS
-            if name.endswith(p)
-        }
-        loaded = loaded_names(model, {weights.get(name, name) for name in stored.names})
-        self._home: dict[str, str] = {}
-        for name in stored.names:
-            weight = weights.get(name, name)
-            renamed = loaded.get(weight, weight)
-            part = name.removeprefix(weight.removesuffix(".weight"))
-            self._home[f"{renamed.removesuffix('.weight')}{part}" if name in weights else renamed] = name
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._home
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._stored[self._home[name]]
-
-    @property
-    def names(self) -> set[str]:
-        """Of all tensors."""
-        return set(self._home)
-
-    def below(self, owner: str) -> Tensors:
-        """The tensors of a module, by their names in it."""
-        prefix = f"{owner}."
-        return {name.removeprefix(prefix): self[name] for name in self._home if name.startswith(prefix)}
+def _model_names(stored: ShardReader, model: Any) -> dict[str, str]:
+    """The model's names of a folder's tensors: transformers knows weights, and the parts of a packed one go along."""
+    weights = {
+        name: f"{name.removesuffix(p)}.weight" for name in stored.names for p in _PARTS if name.endswith(p)
+    }
+    loaded = loaded_names(model, {weights.get(name, name) for name in stored.names})
+    found = {}
+    for name in stored.names:
+        weight = weights.get(name, name)
+        renamed = loaded.get(weight, weight)
+        part = name.removeprefix(weight.removesuffix(".weight"))
+        found[name] = f"{renamed.removesuffix('.weight')}{part}" if name in weights else renamed
+    return found
 
 
 def _skeleton(folder: Path, trust_remote_code: bool) -> tuple[Any, torch.dtype]:

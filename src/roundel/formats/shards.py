@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,14 +121,22 @@ class ShardReader:
             self._files = [safe_open(path, "pt") for path in shard_files(folder, stem)]
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{folder} cannot be read: {error}; a whole folder is wanted") from error
-        self._home = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 - not a dict
+        # By its name: the file that a tensor is in, and what it is called there.
+        self._home = {key: (file, key) for file in self._files for key in file.keys()}  # noqa: SIM118 - not a dict
 
     def __contains__(self, name: str) -> bool:
         return name in self._home
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._home[name].get_tensor(name)
+        file, stored = self._home[name]
+        tensor: torch.Tensor = file.get_tensor(stored)
         return tensor
+
+    def renamed(self, names: Mapping[str, str]) -> "ShardReader":
+        """The same tensors under other names, which `names` gives by those that they have here."""
+        other = copy(self)
+        other._home = {names.get(name, name): home for name, home in self._home.items()}
+        return other
 
     @property
     def names(self) -> set[str]:

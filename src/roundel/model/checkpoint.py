@@ -14,12 +14,11 @@ from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
+from roundel.belongings import MANIFEST
 from roundel.errors import ModelError
 
 # The file that transformers begins with, the first that there is.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-# What Roundel leaves in a folder that it wrote.
-OWN = "roundel.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # The longest header that safetensors reads.
 _LONGEST_HEADER = 100_000_000
@@ -84,7 +83,7 @@ def check_folder(path: Path, *, allow_pickle: bool, allow_own: bool) -> None:
 
 def is_own(path: Path) -> bool:
     """Whether Roundel wrote a folder."""
-    return (path / OWN).is_file()
+    return (path / MANIFEST).is_file()
 
 
 def own_output(source: str) -> ModelError:

@@ -4,7 +4,6 @@ transformers does the reading; this file decides what may be read and turns ever
 into one clear error.
 """
 
-import logging
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,8 +140,6 @@ def open_source(
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
     if stream_with is not None and "gguf_file" not in where and not allow_pickle:
         skeleton = _skeleton(source, config, trust_remote_code)
-        # It tells of absent tensors, which is what was asked for.
-        logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
         options["device_map"] = device_map(skeleton, find_blocks(skeleton, blocks))
         options["offload_folder"] = str(stream_with)
     model = _open_weights(source, location, config, where, options)

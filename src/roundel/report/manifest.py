@@ -16,10 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from roundel.belongings import MANIFEST, list_files
 from roundel.errors import ModelError
-from roundel.files import json_text
 from roundel.report.memory import peak_memory
 from roundel.report.records import LayerRecord, Outcome
-from roundel.seal import unsealed, write_sealed
+from roundel.seal import write_sealed_json
 
 __all__ = ["MANIFEST", "build_manifest", "layer_records", "read_manifest", "versions", "write_manifest"]
 
@@ -108,9 +107,7 @@ def versions() -> dict[str, str]:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write it into an output folder that is whole but for the report; its files are listed, so that they are known."""
     manifest["files"] = list_files(folder)
-    write_sealed(
-        folder / MANIFEST, "manifest", json_text({"seal": unsealed("manifest"), **manifest}, indent=1)
-    )
+    write_sealed_json(folder / MANIFEST, "manifest", manifest, indent=1)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
