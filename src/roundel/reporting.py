@@ -33,6 +33,7 @@ from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
 from roundel.report.records import Outcome
 from roundel.seal import check_place, write_sealed_json
+from roundel.words import kind_and_line
 
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
@@ -122,7 +123,7 @@ def _quality(
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, RoundelError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RoundelError) else kind_and_line(error)
 
 
 def _save(folder: Path, report: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def render_again(folder: Path) -> Path:
         return write_page(folder, report)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"{path} holds something else than a report ({type(error).__name__}: {error}): an output folder of this "
+            f"{path} holds something else than a report ({kind_and_line(error)}): an output folder of this "
             "roundel, with the report.json that it wrote, is wanted"
         ) from error
 

@@ -1,4 +1,4 @@
-"""How figures and names are said to people, wherever they are said."""
+"""How figures, names and other libraries' errors are said to people, wherever they are said."""
 
 import re
 
@@ -19,3 +19,21 @@ def printable(text: str) -> str:
     """A text that any terminal and any file in UTF-8 takes: control characters and lone surrogates (bytes of a file's
     name that are no text) as `\\x1b`."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, as one line for a message.
+
+    The hub's library has a phrase for each way of being offline; here it is one, which depends on no environment.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return "it is not in the hub's cache, and the hub cannot be reached: no connection, or HF_HUB_OFFLINE is set"
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" :.") if lines else "no message"
+
+
+def kind_and_line(error: BaseException) -> str:
+    """The same after the exception's kind: `KeyError: 'bias'`."""
+    return f"{type(error).__name__}: {first_line(error)}"

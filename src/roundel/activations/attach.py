@@ -20,6 +20,7 @@ from roundel.activations.rounding import quantize_static, quantize_vectors
 from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid
 from roundel.errors import ModelError
 from roundel.model.experts import divide, rejoin
+from roundel.words import kind_and_line
 
 FILE = "roundel_activations.json"
 # Under this name a model knows its quantizer.
@@ -149,7 +150,7 @@ def attach_saved(model: Any, folder: Path) -> ActivationQuantizer | None:
         quantizer = ActivationQuantizer(model, content["layers"], Activations(inputs, kv))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{path} cannot be used ({type(error).__name__}: {error}): the file that was written with the weights is "
+            f"{path} cannot be used ({kind_and_line(error)}): the file that was written with the weights is "
             "wanted"
         ) from error
     quantizer.static = static

@@ -17,6 +17,7 @@ from roundel.calibration.forms import Document, Reader, is_blank
 from roundel.calibration.sources import Source
 from roundel.calibration.tables import BINARY, ROWS, Row, read_rows
 from roundel.errors import CalibrationError
+from roundel.words import first_line
 
 _PLAIN = (".txt", ".raw")
 _SUFFIXES = (*_PLAIN, *ROWS, *PACKED)
@@ -195,9 +196,8 @@ def _read_hub(source: Source) -> Documents:
         )
         documents = _rows(reader, named)
     except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or ["no message"])[0]
         raise CalibrationError(
-            f"the data set {name} cannot be loaded ({first}); wanted is a file, `self`, `pydoc`, "
+            f"the data set {name} cannot be loaded ({first_line(error)}); wanted is a file, `self`, `pydoc`, "
             f"{', '.join(_HUB_SETS)}, or the id of a hub data set that can be reached"
         ) from error
     return Documents(documents, reader.words)

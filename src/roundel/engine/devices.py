@@ -12,6 +12,7 @@ from torch import nn
 from roundel.errors import RecipeError
 from roundel.ranks import ALONE, Ranks
 from roundel.torchrun import place
+from roundel.words import first_line
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -38,8 +39,9 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise RecipeError(f"device {name!r} cannot be used ({first}); auto, cpu, cuda, xpu or mps") from error
+        raise RecipeError(
+            f"device {name!r} cannot be used ({first_line(error)}); auto, cpu, cuda, xpu or mps"
+        ) from error
     if device.type == "meta":
         raise RecipeError("device 'meta' cannot be used (it computes nothing); auto, cpu, cuda, xpu or mps")
     return device
@@ -72,7 +74,7 @@ def autocasting(device: torch.device, amp: torch.dtype | None) -> Iterator[None]
                 raise
             half = str(amp).removeprefix("torch.")
             raise RecipeError(
-                f"the model's own code mixes {half} with float32 where it must not ({str(error).splitlines()[0]}): "
+                f"the model's own code mixes {half} with float32 where it must not ({first_line(error)}): "
                 "set amp=float32"
             ) from error
 

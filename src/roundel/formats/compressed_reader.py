@@ -21,7 +21,7 @@ from roundel.formats.decoded import Decoded
 from roundel.formats.shards import ShardReader
 from roundel.model.classes import auto_class
 from roundel.model.names import loaded_names
-from roundel.model.source import first_line
+from roundel.words import kind_and_line
 
 _PACKED = (".weight_packed", ".weight_scale")
 _PARTS = (*_PACKED, ".weight_shape", ".weight_zero_point", ".input_scale", ".input_zero_point")
@@ -40,7 +40,7 @@ def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
         stored = reader.renamed(_model_names(reader, skeleton))
         schemes = _schemes(skeleton, written)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} cannot be opened: {first_line(error)}") from error
+        raise ModelError(f"{folder} cannot be opened: {kind_and_line(error)}") from error
     found = {name.removesuffix(part) for name in stored.names for part in _PACKED if name.endswith(part)}
     unknown = sorted(found - schemes.keys())
     if unknown:

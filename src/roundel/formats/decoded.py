@@ -15,8 +15,8 @@ from transformers import AutoConfig, GenerationConfig
 from roundel.errors import ModelError
 from roundel.model.classes import auto_class
 from roundel.model.experts import Stack, divide, joined, stacks_in
-from roundel.model.source import first_line
 from roundel.model.storage import OnDisk, put
+from roundel.words import kind_and_line
 
 
 class Stored(Protocol):
@@ -114,7 +114,7 @@ def open_decoded(
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{folder} cannot be opened: {first_line(error)}") from error
+        raise ModelError(f"{folder} cannot be opened: {kind_and_line(error)}") from error
     _check_missing(folder, info["missing_keys"])
     return model.eval().requires_grad_(False), None
 

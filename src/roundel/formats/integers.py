@@ -35,7 +35,7 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.statistics import Statistic, Tiles
 from roundel.model.linears import LinearView
-from roundel.model.source import first_line
+from roundel.words import kind_and_line
 
 # Beside dense weights; not a name that clients take for weights.
 INTEGERS = "roundel_integers"
@@ -140,7 +140,9 @@ def read_integers(path: Path) -> Stored:
             for name, layer in about["layers"].items()
         }
     except (OSError, SafetensorError, KeyError, ValueError, FormatError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}; a whole folder is wanted") from error
+        raise ModelError(
+            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is wanted"
+        ) from error
     transposed = {name for name, layer in about["layers"].items() if layer["transposed"]}
     return Stored(weights, transposed, tensors, getattr(torch, about["dtype"]), about.get("note"))
 
@@ -166,7 +168,9 @@ def read_about(path: Path) -> dict[str, Any]:
             if about["version"] > _VERSION:
                 raise ModelError(f"{path} has version {about['version']}: a newer roundel is wanted")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}; a whole folder is wanted") from error
+        raise ModelError(
+            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is wanted"
+        ) from error
     return about
 
 

@@ -25,6 +25,7 @@ from roundel.model.experts import divide, joined
 from roundel.model.linears import LinearView
 from roundel.model.names import stored_tensors
 from roundel.model.source import open_source
+from roundel.words import kind_and_line
 
 _PACKED = QuantizationStatus.COMPRESSED
 Decode = Callable[[ShardReader, str, Content], torch.Tensor]
@@ -77,7 +78,7 @@ def _open(folder: Path, content: Content, trust_remote_code: bool, device: str |
         )
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise FormatError(
-            f"the written model cannot be reopened ({type(error).__name__}: {error}); please report this"
+            f"the written model cannot be reopened ({kind_and_line(error)}); please report this"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         found = set(info[kind]) - content.extra.reported

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header
+from roundel.words import kind_and_line
 
 CONFIG = "adapter_config.json"
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
@@ -182,11 +183,9 @@ def _explained(adapter: Adapter) -> Iterator[None]:
             warnings.simplefilter("ignore")  # what matters of them is looked at here
             yield
     except _FAULTS as error:
-        lines = str(error).strip().splitlines()
         raise ModelError(
-            f"the adapter {adapter.name} cannot be merged into {adapter.base} ({type(error).__name__}: "
-            f"{lines[0].rstrip(' :.') if lines else 'no message'}): the base that it was trained on is wanted; "
-            "another one can be named with --base (base=)"
+            f"the adapter {adapter.name} cannot be merged into {adapter.base} ({kind_and_line(error)}): "
+            "the base that it was trained on is wanted; another one can be named with --base (base=)"
         ) from error
 
 

@@ -31,6 +31,7 @@ from roundel.model.stored import StoredCheckpoint
 from roundel.model.stored.finding import find_stored
 from roundel.model.stored.loading import load_stored
 from roundel.model.text_path import text_model
+from roundel.words import kind_and_line
 
 # What transformers raises at a config or a GGUF header that makes no sense.
 _SENSELESS = (
@@ -198,7 +199,7 @@ def _open_stored(
         storage, info = load_stored(model, stored, streamed=streamed)
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
-            f"the weights of {source} cannot be read ({first_line(error)}): a whole checkpoint is wanted"
+            f"the weights of {source} cannot be read ({kind_and_line(error)}): a whole checkpoint is wanted"
         ) from error
     _check_loaded(source, model, info)
     model.eval().requires_grad_(False)
@@ -281,8 +282,8 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers
             return model
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
-            f"the model of {source} cannot be built from its config ({first_line(error)}): the config that came with "
-            "the weights is wanted"
+            f"the model of {source} cannot be built from its config ({kind_and_line(error)}): the config that came "
+            "with the weights is wanted"
         ) from error
 
 
@@ -311,7 +312,7 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
         if location == source and not Path(source).exists():
             found = f"there is no folder {source}, and as a hub id it cannot be opened"
         # A strict config wraps what was wrong with a field.
-        words = first_line(error.__cause__ or error)
+        words = kind_and_line(error.__cause__ or error)
         raise ModelError(
             f"{found} ({words}): a whole model of a kind that transformers knows is wanted"
         ) from error
@@ -340,8 +341,8 @@ def _open_weights(
         ) from error
     except (*_SENSELESS, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"the weights of {source} cannot be read ({first_line(error)}): a whole checkpoint, and what opens it, is "
-            "wanted"
+            f"the weights of {source} cannot be read ({kind_and_line(error)}): a whole checkpoint, and what opens it, "
+            "is wanted"
         ) from error
     _check_loaded(source, model, info)
     if "gguf_file" in where:
@@ -385,8 +386,9 @@ def open_tokenizer(location: str, trust_remote_code: bool = False, **where: Any)
         found = [name for name in _TOKENIZERS if (Path(location) / name).is_file()]
         if found and "gguf_file" not in where:
             raise ModelError(
-                f"the tokenizer in {location} cannot be opened ({first_line(error)}): {', '.join(found)} as they came "
-                "with the model are wanted; copy or download them again, or remove them all to go on with token ids"
+                f"the tokenizer in {location} cannot be opened ({kind_and_line(error)}): {', '.join(found)} as they "
+                "came with the model are wanted; copy or download them again, or remove them all to go on with token "
+                "ids"
             ) from error
         # Quantizing from token ids needs no tokenizer; whoever needs one says so then.
         return None
@@ -403,9 +405,3 @@ class _Unnamed:
     ) -> None:
         if kind is Exception:
             raise ValueError(str(error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one line, for a message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip(' :.') if lines else 'no message'}"

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from roundel.errors import ModelError
+from roundel.words import kind_and_line
 
 # What a class raises that misses a picture.
 _MISSES = (TypeError, ValueError, AttributeError, LookupError)
@@ -44,9 +45,8 @@ def reading_text(model: Any) -> Iterator[None]:
     try:
         yield
     except _MISSES as error:
-        said = str(error).strip().splitlines()
         raise ModelError(
-            f"{type(model).__name__} does not run on text alone ({said[0] if said else type(error).__name__}): "
+            f"{type(model).__name__} does not run on text alone ({kind_and_line(error)}): "
             "measuring, and methods that read data, are not supported on this architecture; "
             "--method rtn --set start=minmax is"
         ) from error

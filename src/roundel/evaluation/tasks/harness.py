@@ -15,6 +15,7 @@ from roundel.evaluation.tasks.loading import LoadedTasks, load_tasks, task_manag
 from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.tasks.suites import expand, tasks_of
 from roundel.progress import Progress
+from roundel.words import kind_and_line
 
 _PREFERRED = ("acc_norm", "acc")
 
@@ -104,7 +105,7 @@ def _run(lm: Any, loaded: LoadedTasks, limit: int | None) -> list[TaskResult]:
             found = evaluate(lm, loaded.content, limit=limit)
     except (AssertionError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RoundelError(
-            f"lm-eval cannot run {loaded.name} ({type(error).__name__}: {error}): another task, or other "
+            f"lm-eval cannot run {loaded.name} ({kind_and_line(error)}): another task, or other "
             "documents, are wanted"
         ) from error
     for task in loaded.content["tasks"]:

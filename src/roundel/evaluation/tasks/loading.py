@@ -15,6 +15,7 @@ from typing import Any
 from roundel.errors import CalibrationError, RoundelError
 from roundel.evaluation.tasks.local_data import LocalData, read_local
 from roundel.evaluation.tasks.suites import FOLDERS
+from roundel.words import first_line, kind_and_line
 
 _SPLITS = ("training_split", "validation_split", "test_split")
 
@@ -93,7 +94,7 @@ def _load(manager: Any, name: str, local: bool) -> dict[str, Any]:
     except ImportError as error:
         raise RoundelError(f"the task {name} needs a package that is not installed: {error}") from error
     except Exception as error:  # the hub's clients and a task's own code have no family of errors in common
-        found = f"{type(error).__name__}: {_first_line(error)}"
+        found = kind_and_line(error)
         if local:
             raise CalibrationError(
                 f"lm-eval cannot build the task {name} of the local documents ({found}): the columns of the hub's data "
@@ -103,10 +104,6 @@ def _load(manager: Any, name: str, local: bool) -> dict[str, Any]:
             f"the documents of {name} cannot be loaded from the hub ({found}): reach the hub, or give a folder with "
             "local copies with --data-dir"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _local_tasks(name: str, index: Any, folder: Path) -> dict[str, tuple[Any, LocalData]]:
@@ -136,7 +133,7 @@ def _dataset(task: str, data: LocalData) -> Any:
         made = {split: datasets.Dataset.from_list(rows) for split, rows in data.splits.items()}
     except (ValueError, TypeError) as error:
         raise CalibrationError(
-            f"the documents of {task} ({', '.join(data.files.values())}) are not all alike: {_first_line(error)}"
+            f"the documents of {task} ({', '.join(data.files.values())}) are not all alike: {first_line(error)}"
         ) from error
 
     def custom_dataset(**metadata: Any) -> Any:

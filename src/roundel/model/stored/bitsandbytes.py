@@ -20,6 +20,7 @@ import torch
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.form import Packed, Read, Tensors, misfit, wanted
+from roundel.words import kind_and_line
 
 _STATE = ".quant_state.bitsandbytes__"
 _FACTORS = ("absmax", "quant_map")
@@ -111,7 +112,7 @@ def _state(name: str, stored: torch.Tensor) -> dict[str, Any]:
             checked["nested_offset"] = float(found["nested_offset"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"{name} cannot be read ({type(error).__name__}: {error}): the state of a weight as bitsandbytes writes it "
+            f"{name} cannot be read ({kind_and_line(error)}): the state of a weight as bitsandbytes writes it "
             "is wanted; copy or download the model again"
         ) from error
     return checked

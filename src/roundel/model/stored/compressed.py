@@ -15,6 +15,7 @@ from torch import nn
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.form import Packed, Read, Tensors, misfit, owners
+from roundel.words import first_line, kind_and_line
 
 _PARTS = ("weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale")
 _BESIDE = (
@@ -52,7 +53,7 @@ class Compressed:
             config = QuantizationConfig.model_validate(known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(
-                f"the quantization config of the model cannot be read ({str(error).splitlines()[0]}): the config.json "
+                f"the quantization config of the model cannot be read ({first_line(error)}): the config.json "
                 "that came with the weights is wanted"
             ) from error
         self._format, self._as_stored = config.format, bool(about.get("dequantize"))
@@ -131,8 +132,8 @@ class Compressed:
             dense: torch.Tensor = compressor.decompress(tensors, scheme)["weight"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
             raise ModelError(
-                f"{name} cannot be read from compressed-tensors' {layout} ({type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''}): a whole model, or its original, is wanted"
+                f"{name} cannot be read from compressed-tensors' {layout} ({kind_and_line(error)}): a whole "
+                "model, or its original, is wanted"
             ) from error
         return dense
 

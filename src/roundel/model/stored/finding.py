@@ -12,6 +12,7 @@ from roundel.errors import ModelError
 from roundel.model.checkpoint import SAFETENSORS
 from roundel.model.stored.checkpoint import StoredCheckpoint
 from roundel.model.stored.choice import find_form, forget_quantization, is_read, method_name, quantization_of
+from roundel.words import kind_and_line
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
@@ -76,6 +77,6 @@ def _folder(source: str, location: str) -> Path:
         return Path(snapshot_download(location, allow_patterns=_FILES))
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"the files of {source} cannot be had ({type(error).__name__}: {str(error).splitlines()[0]}): a model "
+            f"the files of {source} cannot be had ({kind_and_line(error)}): a model "
             "folder, or a hub that can be reached, is wanted"
         ) from error
