@@ -39,8 +39,9 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
+from roundel.model.place import Place
 from roundel.model.text_path import text_model
-from roundel.opening import Given, ModelOrPath, open_model
+from roundel.opening import Given, ModelOrPath, find_model, open_model
 from roundel.progress import Progress
 from roundel.ranks import join
 from roundel.recipe import Recipe
@@ -89,6 +90,7 @@ def quantize(
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
     held_out: str | None = HELD_OUT,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     allow_quantized: bool = False,
@@ -117,6 +119,7 @@ def quantize(
         blocks: pattern of the decoder blocks' full names, or of their list's, where they are not found by themselves.
         held_out: with an output folder: text on which the written result is measured against the original, for its
             report (a file or a name, as for `evaluate`); None: it is not measured.
+        revision: branch, tag or commit of a hub id, which may also be `id@revision`; None: its main branch.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints (with weights_only).
         allow_quantized: take what Roundel wrote for an original, too.
@@ -136,8 +139,10 @@ def quantize(
         )
     ranks = join()
     where = choose_device(device, ranks)
+    with ranks.agreed():
+        found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
     given = Given(
-        model, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+        found, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
     )
     if output is None:
         if streams != StreamOptions():
@@ -153,7 +158,7 @@ def quantize(
     with ranks.agreed():
         if ranks.first:
             sweep_up(target, progress.say)
-            check_target(target, overwrite, _place(model))
+            check_target(target, overwrite, found.path if isinstance(found, Place) else None)
     with Journal(target, ranks) as journal:
         home = streams.home(stream_device(recipe, where), journal.folder, ranks)
         writing = Writing(journal, overwrite, restart, stream, streams, held_out)
@@ -164,11 +169,6 @@ def quantize(
     if stream:
         return Quantized(None, done.tokenizer, None, done.manifest, target, done.no_report)
     return Quantized(done.model, done.tokenizer, done.weights, done.manifest, target, done.no_report)
-
-
-def _place(model: ModelOrPath) -> Path | None:
-    """Where a model is, if it has a name: what an output must not replace."""
-    return Path(model).expanduser() if isinstance(model, str | Path) and str(model).strip() else None
 
 
 @undisturbed
@@ -184,6 +184,7 @@ def sweep(
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
     held_out: str | None = HELD_OUT,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     allow_quantized: bool = False,
@@ -200,7 +201,7 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, blocks, held_out, trust_remote_code, allow_pickle,
+        calibration, device, overwrite, restart, streams, blocks, held_out, revision, trust_remote_code, allow_pickle,
             allow_quantized, base, progress: as for `quantize`.
 
     Returns:
@@ -211,9 +212,11 @@ def sweep(
     """
     if held_out is not None:
         check_text(held_out)
-    given = Given(model, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base)
     chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
     ranks = join()
+    with ranks.agreed():
+        found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
+    given = Given(found, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base)
     return sweep_model(
         given,
         chosen,
@@ -239,6 +242,7 @@ def plan(
     device: str = "auto",
     streams: StreamOptions = StreamOptions(),
     blocks: str | None = None,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     allow_quantized: bool = False,
     base: str | None = None,
@@ -248,8 +252,8 @@ def plan(
     """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
 
     Args:
-        model, recipe, calibration, output, tokenizer, device, streams, blocks, trust_remote_code, allow_quantized,
-            base: as for `quantize`.
+        model, recipe, calibration, output, tokenizer, device, streams, blocks, revision, trust_remote_code,
+            allow_quantized, base: as for `quantize`.
         trial: quantize one block on a few samples for a few iterations, to measure time and memory.
         progress: is told of the work.
 
@@ -259,7 +263,8 @@ def plan(
     progress = progress or Progress()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     where = choose_device(device)
-    given = Given(model, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base)
+    found = find_model(model, revision, progress=progress)
+    given = Given(found, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base)
     target = Path(output).expanduser()
     with tempfile.TemporaryDirectory() as folder:
         home = streams.home(stream_device(recipe, where), Path(folder))
@@ -273,6 +278,7 @@ def inspect(
     recipe: Recipe | str | Path = "autoround-w4g128",
     *,
     blocks: str | None = None,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     allow_quantized: bool = False,
@@ -282,7 +288,7 @@ def inspect(
     """What `quantize` with these arguments and an output folder will do with every matrix; no weight is read.
 
     Args:
-        model, recipe, blocks, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
+        model, recipe, blocks, revision, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
         progress: is told where the model is no full-precision one; None is silent.
 
     Returns:
@@ -293,8 +299,9 @@ def inspect(
         RoundelError: as `quantize` would before its work.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
     looked_at = Given(
-        model, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+        found, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
     ).look()
     if looked_at.read_from and progress is not None:
         progress.say(f"The original: {looked_at.read_from}")
@@ -309,14 +316,25 @@ def inspect(
 
 @undisturbed
 def load(
-    path: str | Path, *, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[Any, Any | None]:
     """Open a model, quantized or not, for running: `(model, tokenizer)`, on the CPU.
+
+    Args:
+        path: folder, .gguf file or hub id.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run modeling code that comes with the model.
+        allow_pickle: read pickled checkpoints.
 
     Raises:
         ModelError: it cannot be opened, or tensors are missing.
     """
-    source = open_model(path, None, trust_remote_code, allow_pickle, quantized=True)
+    place = find_model(path, revision, allow_pickle=allow_pickle)
+    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
 
 
@@ -341,6 +359,7 @@ def evaluate(
     text: str | Sequence[str] = "wikitext2",
     tasks: Sequence[str] = (),
     reference: ModelOrPath | None = None,
+    revision: str | None = None,
     tokenizer: Any | None = None,
     window: int | None = None,
     limit: int | None = None,
@@ -367,6 +386,7 @@ def evaluate(
         tasks: suites (`spqr-zero-shot`, `lrq-commonsense`, `autoround-11`, `mmlu`), and tasks of lm-eval
             (docs/tasks.md).
         reference: the original model.
+        revision: of the model, where it is a hub id (`id@revision` names that of any model).
         tokenizer: for a model in memory.
         window: tokens per window; None: 2048, or as many as the models and the text reach.
         limit: at most so many windows of a text, and documents of a task.
@@ -418,7 +438,8 @@ def evaluate(
     ranks = conditions.ranks
     with ExitStack() as opened:
         with ranks.agreed():
-            source = open_measured(model, tokenizer, conditions, opened)
+            place = find_model(model, revision, progress=conditions.progress)
+            source = open_measured(place, tokenizer, conditions, opened)
             original = None
             if reference is not None:
                 original = open_measured(reference, None, conditions, opened, as_original=True)
@@ -523,6 +544,7 @@ def generate(
     prompt: str,
     *,
     max_new_tokens: int = 64,
+    revision: str | None = None,
     tokenizer: Any | None = None,
     trust_remote_code: bool = False,
 ) -> str:
@@ -531,7 +553,7 @@ def generate(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    opened = open_model(model, tokenizer, trust_remote_code, False, quantized=True)
+    opened = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
     if opened.tokenizer is None:
         raise ModelError(f"{opened.name} comes without a tokenizer: one is wanted to read the prompt")
     inputs = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)

@@ -28,14 +28,15 @@ from roundel.evaluation.tasks.results import to_plain
 from roundel.evaluation.windows import EvaluationText
 from roundel.formats.reload import unpack_model
 from roundel.model.blocks import find_blocks
+from roundel.model.checkpoint import is_own
 from roundel.model.experts import divide
 from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel
 from roundel.model.text_path import text_model
-from roundel.opening import ModelOrPath
+from roundel.opening import ModelOrPath, find_model
 from roundel.report.contents import weight_bytes
 from roundel.report.details import standouts
-from roundel.report.manifest import MANIFEST, read_manifest, versions
+from roundel.report.manifest import read_manifest, versions
 from roundel.report.parts.summary import method_words
 
 # The original's predictions are kept for as long as the comparison takes: all of them, up to so many bytes.
@@ -69,6 +70,7 @@ def compare_models(
         RoundelError: a model or a text cannot be read, or logits are not finite.
     """
     names = _names(models)
+    found_at = [find_model(model, progress=conditions.progress) for model in models]
     with ExitStack() as opened:
         original = open_measured(reference, tokenizer, conditions, opened, as_original=True)
         texts = read_texts(original.tokenizer, [original], conditions)
@@ -81,12 +83,12 @@ def compare_models(
         theirs = measure_tasks(original, original.tokenizer, conditions)
         parameters = sum(parameter.numel() for parameter in original.model.parameters())
         taken: dict[str, _Taken] = {}
-        for name, model in zip(names, models, strict=True):
+        for name, model in zip(names, found_at, strict=True):
             with ExitStack() as one:
                 source = open_measured(model, original.tokenizer, conditions, one)
                 read_texts(original.tokenizer, [source], conditions)
                 measured = measure_texts(source, texts, asked, conditions)
-                about = _about(name, model, source, parameters)
+                about = _about(name, source, parameters)
                 tasks = to_plain(measure_tasks(source, original.tokenizer, conditions), theirs)
                 about["quality"] = {"texts": _summaries(texts, measured), "tasks": tasks}
                 about["layers"] = layer_errors(source, original, conditions)
@@ -108,7 +110,7 @@ def compare_models(
         "reference": {
             "name": Path(original.name).name,
             "parameters": parameters,
-            **_size(reference, original, parameters),
+            **_size(original, parameters),
             "quality": {
                 "texts": _of_original(texts, next(iter(taken.values())).measured),
                 "tasks": to_plain(theirs),
@@ -129,7 +131,7 @@ def layer_errors(source: SourceModel, original: SourceModel, conditions: Conditi
     unpack_model(source.model)
     for model in (source.model, original.model):
         divide(model)
-    smoothed = _smoothed(source.name)
+    smoothed = _smoothed(source)
     stack, own = find_blocks(original.model, conditions.blocks), find_blocks(source.model, conditions.blocks)
     found: list[dict[str, Any]] = []
     for index in range(len(stack)):
@@ -156,10 +158,10 @@ def _error(view: LinearView, model: Any) -> float | None:
     return float((other.float().to(wanted.device) - wanted).square().sum()) / norm if norm else 0.0
 
 
-def _smoothed(name: str) -> set[str]:
-    if not (Path(name) / MANIFEST).is_file():
+def _smoothed(source: SourceModel) -> set[str]:
+    if source.place is None or not is_own(source.place.path):
         return set()
-    layers = read_manifest(Path(name))["layers"]
+    layers = read_manifest(source.place.path)["layers"]
     return {layer["name"] for layer in layers if str(layer.get("smoothing", "")).startswith("smoothed into")}
 
 
@@ -179,27 +181,25 @@ def _keeping(
     return conditions.with_cache(folder, top)
 
 
-def _about(name: str, model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str, Any]:
+def _about(name: str, source: SourceModel, parameters: int) -> dict[str, Any]:
     return {
         "name": name,
         "path": source.name,
         "description": _description(source),
-        **_size(model, source, parameters),
+        **_size(source, parameters),
     }
 
 
-def _size(model: ModelOrPath, source: SourceModel, parameters: int) -> dict[str, Any]:
-    """Bytes of the weight files; of a model in memory, of the hub, or made of others, of its tensors."""
-    in_folder = not isinstance(model, torch.nn.Module) and not source.parents
-    size = weight_bytes(Path(str(model)).expanduser()) if in_folder else 0
+def _size(source: SourceModel, parameters: int) -> dict[str, Any]:
+    """Bytes of the weight files; of a model in memory, or made of others, of its tensors."""
+    size = weight_bytes(source.place.path) if source.place is not None and not source.parents else 0
     size = size or sum(p.numel() * p.element_size() for p in source.model.parameters())
     return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
 
 
 def _description(source: SourceModel) -> str:
-    folder = Path(source.name).expanduser()
-    if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder)
+    if source.place is not None and is_own(source.place.path):
+        manifest = read_manifest(source.place.path)
         recipe, bits = manifest["recipe"], manifest["bits_per_weight"]
         return f"{method_words(recipe)}; {bits:.3f} bits per quantized weight; {recipe['format']}"
     method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)

@@ -27,9 +27,10 @@ from roundel.evaluation.tasks.harness import find_tasks, run_tasks
 from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 from roundel.model.blocks import find_blocks
+from roundel.model.place import Place
 from roundel.model.source import SourceModel, fingerprint, positions
 from roundel.model.storage import InMemory
-from roundel.opening import ModelOrPath, open_model
+from roundel.opening import ModelOrPath, find_model, open_model
 from roundel.progress import Progress
 from roundel.ranks import ALONE, Ranks
 from roundel.report.contents import original_bytes
@@ -130,7 +131,7 @@ class Conditions:
 
 
 def open_measured(
-    model: ModelOrPath,
+    model: ModelOrPath | Place,
     tokenizer: Any | None,
     conditions: Conditions,
     opened: ExitStack,
@@ -153,13 +154,14 @@ def open_measured(
         ModelError: it cannot be opened.
     """
     stream_with = None
-    if not isinstance(model, torch.nn.Module):
+    model = find_model(model, allow_pickle=conditions.allow_pickle, progress=conditions.progress)
+    if isinstance(model, Place):
         by_blocks = conditions.block_by_block
         if by_blocks is None:
-            by_blocks = original_bytes(Path(model).expanduser()) > _SHARE * free_memory()
+            by_blocks = original_bytes(model.path) > _SHARE * free_memory()
             if by_blocks:
                 conditions.progress.say(
-                    f"{Path(model).name} is measured block by block: memory does not hold it"
+                    f"{Path(model.name).name} is measured block by block: memory does not hold it"
                 )
         if by_blocks:
             stream_with = Path(opened.enter_context(TemporaryDirectory(prefix="roundel-")))

@@ -13,11 +13,14 @@ from roundel.formats import open_packed, packed_format
 from roundel.formats.reload import unpack_model
 from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
 from roundel.model.checkpoint import is_own, own_output
+from roundel.model.place import Place, locate, locate_cached
 from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
+from roundel.progress import Progress
 
 ModelOrPath = str | Path | torch.nn.Module
+ModelOrPlace = Place | torch.nn.Module
 
 # What only Roundel's own code opens.
 _PACKED = ("roundel", "spqr")
@@ -36,7 +39,7 @@ class Given:
         known: what was found out about it, for all runs on it: by what decides it.
     """
 
-    model: ModelOrPath
+    model: ModelOrPlace
     tokenizer: Any | None
     calibration: CalibrationSource | None
     trust_remote_code: bool
@@ -47,15 +50,13 @@ class Given:
     known: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def location(self) -> str | None:
-        """The folder, or hub id, that other files of the model are in; None where there is none."""
-        if isinstance(self.model, torch.nn.Module):
-            opened_from = str(getattr(self.model, "name_or_path", "") or "")
-            return opened_from if opened_from and Path(opened_from).is_dir() else None
-        path = Path(self.model).expanduser()
-        if path.is_file():
-            return None
-        return str(path) if path.is_dir() else str(self.model)
+    def folder(self) -> Path | None:
+        """In which other files of the model are; None where there is none."""
+        place = self.model
+        if isinstance(place, torch.nn.Module):
+            found = locate_cached(str(getattr(place, "name_or_path", "") or ""))
+            return None if found is None else found.folder
+        return None if place.is_gguf else place.folder
 
     def open(self, stream_with: Path | None = None) -> SourceModel:
         """The original model; its blocks stay on disk where there is a folder `stream_with`."""
@@ -75,13 +76,12 @@ class Given:
         model = self.model
         if isinstance(model, torch.nn.Module):
             return SourceModel("in memory", model, None)
-        folder = Path(model).expanduser()
-        if find_adapter(str(model), self.base) is not None:
+        if find_adapter(model, self.base) is not None:
             return self.open()
-        if packed_format(folder) in _PACKED:
-            return self.open(stream_with=folder)  # in which nothing is written
+        if packed_format(model.path) in _PACKED:
+            return self.open(stream_with=model.path)  # in which nothing is written
         return open_skeleton(
-            str(model),
+            model,
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
             allow_own=self.allow_quantized,
@@ -89,8 +89,33 @@ class Given:
         )
 
 
+def find_model(
+    model: "ModelOrPath | Place",
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> ModelOrPlace:
+    """The files of a model, or the model itself, if it is in memory.
+
+    Args:
+        model: folder, .gguf file, hub id, or a model in memory.
+        revision: of a hub id.
+        allow_pickle: pickled weights are wanted where there are no safetensors.
+        progress: told of what is fetched.
+
+    Raises:
+        ModelError: there is nothing of that name.
+    """
+    if isinstance(model, torch.nn.Module):
+        if revision is not None:
+            raise ModelError(f"a model in memory has no revision {revision}: leave it out")
+        return model
+    return locate(model, revision, allow_pickle=allow_pickle, say=(progress or Progress()).say)
+
+
 def open_model(
-    model: ModelOrPath,
+    model: ModelOrPath | Place,
     tokenizer: Any | None,
     trust_remote_code: bool,
     allow_pickle: bool,
@@ -105,7 +130,7 @@ def open_model(
     """Open whatever the user named.
 
     Args:
-        model: folder, .gguf file, hub id, or a model in memory.
+        model: a place, or what `find_model` finds one for.
         tokenizer: instead of the model's own.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints.
@@ -124,8 +149,9 @@ def open_model(
         _make_normal(model)
         model.eval().requires_grad_(False)
         return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
-    folder = Path(model).expanduser()
-    adapter = find_adapter(str(model), base)
+    place = locate(model, allow_pickle=allow_pickle)
+    folder = place.path
+    adapter = find_adapter(place, base)
     if adapter is not None:
         check_peft(adapter)
         return _merged(adapter, tokenizer, trust_remote_code, allow_pickle, allow_own or quantized, blocks)
@@ -133,7 +159,7 @@ def open_model(
         raise ModelError(f"{model} is no adapter, so there is no base to name: leave --base (base=) out")
     own = is_own(folder)
     if own and not quantized and not allow_own:
-        raise own_output(str(model))
+        raise own_output(place.name)
     packed = None
     if quantized or packed_format(folder) in _PACKED:
         streamed = stream_with is not None
@@ -141,14 +167,14 @@ def open_model(
             folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own
         )
     if packed is not None:
-        reader = tokenizer or open_tokenizer(str(folder), trust_remote_code)
+        reader = tokenizer or open_tokenizer(folder, trust_remote_code)
         words = "" if quantized else _PACKED_WORDS.format(kind=packed_format(folder))
         opened = SourceModel(
-            str(model), packed.model, reader, packed.storage or InMemory(), packed.extra, read_from=words
+            place.name, packed.model, reader, packed.storage or InMemory(), packed.extra, read_from=words
         )
     else:
         opened = open_source(
-            str(model),
+            place,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             quantized=quantized,
@@ -163,7 +189,12 @@ def open_model(
         unpack_model(opened.model)  # which transformers does when the whole of it runs
     if quantized:
         _attach_activations(opened.model, folder)
-    return replace(opened, tokenizer=tokenizer or opened.tokenizer)
+    return replace(
+        opened,
+        tokenizer=tokenizer or opened.tokenizer,
+        place=place,
+        folders=() if place.is_gguf else (place.folder,),
+    )
 
 
 def _make_normal(model: torch.nn.Module) -> None:
@@ -193,21 +224,20 @@ def _merged(
     blocks: str | None,
 ) -> SourceModel:
     """An adapter and its base as one model, in memory."""
-    if find_adapter(adapter.base, None) is not None:
+    try:
+        place = locate(adapter.base, allow_pickle=allow_pickle)
+    except ModelError as error:
+        raise _unopened(adapter, error) from error
+    if find_adapter(place, None) is not None:
         raise ModelError(
             f"the base of {adapter.name}, {adapter.base}, is an adapter itself: a whole model is "
             "wanted; merge that one first, and name the result with --base (base=)"
         )
     try:
-        opened = open_model(
-            adapter.base, None, trust_remote_code, allow_pickle, allow_own=allow_own, blocks=blocks
-        )
+        opened = open_model(place, None, trust_remote_code, allow_pickle, allow_own=allow_own, blocks=blocks)
     except ModelError as error:
-        raise ModelError(
-            f"{adapter.name} is an adapter, and its base model cannot be opened: {error}. Another place of the base "
-            "can be named with --base (base=)"
-        ) from error
-    own = open_tokenizer(str(adapter.folder), trust_remote_code)
+        raise _unopened(adapter, error) from error
+    own = open_tokenizer(adapter.folder, trust_remote_code)
     words = f"{adapter.words}, which was {opened.read_from}" if opened.read_from else adapter.words
     return SourceModel(
         adapter.name,
@@ -217,6 +247,14 @@ def _merged(
         opened.extra,
         read_from=words,
         parents={"base": adapter.base, "adapter": adapter.name},
+        folders=(*opened.folders, adapter.folder),
+    )
+
+
+def _unopened(adapter: Adapter, error: ModelError) -> ModelError:
+    return ModelError(
+        f"{adapter.name} is an adapter, and its base model cannot be opened: {error}. Another place of the base "
+        "can be named with --base (base=)"
     )
 
 

@@ -32,8 +32,9 @@ from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
 from roundel.errors import CalibrationError, ModelError, OutputError, RoundelError
 from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
+from roundel.formats.companions import Companions
+from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
-from roundel.formats.processor import write_readers
 from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid.quantized_weight import QuantizedWeight
@@ -231,6 +232,7 @@ class Run:
             "parameters": sum(p.numel() for p in parameters) + sum(map(prod, extra)),
             **({"read_from": self.source.read_from} if self.source.read_from else {}),
             **self.source.parents,
+            **({"commit": place.commit} if (place := self.source.place) is not None and place.commit else {}),
         }
 
     def _fingerprint(self) -> str:
@@ -239,6 +241,12 @@ class Run:
             self.given.known["fingerprint"] = fingerprint(self.model, source.storage, source.extra)
         found: str = self.given.known["fingerprint"]
         return found
+
+    @cached_property
+    def companions(self) -> Companions:
+        """What goes along with the weights."""
+        sources = self.source.folders or ([self.given.folder] if self.given.folder else [])
+        return Companions.find(sources, self.source.tokenizer, self.given.trust_remote_code)
 
     @property
     def _checks_whole(self) -> bool:
@@ -363,6 +371,9 @@ class Run:
         writing = self.writing
         if writing is None:
             return
+        with self.ranks.agreed():
+            if self.ranks.first:
+                _ = self.companions
         recipe = self.recipe.model_dump(mode="json")
         identity = {
             "recipe": {key: value for key, value in recipe.items() if key not in _NO_MATTER},
@@ -445,8 +456,11 @@ class Run:
             self.container.write(folder, content)
             if job.activations is not None:
                 job.activations.save(folder)
-            write_readers(folder, self.source.tokenizer, self.given.location)
-            self.container.verify(folder, content, self.given.trust_remote_code)
+            sources = self.companions.sources
+            trust = self.given.trust_remote_code
+            finish_config(folder, sources[0] if sources else None, self.model.config, trust)
+            self.companions.write(folder)
+            self.container.verify(folder, content, trust)
             check_extra(folder, content.extra)
             manifest |= measure_folder(folder, self.original["parameters"])
             write_manifest(folder, manifest)

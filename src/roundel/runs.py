@@ -13,6 +13,7 @@ from roundel.engine.plan import Plan, plan_together
 from roundel.engine.streams import StreamOptions
 from roundel.errors import OutputError, RecipeError
 from roundel.formats.folder import check_target
+from roundel.model.place import Place
 from roundel.opening import Given
 from roundel.progress import Progress
 from roundel.ranks import Ranks
@@ -45,7 +46,7 @@ def sweep_model(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(f"{twice[0]} is given twice: recipes of different names are wanted")
-    source = Path(given.model).expanduser() if isinstance(given.model, str | Path) else None
+    source = given.model.path if isinstance(given.model, Place) else None
     manifests: dict[str, dict[str, Any]] = {}
     with ExitStack() as journals:
         if ranks.first and not output.exists():

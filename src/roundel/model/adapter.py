@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import cached_file
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header
+from roundel.model.place import Place
 from roundel.words import kind_and_line
 
 CONFIG = "adapter_config.json"
@@ -59,46 +59,21 @@ class Adapter:
         return f"a {kind} adapter, {self.name}, merged into {self.base}"
 
 
-def find_adapter(source: str, base: str | None) -> Adapter | None:
-    """The adapter that a folder or a hub id holds; None where it is something else.
+def find_adapter(place: Place, base: str | None) -> Adapter | None:
+    """The adapter that a folder holds; None where it is something else.
 
     Args:
-        source: as it was named.
+        place: what was named as the model.
         base: its base model, instead of the one that it names.
 
     Raises:
         ModelError: its config makes no sense, it names no base, or it cannot be merged.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        whole = (path / "config.json").is_file() and any(
-            (path / n).exists() for n in (*SAFETENSORS, *PICKLES)
-        )
-        if whole or not (path / CONFIG).is_file():
-            return None
-        file = path / CONFIG
-    elif path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    path = place.path
+    whole = (path / "config.json").is_file() and any((path / n).exists() for n in (*SAFETENSORS, *PICKLES))
+    if whole or not (path / CONFIG).is_file():
         return None
-    else:
-        found = _of_hub(source, CONFIG)
-        if found is None or _of_hub(source, "config.json") is not None:
-            return None
-        file = found
-    return _read(source, file, base)
-
-
-def _of_hub(source: str, name: str) -> Path | None:
-    try:
-        found = cached_file(
-            source,
-            name,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except _FAULTS:
-        return None  # what is wrong with it, opening it as a model will say
-    return None if found is None else Path(found)
+    return _read(place.name, path / CONFIG, base)
 
 
 def _read(source: str, file: Path, base: str | None) -> Adapter:
@@ -119,9 +94,12 @@ def _read(source: str, file: Path, base: str | None) -> Adapter:
         raise ModelError(
             f"{source} is an adapter that names no base model: pass it with --base (base=), a folder or a hub id"
         )
-    beside = file.parent / named
-    if not Path(named).expanduser().exists() and beside.is_dir() and not base:
-        named = str(beside)
+    if not base and not Path(named).expanduser().exists():
+        beside, revision = file.parent / named, about.get("revision")
+        if beside.is_dir():
+            named = str(beside)
+        elif isinstance(revision, str) and revision:
+            named = f"{named}@{revision}"
     return Adapter(source, file.parent, kind, named)
 
 
@@ -192,9 +170,6 @@ def _explained(adapter: Adapter) -> Iterator[None]:
 def _stored(adapter: Adapter, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of the adapter's tensors by their names."""
     safe, pickled = adapter.folder / _WEIGHTS, adapter.folder / _PICKLED
-    for path in (safe, pickled):
-        if not path.is_file() and not Path(adapter.name).expanduser().is_dir():
-            _of_hub(adapter.name, path.name)
     if safe.is_file():
         return {name: entry.shape for name, entry in read_header(safe).items()}
     if not pickled.is_file():

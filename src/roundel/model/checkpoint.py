@@ -133,6 +133,15 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
     return [folder / file for file in _read_index(entry)] if entry.suffix == ".json" else [entry]
 
 
+def named_files(index: Path) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        ModelError: it cannot be read, or names files outside of its folder.
+    """
+    return list(_read_index(index))
+
+
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of a safetensors file, by name.
 

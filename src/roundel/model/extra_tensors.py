@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from roundel.errors import ModelError
 from roundel.model.blocks import BlockStack
-from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header, weight_files
+from roundel.model.checkpoint import read_header, weight_files
 from roundel.model.stored import StoredCheckpoint
 
 _SAFE = ".safetensors"
@@ -105,13 +104,13 @@ class ExtraTensors(Mapping[str, torch.Tensor]):
 
 
 def find_extra_tensors(
-    model: Any, location: str, *, allow_pickle: bool = False, stored: StoredCheckpoint | None = None
+    model: Any, folder: Path, *, allow_pickle: bool = False, stored: StoredCheckpoint | None = None
 ) -> ExtraTensors:
     """Look for them in the headers of the weight files.
 
     Args:
         model: names are looked at; tensors may be absent.
-        location: its folder, or the hub id from whose cache it was opened.
+        folder: from which it was opened.
         allow_pickle: it may have been read from pickled files.
         stored: the checkpoint, if it is a quantized one.
 
@@ -123,9 +122,6 @@ def find_extra_tensors(
         return _unplaced(
             model, [{n: Place(stored.folder, shape, stored.size(n)) for n, shape in shapes}], stored
         )
-    folder = _folder(location)
-    if folder is None:
-        return ExtraTensors()
     return _unplaced(model, map(_stored, weight_files(folder, allow_pickle=allow_pickle)), None)
 
 
@@ -203,18 +199,6 @@ class _Names:
             return {found}
         first, *others = self._targets[pattern]
         return {found, *(found.replace(first, other) for other in others)}
-
-
-def _folder(location: str) -> Path | None:
-    """The folder of the weight files; None where there is none on this machine."""
-    path = Path(location).expanduser()
-    if path.is_dir():
-        return path
-    for name in (*SAFETENSORS, *PICKLES):
-        cached = try_to_load_from_cache(location, name)
-        if isinstance(cached, str):
-            return Path(cached).parent
-    return None
 
 
 def _stored(path: Path) -> dict[str, Place]:

@@ -1,4 +1,4 @@
-"""Opening a source model: a local folder, a GGUF file or a hub id.
+"""Opening a source model: a folder, or a GGUF file (place.py finds those of a hub id).
 
 transformers does the reading; this file decides what may be read and turns every way in which it can fail
 into one clear error.
@@ -21,11 +21,11 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
-from roundel.files import unfit_name
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, is_own
 from roundel.model.classes import auto_class
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
+from roundel.model.place import Place, locate
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 from roundel.model.stored import StoredCheckpoint
 from roundel.model.stored.finding import find_stored
@@ -69,6 +69,8 @@ class SourceModel:
         extra: tensors of its checkpoint for which its class has no place.
         read_from: where it was no full-precision model: from what it was read, in a sentence.
         parents: where it was made of others: which they are, by what they were to it.
+        place: where its files are; None of a model in memory.
+        folders: with what goes along with its weights, the one with its config first.
     """
 
     name: str
@@ -78,10 +80,12 @@ class SourceModel:
     extra: ExtraTensors = field(default_factory=ExtraTensors)
     read_from: str = ""
     parents: dict[str, str] = field(default_factory=dict)
+    place: Place | None = None
+    folders: tuple[Path, ...] = ()
 
 
 def open_source(
-    source: str,
+    source: str | Path | Place,
     *,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -94,7 +98,7 @@ def open_source(
     """Open a causal language model on the CPU, in the type in which it is stored; a quantized one dequantized.
 
     Args:
-        source: folder with config.json and safetensors, a .gguf file (read into fp32), or a hub id.
+        source: folder with config.json and safetensors, a .gguf file (read into fp32), or a hub id of one.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read `pytorch_model.bin`, with `weights_only`.
         quantized: open whatever transformers runs, dequantized or not (to measure or to run it, not to quantize it).
@@ -107,52 +111,42 @@ def open_source(
     Raises:
         ModelError: with what was found, what is wanted and what to do.
     """
+    place = locate(source, allow_pickle=allow_pickle)
+    source, location = place.name, str(place.folder)
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    path = Path(source).expanduser()
-    if not source.strip():
-        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is wanted")
-    _check_name(source)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"no file {source}: the path of a GGUF file is wanted")
-        location = str(path.parent)
-        where["gguf_file"] = path.name
-    elif path.is_dir():
-        check_folder(path, allow_pickle=allow_pickle, allow_own=quantized or allow_own)
-        location = str(path)
-    elif path.exists():
-        raise ModelError(f"{source} is a file: a model folder, a .gguf file or a hub id is wanted")
-    elif _is_hub_id(source):
-        location = source
+    if place.is_gguf:
+        where["gguf_file"] = place.path.name
     else:
-        raise ModelError(f"no folder {source}: a model folder, a .gguf file or a hub id is wanted")
+        check_folder(place.folder, allow_pickle=allow_pickle, allow_own=quantized or allow_own)
 
     config = _open_config(source, location, where)
-    runs = quantized and (not as_original or is_own(path))
+    runs = quantized and (not as_original or is_own(place.path))
     stored = None
-    if "gguf_file" not in where:
-        stored = find_stored(source, location, config, trust_transformers=quantized, weights_only=not runs)
+    if not place.is_gguf:
+        stored = find_stored(
+            source, place.folder, config, trust_transformers=quantized, weights_only=not runs
+        )
     if not quantized and config.dtype not in (None, *_TYPES):
         raise ModelError(
             f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
         )
     if stored is not None:
-        return _open_stored(source, location, config, stored, where, stream_with is not None, blocks)
+        return _open_stored(place, config, stored, trust_remote_code, stream_with is not None, blocks)
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
-    if stream_with is not None and "gguf_file" not in where and not allow_pickle:
+    if stream_with is not None and not place.is_gguf and not allow_pickle:
         skeleton = _skeleton(source, config, trust_remote_code)
         options["device_map"] = device_map(skeleton, find_blocks(skeleton, blocks))
         options["offload_folder"] = str(stream_with)
     model = _open_weights(source, location, config, where, options)
     extra = ExtraTensors()
-    if not quantized and "gguf_file" not in where:  # packed Linears have no weights to find blocks by
-        extra = _find_extra(source, location, model, blocks, allow_pickle)
+    if not quantized and not place.is_gguf:  # packed Linears have no weights to find blocks by
+        extra = _find_extra(place, model, blocks, allow_pickle)
     storage: Storage = take_off_hooks(model) if "device_map" in options else InMemory()
     return SourceModel(source, model, open_tokenizer(location, **where), storage, extra)
 
 
 def open_skeleton(
-    source: str,
+    source: str | Path | Place,
     *,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -169,32 +163,29 @@ def open_skeleton(
     Raises:
         ModelError: as `open_source` would.
     """
-    _check_name(source)
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf" or not (path.is_dir() or _is_hub_id(source)):
-        return open_source(source)
-    if path.is_dir():
-        check_folder(path, allow_pickle=allow_pickle, allow_own=allow_own)
-    location = str(path) if path.is_dir() else source
-    config = _open_config(source, location, {"trust_remote_code": trust_remote_code})
-    stored = find_stored(source, location, config)
-    model = _skeleton(source, config, trust_remote_code)
-    extra = _find_extra(source, location, model, blocks, allow_pickle, stored)
+    place = locate(source, allow_pickle=allow_pickle)
+    if place.is_gguf:
+        return open_source(place)
+    check_folder(place.folder, allow_pickle=allow_pickle, allow_own=allow_own)
+    config = _open_config(place.name, str(place.folder), {"trust_remote_code": trust_remote_code})
+    stored = find_stored(place.name, place.folder, config)
+    model = _skeleton(place.name, config, trust_remote_code)
+    extra = _find_extra(place, model, blocks, allow_pickle, stored)
     words = "" if stored is None else stored.words
-    return SourceModel(source, model, None, extra=extra, read_from=words)
+    return SourceModel(place.name, model, None, extra=extra, read_from=words)
 
 
 def _open_stored(
-    source: str,
-    location: str,
+    place: Place,
     config: Any,
     stored: StoredCheckpoint,
-    where: dict[str, Any],
+    trust_remote_code: bool,
     streamed: bool,
     blocks: str | None,
 ) -> SourceModel:
     """A model whose checkpoint is quantized, with dense weights."""
-    model = _skeleton(source, config, where["trust_remote_code"], with_buffers=True)
+    source = place.name
+    model = _skeleton(source, config, trust_remote_code, with_buffers=True)
     try:
         storage, info = load_stored(model, stored, streamed=streamed)
     except (*_SENSELESS, RuntimeError) as error:
@@ -203,23 +194,21 @@ def _open_stored(
         ) from error
     _check_loaded(source, model, info)
     model.eval().requires_grad_(False)
-    extra = _find_extra(source, location, model, blocks, False, stored)
-    return SourceModel(
-        source, model, open_tokenizer(location, **where), storage, extra, read_from=stored.words
-    )
+    extra = _find_extra(place, model, blocks, False, stored)
+    reader = open_tokenizer(place.folder, trust_remote_code)
+    return SourceModel(source, model, reader, storage, extra, read_from=stored.words)
 
 
 def _find_extra(
-    source: str,
-    location: str,
+    place: Place,
     model: nn.Module,
     blocks: str | None,
     allow_pickle: bool,
     stored: StoredCheckpoint | None = None,
 ) -> ExtraTensors:
-    extra = find_extra_tensors(model, location, allow_pickle=allow_pickle, stored=stored)
+    extra = find_extra_tensors(model, place.folder, allow_pickle=allow_pickle, stored=stored)
     if extra:
-        check_depth(source, find_blocks(model, blocks), extra, model.config)
+        check_depth(place.name, find_blocks(model, blocks), extra, model.config)
     return extra
 
 
@@ -287,18 +276,6 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers
         ) from error
 
 
-def _check_name(source: str) -> None:
-    unfit = unfit_name(Path(source))
-    if unfit:
-        raise ModelError(
-            f"{source} cannot be opened ({unfit}): rename it, or give it by a link of another name"
-        )
-
-
-def _is_hub_id(source: str) -> bool:
-    return source.count("/") <= 1 and not source.startswith((".", "/", "~")) and "\\" not in source
-
-
 def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(location, **where)
@@ -308,13 +285,10 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
                 f"{source} comes with its own modeling code, which is not run unless you trust it: "
                 "read it, then pass --trust-remote-code"
             ) from error
-        found = f"{source} cannot be opened"
-        if location == source and not Path(source).exists():
-            found = f"there is no folder {source}, and as a hub id it cannot be opened"
         # A strict config wraps what was wrong with a field.
         words = kind_and_line(error.__cause__ or error)
         raise ModelError(
-            f"{found} ({words}): a whole model of a kind that transformers knows is wanted"
+            f"{source} cannot be opened ({words}): a whole model of a kind that transformers knows is wanted"
         ) from error
     auto_class(config, source)
     return config
@@ -372,8 +346,8 @@ def _forget_gguf(model: Any) -> None:
         del model.config.quantization_config
 
 
-def open_tokenizer(location: str, trust_remote_code: bool = False, **where: Any) -> Any | None:
-    """The tokenizer of a folder or hub id, or None where there is none.
+def open_tokenizer(location: str | Path, trust_remote_code: bool = False, **where: Any) -> Any | None:
+    """The tokenizer of a folder, or None where there is none.
 
     Raises:
         ModelError: there is one, and it cannot be opened.
@@ -381,7 +355,7 @@ def open_tokenizer(location: str, trust_remote_code: bool = False, **where: Any)
     where["trust_remote_code"] = trust_remote_code
     try:
         with _Unnamed():
-            return AutoTokenizer.from_pretrained(location, **where)
+            return AutoTokenizer.from_pretrained(str(location), **where)
     except _SENSELESS as error:
         found = [name for name in _TOKENIZERS if (Path(location) / name).is_file()]
         if found and "gguf_file" not in where:

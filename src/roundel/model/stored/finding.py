@@ -1,33 +1,29 @@
-"""Whether a model that somebody named is stored quantized, and where its files are."""
+"""Whether a model that somebody named is stored quantized."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import SAFETENSORS
 from roundel.model.stored.checkpoint import StoredCheckpoint
 from roundel.model.stored.choice import find_form, forget_quantization, is_read, method_name, quantization_of
-from roundel.words import kind_and_line
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 # Where transformers quantizes the inputs of Linears too, or has a better reader.
 _RUN_BY_TRANSFORMERS = ("compressed-tensors",)
 
 
 def find_stored(
-    source: str, location: str, config: Any, *, trust_transformers: bool = False, weights_only: bool = True
+    source: str, folder: Path, config: Any, *, trust_transformers: bool = False, weights_only: bool = True
 ) -> StoredCheckpoint | None:
     """The checkpoint of a quantized model, whose config then speaks of quantization no more; None of an ordinary model.
 
     Args:
         source: the model's name.
-        location: its folder, or hub id.
+        folder: of its files.
         config: its config.
         trust_transformers: None, too, for a form that transformers may read and Roundel does not.
         weights_only: what the model does to its inputs does not matter.
@@ -44,7 +40,6 @@ def find_stored(
     if not weights_only and method_name(about) in _RUN_BY_TRANSFORMERS:
         return None
     form = find_form(source, about)
-    folder = _folder(source, location)
     if not any((folder / name).is_file() for name in SAFETENSORS):
         raise ModelError(
             f"{source} holds no safetensors, and quantized weights ({form.words}) are read from these alone: "
@@ -66,17 +61,3 @@ def _refuse_unknown(source: str, about: Any) -> None:
             f"{source} is quantized by {name}, which transformers does not know: another model is wanted, or a "
             "transformers that can run this one"
         )
-
-
-def _folder(source: str, location: str) -> Path:
-    """The folder of a model's files; those of a hub id are brought into the cache."""
-    path = Path(location).expanduser()
-    if path.is_dir():
-        return path
-    try:
-        return Path(snapshot_download(location, allow_patterns=_FILES))
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ModelError(
-            f"the files of {source} cannot be had ({kind_and_line(error)}): a model "
-            "folder, or a hub that can be reached, is wanted"
-        ) from error

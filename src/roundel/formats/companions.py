@@ -1,0 +1,179 @@
+"""What lies beside a model's weights: tokenizer, processors, chat templates, generation settings, licences.
+
+Quantizing changes nothing in them, so they are copied byte for byte: written anew by a library, a tokenizer may lose
+what that library does not know (a normalizer, how special tokens take blanks, files that other clients read). Only what
+has no file (a GGUF file's tokenizer, one that was changed in memory) is written by its own class, and read back. Code
+that they name (`auto_map`) goes with them; it is not run here.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_imports
+
+from roundel.errors import ModelError
+from roundel.model.place import locate_cached
+from roundel.model.source import open_tokenizer
+from roundel.words import kind_and_line
+
+_TEMPLATES, _OLD_TEMPLATE = "additional_chat_templates", "chat_template.json"
+_TOKENIZER = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "tekken.json"),
+    *("vocab.*", "merges.txt", "dict.txt", "*.model", "*.tiktoken", "*.spm", "*.bpe", "*.vocab"),
+)
+_OTHERS = ("*.json", "LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "USAGE_POLICY*")
+# Written anew, of the weights, of another quantization, of a training, or Roundel's own.
+_LEFT = (
+    *("config.json", "*.index.json", "adapter_config.json", "trainer_state.json", "*_results.json"),
+    *("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json"),
+    *("report.json", "roundel*.json"),
+)
+# Words of several alphabets, blanks and marks; special tokens come in between.
+_PROBE = "Once  upon a\ttime,\n\n it's {}Text {} текст {}文字 עברית हिन्दी é e\u0301 😀 0123456789 ...  "
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What goes along with the weights.
+
+    Attributes:
+        sources: folders of the original, the one with its config first; of a file in several the last is taken.
+        tokenizer: None where there is none.
+        home: the folder whose files give the tokenizer; None: it is written by its class.
+    """
+
+    sources: tuple[Path, ...]
+    tokenizer: Any | None
+    home: Path | None
+
+    @classmethod
+    def find(cls, sources: Iterable[Path], tokenizer: Any | None, trust_remote_code: bool) -> "Companions":
+        """Decide what will be copied and what written.
+
+        Args:
+            sources: as above.
+            tokenizer: as above.
+            trust_remote_code: as it was opened.
+
+        Raises:
+            ModelError: the tokenizer has no files, and what its class writes gives other ids.
+        """
+        home = None if tokenizer is None else _home(tokenizer, trust_remote_code)
+        return cls(tuple(sources), tokenizer, home)
+
+    def write(self, folder: Path) -> None:
+        """Put them into the output."""
+        patterns = _OTHERS if self.tokenizer is not None else (*_OTHERS, *_TOKENIZER)
+        for source in self.sources:
+            for path in _files(source, patterns):
+                if self.tokenizer is None or not _matches(path.name, _TOKENIZER):
+                    _copy(path, folder)
+        if self.home is not None:
+            for path in _files(self.home, _TOKENIZER):
+                _copy(path, folder)
+        elif self.tokenizer is not None:
+            old = [path for source in self.sources for path in _files(source, (_OLD_TEMPLATE,))]
+            # A template of the processor in the old form would give way to one of the tokenizer in the new form.
+            self.tokenizer.save_pretrained(folder, **({"save_jinja_files": False} if old else {}))
+            for path in old:
+                _copy(path, folder)
+        home = self.home if self.tokenizer is not None else next(iter(self.sources), None)
+        for template in sorted((home / _TEMPLATES).glob("*.jinja")) if home is not None else ():
+            (folder / _TEMPLATES).mkdir(exist_ok=True)
+            shutil.copyfile(template, folder / _TEMPLATES / template.name)
+
+
+def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:
+    """The folder whose files give a tokenizer as it is; None where it must be written."""
+    place = locate_cached(str(getattr(tokenizer, "name_or_path", "") or ""))
+    if place is not None and any(_files(place.folder, _TOKENIZER)):
+        try:
+            if _same(tokenizer, open_tokenizer(place.folder, trust_remote_code)):
+                return place.folder
+        except ModelError:
+            pass  # the files have changed since
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            tokenizer.save_pretrained(name)
+            written = open_tokenizer(name, trust_remote_code)
+        except (OSError, ValueError, TypeError, AttributeError, NotImplementedError, ModelError) as error:
+            raise ModelError(
+                f"the tokenizer {type(tokenizer).__name__} cannot be written and opened again "
+                f"({kind_and_line(error)}): one that was opened from a folder is wanted"
+            ) from error
+        difference = "nothing" if written is None else _difference(tokenizer, written)
+        if difference:
+            raise ModelError(
+                f"the tokenizer {type(tokenizer).__name__}, written and opened again, gives other ids ({difference}): "
+                "one that was opened from a folder, and was not changed since, is wanted"
+            )
+    return None
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (
+        other is not None
+        and not _difference(one, other)
+        and getattr(one, "chat_template", None) == getattr(other, "chat_template", None)
+        and one.special_tokens_map == other.special_tokens_map
+    )
+
+
+def _difference(one: Any, other: Any) -> str:
+    """Where two tokenizers cut a text in different ways; nothing where they do not."""
+    tokens = list(one.all_special_tokens)[:8] or [""]
+    for text in (_PROBE.format(*(tokens * 3)[:3]), *(f"a{token} b" for token in tokens)):
+        for special in (True, False):
+            mine, theirs = (t(text, add_special_tokens=special)["input_ids"] for t in (one, other))
+            if mine != theirs:
+                return f"of {text[:40]!r}"
+    return ""
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Those right in a folder that are copied."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if _matches(path.name, patterns) and not _matches(path.name, _LEFT) and path.is_file()
+    ]
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _copy(path: Path, folder: Path) -> None:
+    shutil.copyfile(path, folder / path.name)
+    for module in set(_code_of(path)):
+        _copy_code(path.parent, module, folder)
+
+
+def _code_of(path: Path) -> Iterator[str]:
+    """Modules in which the classes are that a file names."""
+    if path.suffix != ".json":
+        return
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
+    except (ValueError, AttributeError):
+        return  # whoever opens it will say so
+    for names in classes.values():
+        for name in names if isinstance(names, list) else [names]:
+            if isinstance(name, str) and "--" not in name:  # else it is in another repository
+                yield name.partition(".")[0]
+
+
+def _copy_code(source: Path, module: str, folder: Path) -> None:
+    """A module, and those beside it that it imports."""
+    path, target = source / f"{module}.py", folder / f"{module}.py"
+    if target.exists() or not path.is_file():
+        return
+    shutil.copyfile(path, target)
+    for name in get_relative_imports(path):
+        _copy_code(source, name, folder)

@@ -1,0 +1,163 @@
+"""Files of the hub, by way of its cache: only those that a model is opened with.
+
+The hub says what there is; settings, tokenizers, code and licences come first, as they are small and an index among
+them says which files hold the weights. Pickles are fetched only when they were asked for, weights of other frameworks
+never. Where the hub cannot be reached (no connection, HF_HUB_OFFLINE), the cache is used as it is.
+"""
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+from glob import escape
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from roundel.belongings import MANIFEST
+from roundel.errors import ModelError
+from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
+from roundel.words import first_line
+
+# What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.
+_SMALL = (
+    *("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.bpe", "*.vocab", "*.py"),
+    *("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "USAGE_POLICY*"),
+)
+_TEMPLATES = "additional_chat_templates/*.jinja"
+_ADAPTER, _ADAPTER_WEIGHTS, _ADAPTER_PICKLE = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+_FAULTS = (OSError, ValueError, RuntimeError, HfHubHTTPError, EntryNotFoundError)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be one of the hub's; a path that says where it begins may not."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not name.startswith((".", "~"))
+
+
+def fetch_model(
+    repo: str, revision: str | None, *, allow_pickle: bool, say: Callable[[str], None]
+) -> tuple[Path, str]:
+    """The folder in the cache that holds all that a model is opened with, and the commit that it is of.
+
+    Args:
+        repo: hub id.
+        revision: branch, tag or commit; None: the main branch.
+        allow_pickle: pickled weights are wanted where there are no safetensors.
+        say: told before weights are fetched.
+
+    Raises:
+        ModelError: the hub does not give it, and it is not in the cache.
+    """
+    try:
+        names = HfApi().list_repo_files(repo, revision=revision)
+    except _FAULTS as error:
+        folder = cached_model(repo, revision)
+        if folder is None:
+            raise _refused(repo, revision, error) from error
+        return folder, folder.name
+    small = [name for name in names if _is_small(name)]
+    try:
+        folder = _fetch(repo, revision, small)
+        weights = _weights(repo, folder, names, allow_pickle)
+        if any(not (folder / name).exists() for name in weights):
+            say(f"Fetching {repo} from the hub: {len(weights)} weight files")
+        _fetch(repo, revision, small + weights)
+    except _FAULTS as error:
+        raise _refused(repo, revision, error) from error
+    return folder, folder.name
+
+
+def fetch_file(repo: str, name: str, revision: str | None, *, say: Callable[[str], None]) -> tuple[Path, str]:
+    """A single file of a hub id in the cache, and the commit that it is of.
+
+    Args:
+        repo, revision, say: as for `fetch_model`.
+        name: of the file.
+
+    Raises:
+        ModelError: the hub does not give it, and it is not in the cache.
+    """
+    say(f"Looking for {name} of {repo} on the hub")
+    try:
+        path = Path(hf_hub_download(repo, name, revision=revision))
+    except _FAULTS as error:
+        raise _refused(repo, revision, error) from error
+    return path, path.parent.name
+
+
+def _fetch(repo: str, revision: str | None, names: list[str]) -> Path:
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=[escape(name) for name in names]))
+
+
+def cached_model(repo: str, revision: str | None) -> Path | None:
+    """The folder in the cache, whole or not, of a model for which the hub is not asked."""
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except _FAULTS:
+        return None
+
+
+def _is_small(name: str) -> bool:
+    if "/" in name:
+        return fnmatch(name, _TEMPLATES)
+    return any(fnmatch(name, pattern) for pattern in _SMALL)
+
+
+def _weights(repo: str, folder: Path, names: list[str], allow_pickle: bool) -> list[str]:
+    """The files with the weights, of which a model is opened from one kind."""
+    if MANIFEST in names:  # what Roundel wrote has files of its own
+        return [name for name in names if fnmatch(name, "*.safetensors") and "/" not in name]
+    found = [name for name in (_ADAPTER_WEIGHTS,) if name in names]
+    if _ADAPTER in names and not found and allow_pickle:
+        found = [name for name in (_ADAPTER_PICKLE,) if name in names]
+    for entry in (*SAFETENSORS, *(PICKLES if allow_pickle else ())):
+        if entry in names:
+            return found + (named_files(folder / entry) if entry.endswith(".json") else [entry])
+    if found:
+        return found
+    if any(name in names for name in PICKLES):
+        raise ModelError(
+            f"{repo} holds pickled weights only on the hub, which can carry code: safetensors are wanted. Take a "
+            "revision or a model that has them, or pass --allow-pickle (they are then read with weights_only)"
+        )
+    single = sorted(name for name in names if name.endswith(".gguf"))
+    if single:
+        some = ", ".join(f"{repo}/{name}" for name in single[:3]) + (", ..." if len(single) > 3 else "")
+        raise ModelError(f"{repo} holds GGUF files: name one of them ({some})")
+    raise ModelError(f"no weights in {repo} on the hub: model.safetensors, one file or sharded, is wanted")
+
+
+def _refused(repo: str, revision: str | None, error: BaseException) -> ModelError:
+    what = repo if revision is None else f"revision {revision} of {repo}"
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"{repo} is gated: accept its conditions on the hub and log in (hf auth login), or give a folder"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelError(
+            f"{repo} has no revision {revision} on the hub: a branch, a tag or a commit is wanted"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"there is no folder {repo}, and the hub knows no model of this id, or shows it to its owners only: a "
+            "folder or a hub id is wanted; log in (hf auth login) for a private one"
+        )
+    return ModelError(
+        f"there is no folder {repo}, and as a hub id it cannot be opened: {what} cannot be had "
+        f"({type(error).__name__}: {first_line(error)}); a model folder, or a hub that can be reached, is wanted"
+    )
