@@ -111,7 +111,7 @@ def find_model(
         if revision is not None:
             raise ModelError(f"a model in memory has no revision {revision}: leave it out")
         return model
-    return locate(model, revision, allow_pickle=allow_pickle, say=(progress or Progress()).say)
+    return locate(model, revision, allow_pickle=allow_pickle, progress=progress)
 
 
 def open_model(

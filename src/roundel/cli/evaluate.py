@@ -9,7 +9,7 @@ from rich.table import Table
 import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
-from roundel.cli.quantize import BlocksOption
+from roundel.cli.quantize import BlocksOption, RevisionOption
 from roundel.errors import OutputError, RecipeError
 from roundel.seal import Kind, check_place, write_sealed_json
 
@@ -113,6 +113,7 @@ def evaluate_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
     blocks: BlocksOption = None,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Perplexity on held-out text, and the distance from the original."""
@@ -139,6 +140,7 @@ def evaluate_command(
         block_by_block=block_by_block,
         blocks=blocks,
         device=device,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         progress=terminal_progress(),
     )

@@ -6,14 +6,18 @@ import typer
 
 import roundel
 from roundel.cli.display import out
+from roundel.cli.quantize import RevisionOption
 
 
 def generate_command(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
 ) -> None:
     """Continue a text greedily."""
-    text = roundel.generate(model, prompt, max_new_tokens=max_new_tokens, trust_remote_code=trust_remote_code)
+    text = roundel.generate(
+        model, prompt, max_new_tokens=max_new_tokens, revision=revision, trust_remote_code=trust_remote_code
+    )
     out.print(text, soft_wrap=True)

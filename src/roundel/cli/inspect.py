@@ -16,6 +16,7 @@ from roundel.cli.quantize import (
     BaseOption,
     BlocksOption,
     MethodChoice,
+    RevisionOption,
     choose_recipe,
     grid_words,
     recipe_words,
@@ -38,6 +39,7 @@ def inspect_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
     ] = None,
     blocks: BlocksOption = None,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
     allow_quantized: AllowQuantizedOption = False,
@@ -66,6 +68,7 @@ def inspect_command(
         roundel.inspect,
         model,
         blocks=blocks,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         allow_quantized=allow_quantized,

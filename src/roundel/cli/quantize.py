@@ -25,6 +25,10 @@ BlocksOption = Annotated[
     ),
 ]
 
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit of a hub id, which may also be ID@NAME."),
+]
 AllowQuantizedOption = Annotated[
     bool, typer.Option("--allow-quantized", help="Take what Roundel wrote for an original, too.")
 ]
@@ -137,6 +141,7 @@ def quantize_command(
     ] = False,
     blocks: BlocksOption = None,
     held_out: HeldOutOption = HELD_OUT,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
     allow_quantized: AllowQuantizedOption = False,
@@ -180,6 +185,7 @@ def quantize_command(
         streams=streams_of(stream_to_disk),
         blocks=blocks,
         held_out=None if held_out == NOT_MEASURED else held_out,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         allow_quantized=allow_quantized,

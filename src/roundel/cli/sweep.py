@@ -16,6 +16,7 @@ from roundel.cli.quantize import (
     BlocksOption,
     EncodingOption,
     HeldOutOption,
+    RevisionOption,
     StreamChoice,
     streams_of,
 )
@@ -53,6 +54,7 @@ def sweep_command(
     stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
     blocks: BlocksOption = None,
     held_out: HeldOutOption = HELD_OUT,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
     allow_quantized: AllowQuantizedOption = False,
@@ -74,6 +76,7 @@ def sweep_command(
         streams=streams_of(stream_to_disk),
         blocks=blocks,
         held_out=None if held_out == NOT_MEASURED else held_out,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         allow_quantized=allow_quantized,

@@ -44,16 +44,15 @@ class Entry:
     end: int
 
 
-def check_folder(path: Path, *, allow_pickle: bool, allow_own: bool) -> None:
+def check_folder(path: Path, *, allow_pickle: bool) -> None:
     """Look at what a folder says about its model, and at the weight files that transformers would read.
 
     Args:
         path: the folder.
         allow_pickle: read pickled files where there are no safetensors.
-        allow_own: what Roundel wrote is welcome.
 
     Raises:
-        ModelError: no model, a damaged or hostile one, or one that Roundel has quantized.
+        ModelError: no model, or a damaged or hostile one.
     """
     config = path / "config.json"
     if not config.is_file():
@@ -76,8 +75,6 @@ def check_folder(path: Path, *, allow_pickle: bool, allow_own: bool) -> None:
             f"{config} says {quantization!r} of its quantization: an object that describes it is wanted, or, for a "
             "model that is not quantized, nothing; take the config.json that came with the weights"
         )
-    if not allow_own and is_own(path):
-        raise own_output(str(path))
     _check_weights(path, allow_pickle, quantization is not None)
 
 

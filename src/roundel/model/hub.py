@@ -5,17 +5,17 @@ them says which files hold the weights. Pickles are fetched only when they were 
 never. Where the hub cannot be reached (no connection, HF_HUB_OFFLINE), the cache is used as it is.
 """
 
-from collections.abc import Callable
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from roundel.belongings import MANIFEST
 from roundel.errors import ModelError
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
+from roundel.progress import Progress
 from roundel.words import first_line
 
 # What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.
@@ -50,7 +51,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch_model(
-    repo: str, revision: str | None, *, allow_pickle: bool, say: Callable[[str], None]
+    repo: str, revision: str | None, *, allow_pickle: bool, progress: Progress
 ) -> tuple[Path, str]:
     """The folder in the cache that holds all that a model is opened with, and the commit that it is of.
 
@@ -58,7 +59,7 @@ def fetch_model(
         repo: hub id.
         revision: branch, tag or commit; None: the main branch.
         allow_pickle: pickled weights are wanted where there are no safetensors.
-        say: told before weights are fetched.
+        progress: told of the weights that are fetched.
 
     Raises:
         ModelError: the hub does not give it, and it is not in the cache.
@@ -74,27 +75,34 @@ def fetch_model(
     try:
         folder = _fetch(repo, revision, small)
         weights = _weights(repo, folder, names, allow_pickle)
-        if any(not (folder / name).exists() for name in weights):
-            say(f"Fetching {repo} from the hub: {len(weights)} weight files")
-        _fetch(repo, revision, small + weights)
+        absent = [name for name in weights if not (folder / name).exists()]
+        if absent:
+            with progress.stage(f"Fetching the weights of {repo} from the hub", len(absent)):
+                for name in absent:
+                    progress.check_stop()
+                    _fetch(repo, revision, [name])
+                    progress.advance(note=name)
     except _FAULTS as error:
         raise _refused(repo, revision, error) from error
     return folder, folder.name
 
 
-def fetch_file(repo: str, name: str, revision: str | None, *, say: Callable[[str], None]) -> tuple[Path, str]:
+def fetch_file(repo: str, name: str, revision: str | None) -> tuple[Path, str]:
     """A single file of a hub id in the cache, and the commit that it is of.
 
     Args:
-        repo, revision, say: as for `fetch_model`.
+        repo, revision: as for `fetch_model`.
         name: of the file.
 
     Raises:
         ModelError: the hub does not give it, and it is not in the cache.
     """
-    say(f"Looking for {name} of {repo} on the hub")
     try:
         path = Path(hf_hub_download(repo, name, revision=revision))
+    except RemoteEntryNotFoundError as error:
+        raise ModelError(
+            f"{repo} has no file {name} on the hub: the name of one that it has is wanted"
+        ) from error
     except _FAULTS as error:
         raise _refused(repo, revision, error) from error
     return path, path.parent.name
@@ -106,10 +114,11 @@ def _fetch(repo: str, revision: str | None, names: list[str]) -> Path:
 
 def cached_model(repo: str, revision: str | None) -> Path | None:
     """The folder in the cache, whole or not, of a model for which the hub is not asked."""
-    try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except _FAULTS:
-        return None
+    for name in ("config.json", _ADAPTER):
+        found = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _is_small(name: str) -> bool:

@@ -4,13 +4,13 @@ A hub id is a folder that has not been looked up yet. It is looked up here, once
 on.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from roundel.errors import ModelError
 from roundel.files import unfit_name
 from roundel.model.hub import cached_model, fetch_file, fetch_model, is_hub_id
+from roundel.progress import Progress
 
 _GGUF = ".gguf"
 _WANTED = "a model folder, a .gguf file or a hub id is wanted"
@@ -54,7 +54,7 @@ def locate(
     revision: str | None = None,
     *,
     allow_pickle: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
 ) -> Place:
     """Find a model's files, and bring those of a hub id into the hub's cache.
 
@@ -62,7 +62,7 @@ def locate(
         model: folder, .gguf file, or hub id: `org/name`, `org/name@revision`, `org/name/file.gguf`.
         revision: branch, tag or commit of a hub id; None: the main branch.
         allow_pickle: pickled weights are wanted where there are no safetensors.
-        say: told before files are fetched.
+        progress: told of what is fetched.
 
     Raises:
         ModelError: there is nothing of that name, or the hub does not give it.
@@ -93,12 +93,14 @@ def locate(
     shown = name if at or revision is None else f"{name}@{revision}"
     owner, _, file = repo.rpartition("/")
     if file.endswith(_GGUF) and owner.count("/") == 1 and is_hub_id(owner):
-        return Place(shown, *fetch_file(owner, file, revision, say=say))
+        return Place(shown, *fetch_file(owner, file, revision))
     if repo.endswith(_GGUF):
         raise ModelError(f"no file {name}: the path of a GGUF file is wanted")
     if not is_hub_id(repo):
         raise ModelError(f"no folder {name}: {_WANTED}")
-    return Place(shown, *fetch_model(repo, revision, allow_pickle=allow_pickle, say=say))
+    return Place(
+        shown, *fetch_model(repo, revision, allow_pickle=allow_pickle, progress=progress or Progress())
+    )
 
 
 def locate_cached(name: str) -> Place | None:

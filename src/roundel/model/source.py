@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
-from roundel.model.checkpoint import check_folder, is_own
+from roundel.model.checkpoint import check_folder, is_own, own_output
 from roundel.model.classes import auto_class
 from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
 from roundel.model.place import Place, locate
@@ -117,7 +117,7 @@ def open_source(
     if place.is_gguf:
         where["gguf_file"] = place.path.name
     else:
-        check_folder(place.folder, allow_pickle=allow_pickle, allow_own=quantized or allow_own)
+        _check(place, allow_pickle, allow_own=quantized or allow_own)
 
     config = _open_config(source, location, where)
     runs = quantized and (not as_original or is_own(place.path))
@@ -166,13 +166,19 @@ def open_skeleton(
     place = locate(source, allow_pickle=allow_pickle)
     if place.is_gguf:
         return open_source(place)
-    check_folder(place.folder, allow_pickle=allow_pickle, allow_own=allow_own)
+    _check(place, allow_pickle, allow_own=allow_own)
     config = _open_config(place.name, str(place.folder), {"trust_remote_code": trust_remote_code})
     stored = find_stored(place.name, place.folder, config)
     model = _skeleton(place.name, config, trust_remote_code)
     extra = _find_extra(place, model, blocks, allow_pickle, stored)
     words = "" if stored is None else stored.words
     return SourceModel(place.name, model, None, extra=extra, read_from=words)
+
+
+def _check(place: Place, allow_pickle: bool, *, allow_own: bool) -> None:
+    if not allow_own and is_own(place.folder):
+        raise own_output(place.name)
+    check_folder(place.folder, allow_pickle=allow_pickle)
 
 
 def _open_stored(
