@@ -5,6 +5,10 @@ import re
 # What would move the cursor, change colours or end the output; lines and tabs may be part of a text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+UNREACHED = (
+    "it is not in the hub's cache, and the hub cannot be reached: no connection, or HF_HUB_OFFLINE is set"
+)
+
 
 def size(count: float) -> str:
     """Bytes for people: `74.1 MB`."""
@@ -29,7 +33,7 @@ def first_line(error: BaseException) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        return "it is not in the hub's cache, and the hub cannot be reached: no connection, or HF_HUB_OFFLINE is set"
+        return UNREACHED
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :.") if lines else "no message"
 

@@ -83,10 +83,10 @@ class Companions:
             self.tokenizer.save_pretrained(folder, **({"save_jinja_files": False} if old else {}))
             for path in old:
                 _copy(path, folder)
-        home = self.home if self.tokenizer is not None else next(iter(self.sources), None)
-        for template in sorted((home / _TEMPLATES).glob("*.jinja")) if home is not None else ():
-            (folder / _TEMPLATES).mkdir(exist_ok=True)
-            shutil.copyfile(template, folder / _TEMPLATES / template.name)
+        for source in (*self.sources, *([self.home] if self.home else [])):
+            for template in sorted((source / _TEMPLATES).glob("*.jinja")):
+                (folder / _TEMPLATES).mkdir(exist_ok=True)
+                shutil.copyfile(template, folder / _TEMPLATES / template.name)
 
 
 def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:

@@ -15,7 +15,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -25,7 +24,7 @@ from roundel.belongings import MANIFEST
 from roundel.errors import ModelError
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
 from roundel.progress import Progress
-from roundel.words import first_line
+from roundel.words import UNREACHED, kind_and_line
 
 # What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.
 _SMALL = (
@@ -38,7 +37,8 @@ _ADAPTER, _ADAPTER_WEIGHTS, _ADAPTER_PICKLE = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
-_FAULTS = (OSError, ValueError, RuntimeError, HfHubHTTPError, EntryNotFoundError)
+# The base of what its HTTP library raises is the base of its own error.
+_FAULTS = (OSError, ValueError, RuntimeError, EntryNotFoundError, *HfHubHTTPError.__bases__)
 
 
 def is_hub_id(name: str) -> bool:
@@ -65,7 +65,7 @@ def fetch_model(
         ModelError: the hub does not give it, and it is not in the cache.
     """
     try:
-        names = HfApi().list_repo_files(repo, revision=revision)
+        names = _listing(repo, revision)
     except _FAULTS as error:
         folder = cached_model(repo, revision)
         if folder is None:
@@ -97,15 +97,21 @@ def fetch_file(repo: str, name: str, revision: str | None) -> tuple[Path, str]:
     Raises:
         ModelError: the hub does not give it, and it is not in the cache.
     """
+    cached = try_to_load_from_cache(repo, name, revision=revision)
     try:
+        if name not in _listing(repo, revision):
+            raise ModelError(f"{repo} has no file {name} on the hub: the name of one that it has is wanted")
         path = Path(hf_hub_download(repo, name, revision=revision))
-    except RemoteEntryNotFoundError as error:
-        raise ModelError(
-            f"{repo} has no file {name} on the hub: the name of one that it has is wanted"
-        ) from error
     except _FAULTS as error:
-        raise _refused(repo, revision, error) from error
+        if not isinstance(cached, str):
+            raise _refused(repo, revision, error) from error
+        path = Path(cached)
     return path, path.parent.name
+
+
+def _listing(repo: str, revision: str | None) -> list[str]:
+    """Names of all files; asked once, since behind it is the cache."""
+    return [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or []]
 
 
 def _fetch(repo: str, revision: str | None, names: list[str]) -> Path:
@@ -166,7 +172,8 @@ def _refused(repo: str, revision: str | None, error: BaseException) -> ModelErro
             f"there is no folder {repo}, and the hub knows no model of this id, or shows it to its owners only: a "
             "folder or a hub id is wanted; log in (hf auth login) for a private one"
         )
+    why = kind_and_line(error) if isinstance(error, HfHubHTTPError) else UNREACHED
     return ModelError(
-        f"there is no folder {repo}, and as a hub id it cannot be opened: {what} cannot be had "
-        f"({type(error).__name__}: {first_line(error)}); a model folder, or a hub that can be reached, is wanted"
+        f"there is no folder {repo}, and as a hub id it cannot be opened: {what} cannot be had ({why}); a model "
+        "folder, or a hub that can be reached, is wanted"
     )
