@@ -44,6 +44,7 @@ from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
+from roundel.model.stored_types import StoredTypes
 from roundel.model.text_path import text_model
 from roundel.opening import Given
 from roundel.progress import Progress
@@ -249,6 +250,12 @@ class Run:
         return Companions.find(sources, self.source.tokenizer, self.given.trust_remote_code)
 
     @property
+    def _checkpoint(self) -> Path | None:
+        """The folder in which the model's weights are stored as it has them; None of one that was made of something."""
+        place, source = self.source.place, self.source
+        return None if place is None or place.is_gguf or source.read_from or source.parents else place.folder
+
+    @property
     def _checks_whole(self) -> bool:
         return not self.streamed or self.original["bytes"] <= SHARD_BYTES
 
@@ -448,6 +455,7 @@ class Run:
             whole=self._checks_whole,
             blocks=self.given.blocks,
             extra=self.extra,
+            types=StoredTypes(self.model, self._checkpoint),
         )
         with (
             self.progress.stage("Writing and checking", 1),

@@ -5,6 +5,7 @@ bytes of the source's file against those of the output's files.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from transformers import AutoModelForCausalLM
 import roundel
 from roundel.errors import FormatError, ModelError
 from roundel.formats.reload import check_extra
+from roundel.model.blocks import find_blocks
 from roundel.model.extra_tensors import ExtraTensors, find_extra_tensors
+from roundel.model.linears import linears_in
 from roundel.model.source import open_skeleton
 from zoo import zoo_model
 
@@ -35,8 +38,9 @@ def named() -> Tensors:
         "mtp.norm.weight": torch.ones(96).half(),
         "v_head.summary.weight": torch.full((1, 96), float("nan")),
         "mtp.steps": torch.tensor([1, 2, 3]),
-        # A bias in a block, of a Linear that is quantized, which the config does not announce.
-        "model.layers.0.mlp.up_proj.bias": torch.randn(256, generator=draw),
+        # What is in a block, and computes nothing.
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.randn(12, generator=draw),
+        "model.layers.1.self_attn.k_scale": torch.tensor(0.5),
     }
 
 
@@ -201,7 +205,7 @@ def test_a_buffer_that_the_class_computes_is_none(llama: Path, tmp_path: Path) -
     assert names
     buffers = {name: model.get_buffer(name).clone() for name in names}
     source = copy_with(llama, tmp_path / "model", buffers)
-    assert not find_extra_tensors(model, str(source))
+    assert not find_extra_tensors(model, source)
 
 
 @pytest.mark.parametrize(("announced", "refused"), [(0, True), (1, False), (None, True)])
@@ -224,6 +228,25 @@ def test_one_block_more_than_announced_is_refused(llama: Path, tmp_path: Path) -
     source = copy_with(llama, tmp_path / "model", more, num_nextn_predict_layers=1)
     with pytest.raises(ModelError, match="2 blocks and 1 more that predict further tokens"):
         open_skeleton(str(source))
+
+
+def test_what_a_block_would_compute_with_is_refused(any_model: Path, tmp_path: Path) -> None:
+    """It is another function than the one that transformers runs, whether the tensor would be carried or left out."""
+    model = AutoModelForCausalLM.from_pretrained(any_model)
+    stack = find_blocks(model)
+    own = next(view.name for view in linears_in(model, "") if stack.holds(view.name))
+    name = f"{own}.bias" if getattr(model.get_submodule(own), "bias", None) is None else f"{own}.gate"
+    source = copy_with(any_model, tmp_path / "model", {name: torch.randn(8)})
+    recipe = roundel.Recipe(method="rtn", group_size=32)
+    for more in (recipe, recipe.with_settings(extra_tensors=False)):
+        for work in (
+            lambda more=more: roundel.inspect(source, more),
+            lambda more=more: roundel.plan(source, more, trial=False),
+            lambda more=more: roundel.quantize(source, more, output=tmp_path / "never", held_out=None),
+        ):
+            with pytest.raises(ModelError, match=f"holds {re.escape(name)}, inside a decoder block"):
+                work()
+    assert not (tmp_path / "never").exists()
 
 
 def test_inspect_shows_them(case: tuple[Path, Tensors]) -> None:

@@ -122,7 +122,7 @@ class CompressedTensors:
         schemes = _written_schemes(content)
         form = _form_of(content, schemes)
         parts: Iterable[Tensors] = (
-            _piece_tensors(piece, content, schemes, form) for piece in content.read_pieces()
+            _piece_tensors(piece, content, schemes, form) for piece in content.written_pieces()
         )
         if content.activations is not None:
             parts = chain(parts, [_static_inputs(content.activations, content.parts)])

@@ -15,6 +15,7 @@ from roundel.model.experts import Stack, stacks_in
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
 from roundel.model.names import Part, stored_parts
+from roundel.model.stored_types import StoredTypes
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Content:
     Attributes:
         model: its config, its modules' names, classes and shapes; tensors may be absent.
         schemes: the grid of every quantized Linear.
-        read_pieces: a fresh pass over all pieces, in order.
+        read_pieces: a fresh pass over all pieces, in order, in the model's types.
         activations: attached to the model, where activations are quantized.
         whole: all of it fits into memory a second time.
         blocks: pattern of the decoder blocks' names, where they are not found by themselves.
         extra: tensors of the source's checkpoint that are carried over, under their names there.
+        types: those of the source's checkpoint.
     """
 
     model: Any
@@ -51,6 +53,16 @@ class Content:
     whole: bool = True
     blocks: str | None = None
     extra: ExtraTensors = field(default_factory=ExtraTensors)
+    types: StoredTypes | None = None
+
+    def written_pieces(self) -> Iterator[Piece]:
+        """The same in the types of the source's checkpoint."""
+        for piece in self.read_pieces():
+            if self.types is None:
+                yield piece
+            else:
+                restored = {name: self.types.restored(name, t) for name, t in piece.others.items()}
+                yield Piece(piece.weights, restored)
 
     @property
     def grids(self) -> Activations:

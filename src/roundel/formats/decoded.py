@@ -128,7 +128,25 @@ def _on_disk(folder: Path, skeleton: Any, decoded: Decoded) -> OnDisk:
     absent = [name for name, tensor in skeleton.named_parameters(remove_duplicate=False) if tensor.is_meta]
     held = {*decoded, *(name for name in decoded.stacks if f"{name}.0.weight" in decoded)}
     _check_missing(folder, {name for name in absent if not {name, tied.get(name, name)} & held})
-    return OnDisk({name: (decoded, name) for name in absent}, tied)
+    types = {n: t.dtype for n, t in skeleton.named_parameters(remove_duplicate=False)}
+    typed = _Typed(decoded, types)
+    return OnDisk({name: (typed, name) for name in absent}, tied)
+
+
+class _Typed(Mapping[str, torch.Tensor]):
+    """Tensors in the types of the model that takes them."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], types: Mapping[str, torch.dtype]) -> None:
+        self._tensors, self._types = tensors, types
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name].to(self._types[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _check_missing(folder: Path, missing: Collection[str]) -> None:

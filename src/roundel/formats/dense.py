@@ -26,7 +26,7 @@ class Dense:
 
     def write(self, folder: Path, content: Content) -> None:
         """Save the dequantized weights in the model's type, and the integers."""
-        parts = (dense_tensors(piece, content) for piece in content.read_pieces())
+        parts = (dense_tensors(piece, content) for piece in content.written_pieces())
         write_model(folder, content.model, parts, extra=content.extra)
         only_integers = (Piece(piece.weights) for piece in content.read_pieces())
         write_integer_files(folder, INTEGERS, content.model, only_integers)

@@ -114,7 +114,7 @@ def compare_stored(stored: ShardReader, content: Content, decode: Decode) -> Non
     Raises:
         FormatError: names the first tensor that differs.
     """
-    for piece in content.read_pieces():
+    for piece in content.written_pieces():
         for name, weight in piece.weights.items():
             found = decode(stored, name, content)
             compare(f"{name}.weight", found, weight.dequantize(found.dtype))

@@ -45,7 +45,7 @@ class RoundelContainer:
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         extra = (Piece(others={name: tensor}) for name, tensor in content.extra.items())
-        write_integer_files(folder, FILE, model, chain(map(_untied, content.read_pieces()), extra))
+        write_integer_files(folder, FILE, model, chain(map(_untied, content.written_pieces()), extra))
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Read the folder back: the same integers bit for bit, and the same model."""
@@ -55,7 +55,7 @@ class RoundelContainer:
             compare_model(model, content)
             return
         stored = ShardReader(folder, FILE)
-        for piece in map(_untied, content.read_pieces()):
+        for piece in map(_untied, content.written_pieces()):
             for name, tensor in piece.others.items():
                 if name not in stored:
                     raise FormatError(f"{name} is not in the written files; please report this")

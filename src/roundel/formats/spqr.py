@@ -94,7 +94,7 @@ class Spqr:
             bits=_BITS, beta1=_TILE, beta2=_TILE, shapes=shapes, modules_to_not_convert=left
         ).to_dict()
         try:
-            write_model(folder, model, map(_piece_tensors, content.read_pieces()), extra=content.extra)
+            write_model(folder, model, map(_piece_tensors, content.written_pieces()), extra=content.extra)
         finally:
             # The model in memory holds ordinary weights.
             del model.config.quantization_config
@@ -105,7 +105,7 @@ class Spqr:
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Decode the written tensors and compare; transformers opens such files on a CUDA device only."""
-        halves = replace(content, read_pieces=lambda: map(_in_halves, content.read_pieces()))
+        halves = replace(content, read_pieces=lambda: map(_in_halves, content.written_pieces()), types=None)
         compare_stored(ShardReader(folder), halves, _decode)
 
 

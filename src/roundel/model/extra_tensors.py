@@ -1,8 +1,10 @@
 """Tensors of a checkpoint for which the model class has no place.
 
 Checkpoints hold more than transformers runs: the layers with which GLM-4.5, DeepSeek-V3 and Qwen3-Next predict several
-tokens at once (arXiv 2412.19437, section 2.2), value heads, biases that a class leaves out. transformers passes them
-over, some without a word. Other clients want them, speculative decoding for one: they go into the output as they are.
+tokens at once (arXiv 2412.19437, section 2.2), value heads. transformers passes them over, some without a word. Other
+clients want them, speculative decoding for one: they go into the output as they are. Inside a decoder block they would
+be part of what the block computes, a bias that the config does not announce for one: such a model is another than the
+one that transformers runs, and is refused.
 
 Which tensor has a place is not written down here a second time: transformers itself is asked under which name of the
 model it would load each one. A buffer that the class computes by itself has a place though nothing is loaded into it.
@@ -32,6 +34,12 @@ _PREDICTION_LAYERS = (
     "num_mtp_modules",
     "mtp_num_hidden_layers",
     "mtp_num_layers",
+)
+# What older versions of transformers saved of masks and rotary tables; scales of a quantized KV cache.
+_IDLE = (
+    r"\.(inv_freq|cos_cached|sin_cached|masked_bias|causal_mask)$",
+    r"\.(attn|attention|self_attn|self_attention)\.bias$",
+    r"\.[kvq]_(proj\.)?(output_|cache_)?scale$|\.[kvq]_proj\.[kvq]_scale$|\.attn\.[kvq]_scale$",
 )
 
 
@@ -157,13 +165,21 @@ def _unplaced(
     return ExtraTensors(places, reported, dense)
 
 
-def check_depth(source: str, stack: BlockStack, extra: ExtraTensors, config: Any) -> None:
-    """The checkpoint must not have more blocks than the model, but for those that predict further tokens.
+def check_blocks(source: str, stack: BlockStack, extra: ExtraTensors, model: Any) -> None:
+    """The checkpoint must not have more in the model's blocks than the model, nor more blocks.
+
+    Further blocks are welcome where they predict further tokens.
+
+    Args:
+        source: the model's name.
+        stack: its decoder blocks.
+        extra: what has no place in it.
+        model: its class and config.
 
     Raises:
         ModelError: names a tensor of a block for which there is no place.
     """
-    config = config.get_text_config()
+    config = model.config.get_text_config()
     counts = [getattr(config, key, None) for key in _PREDICTION_LAYERS]
     more = max((count for count in counts if isinstance(count, int)), default=0)
     pattern = re.compile(re.escape(stack.name) + r"\.(\d+)\.")
@@ -175,6 +191,17 @@ def check_depth(source: str, stack: BlockStack, extra: ExtraTensors, config: Any
                 f"{source} holds {name}, and by config.json the model has {found}: take the config that came with the "
                 "weights"
             )
+        if match and int(match[1]) < len(stack) and not _is_idle(name, model):
+            raise ModelError(
+                f"{source} holds {name}, inside a decoder block for which {type(model).__name__} computes nothing with "
+                "it: the config that came with the weights, which announces it, or the model's own code is wanted"
+            )
+
+
+def _is_idle(name: str, model: Any) -> bool:
+    """Whether a tensor of a block is none that the block computes with: a table, a mask, a scale for serving."""
+    ignored = getattr(type(model), "_keys_to_ignore_on_load_unexpected", None) or ()
+    return any(re.search(pattern, name) for pattern in (*_IDLE, *ignored))
 
 
 class _Names:

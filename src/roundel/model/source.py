@@ -24,12 +24,14 @@ from roundel.errors import ModelError, NonFiniteError
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, is_own, own_output
 from roundel.model.classes import auto_class
-from roundel.model.extra_tensors import ExtraTensors, check_depth, find_extra_tensors
+from roundel.model.extra_tensors import ExtraTensors, check_blocks, find_extra_tensors
 from roundel.model.place import Place, locate
 from roundel.model.storage import InMemory, Storage, device_map, take_off_hooks
 from roundel.model.stored import StoredCheckpoint
+from roundel.model.stored.choice import quantization_of
 from roundel.model.stored.finding import find_stored
 from roundel.model.stored.loading import load_stored
+from roundel.model.stored_types import prevailing_type
 from roundel.model.text_path import text_model
 from roundel.words import kind_and_line
 
@@ -214,7 +216,7 @@ def _find_extra(
 ) -> ExtraTensors:
     extra = find_extra_tensors(model, place.folder, allow_pickle=allow_pickle, stored=stored)
     if extra:
-        check_depth(place.name, find_blocks(model, blocks), extra, model.config)
+        check_blocks(place.name, find_blocks(model, blocks), extra, model)
     return extra
 
 
@@ -297,6 +299,8 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
             f"{source} cannot be opened ({words}): a whole model of a kind that transformers knows is wanted"
         ) from error
     auto_class(config, source)
+    if config.dtype is None and "gguf_file" not in where and quantization_of(config) is None:
+        config.dtype = prevailing_type(Path(location))
     return config
 
 
