@@ -150,7 +150,10 @@ def test_only_what_quantizing_changes_is_changed_in_the_config(
     for config in (wanted, found):
         config.pop("quantization_config", None)
         config.pop("_name_or_path")
-    assert found == wanted
+    assert found.keys() - wanted.keys() <= older
+    assert {key: found[key] for key in wanted} == wanted
+    if name in ("phi3", "gpt_neox", "llama"):
+        assert "rope_theta" in written
 
 
 def test_names_of_older_versions_stand_beside_the_new_ones(tmp_path: Path) -> None:
