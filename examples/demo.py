@@ -86,7 +86,7 @@ def main() -> None:
         )
     step("Continuing a prompt")
     sentences = {
-        name: roundel("generate", path, PROMPT, "--max-new-tokens", "24", capture=True)
+        name: roundel("generate", path, PROMPT, "--raw", "--max-new-tokens", "24", capture=True)
         for name, path in {"original": model, **{n: str(f) for n, f in folders.items()}}.items()
     }
     out.print(table)

@@ -40,6 +40,7 @@ from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
 from roundel.model.place import Place
+from roundel.model.prompt import as_chat, as_text
 from roundel.model.text_path import text_model
 from roundel.opening import Given, ModelOrPath, find_model, open_model
 from roundel.progress import Progress
@@ -47,7 +48,7 @@ from roundel.ranks import join
 from roundel.recipe import Recipe
 from roundel.report.records import LayerRecord
 from roundel.reporting import render_again
-from roundel.run import Run, Writing, decide_on, stream_device
+from roundel.run import Run, Writing, decide_on, find_readers, stream_device
 from roundel.runs import sweep_model
 from roundel.surroundings import undisturbed
 
@@ -289,7 +290,7 @@ def inspect(
 
     Args:
         model, recipe, blocks, revision, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
-        progress: is told where the model is no full-precision one; None is silent.
+        progress: is told which clients open the result, and where the model is no full-precision one; None is silent.
 
     Returns:
         The coverage table: a record for every Linear, every expert and every other matrix, with its decoder block,
@@ -306,6 +307,8 @@ def inspect(
     if looked_at.read_from and progress is not None:
         progress.say(f"The original: {looked_at.read_from}")
     _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)
+    if progress is not None:
+        progress.say(find_readers(coverage, recipe, looked_at.model).words)
     rejoin(looked_at.model)
     for layer in coverage.layers:
         scheme = coverage.schemes.get(layer.name)
@@ -544,11 +547,24 @@ def generate(
     prompt: str,
     *,
     max_new_tokens: int = 64,
+    raw: bool = False,
     revision: str | None = None,
     tokenizer: Any | None = None,
     trust_remote_code: bool = False,
 ) -> str:
-    """Continue a text greedily; returns prompt and continuation.
+    """Answer a prompt, or continue a text, greedily.
+
+    Args:
+        model: folder, quantized or not, .gguf file, hub id, or a model in memory.
+        prompt: what a user says, where the tokenizer has a chat template; else the beginning of a text.
+        max_new_tokens: at most so many are added.
+        raw: the prompt is the beginning of a text, whatever the tokenizer has.
+        revision: branch, tag or commit of a hub id.
+        tokenizer: for a model in memory.
+        trust_remote_code: run modeling code that comes with the model.
+
+    Returns:
+        The answer; without a chat template, or raw, prompt and continuation.
 
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
@@ -556,13 +572,13 @@ def generate(
     opened = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
     if opened.tokenizer is None:
         raise ModelError(f"{opened.name} comes without a tokenizer: one is wanted to read the prompt")
-    inputs = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    if inputs["input_ids"].shape[1] == 0:
-        raise ModelError("the prompt has no tokens: some text is wanted")
+    chat = not raw and bool(getattr(opened.tokenizer, "chat_template", None))
+    inputs = as_chat(opened.tokenizer, prompt) if chat else as_text(opened.tokenizer, prompt)
     check_reach(opened.model, inputs["input_ids"], max_new_tokens)
     device = next(opened.model.parameters()).device
     with torch.no_grad():
         ids = text_model(opened.model).generate(
             **inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens
         )
-    return str(opened.tokenizer.decode(ids[0], skip_special_tokens=True))
+    new = ids[0, inputs["input_ids"].shape[1] if chat else 0 :]
+    return str(opened.tokenizer.decode(new, skip_special_tokens=True))

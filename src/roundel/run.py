@@ -35,6 +35,7 @@ from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.companions import Companions
 from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
+from roundel.formats.readers import Readers
 from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid.quantized_weight import QuantizedWeight
@@ -149,6 +150,9 @@ class Run:
             self.container if self.target is not None else None,
             self.source.extra,
         )
+        self.readers = None if self.target is None else find_readers(self.coverage, recipe, self.model)
+        if self.readers is not None:
+            progress.say(self.readers.words)
         if self.source.extra:
             what = "carried over as they are" if self.extra else "left out (extra_tensors=false)"
             kind = type(self.model).__name__
@@ -441,6 +445,8 @@ class Run:
             ranks=self.ranks.size,
             seconds=time.perf_counter() - self.began,
         )
+        if self.readers is not None:
+            manifest["opens_in"] = list(self.readers.clients)
         manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}
         return manifest
 
@@ -529,6 +535,12 @@ def decide_on(
         raise
     rejoin(model, keep={name.rpartition(".")[0] for name in coverage.schemes})
     return stack, coverage
+
+
+def find_readers(coverage: Coverage, recipe: Recipe, model: Any) -> Readers:
+    """Which clients will open a result that its container has not refused."""
+    layers = _layers(coverage, recipe, model)
+    return CONTAINERS[recipe.format].readers(layers, model, recipe.activations)
 
 
 def tell_plan(plan: Plan, progress: Progress, ranks: Ranks) -> None:

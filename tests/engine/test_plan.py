@@ -112,7 +112,7 @@ def planned(free: int, **memory: int) -> Plan:
 def test_advice_where_memory_does_not_suffice() -> None:
     large = planned(24 * 10**9, gradients=9 * 10**9, streams_of_activations=32 * 10**9)
     assert large.advice == [
-        "128 samples need 41.0 GB of memory and 24.0 GB are free: use --stream-to-disk float32 or --set nsamples=60"
+        "128 samples need 41.0 GB of memory and 24.0 GB are free: use --stream-to-disk float32 or --nsamples 60"
     ]
     assert planned(50 * 10**9, gradients=9 * 10**9).advice == []
     batch = planned(5, gradients=4, activations_of_one_batch=4)

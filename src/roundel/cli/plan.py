@@ -11,10 +11,14 @@ from roundel.cli.display import out, terminal_progress
 from roundel.cli.quantize import (
     AllowQuantizedOption,
     BaseOption,
+    BatchSizeOption,
     BlocksOption,
     EncodingOption,
+    ItersOption,
+    LengthOption,
     MethodChoice,
     RevisionOption,
+    SamplesOption,
     StreamChoice,
     choose_recipe,
     streams_of,
@@ -35,6 +39,10 @@ def plan_command(
     method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
     calibration: Annotated[str | None, typer.Option(help="As for `roundel quantize`.")] = None,
     encoding: EncodingOption = None,
+    nsamples: SamplesOption = None,
+    seqlen: LengthOption = None,
+    iters: ItersOption = None,
+    batch_size: BatchSizeOption = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
     ] = None,
@@ -49,7 +57,15 @@ def plan_command(
     base: BaseOption = None,
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
-    given = {"method": method.value if method else None, "calibration": calibration, "encoding": encoding}
+    given = {
+        "method": method.value if method else None,
+        "calibration": calibration,
+        "encoding": encoding,
+        "nsamples": nsamples,
+        "seqlen": seqlen,
+        "iters": iters,
+        "batch_size": batch_size,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = choose_recipe(recipe, changes, settings)
     if low_memory:

@@ -51,6 +51,10 @@ EncodingOption = Annotated[
         help="Encoding of text files without a byte order mark: latin-1, cp1252, utf-16-le, ...; left out: UTF-8.",
     ),
 ]
+SamplesOption = Annotated[int | None, typer.Option(help="Samples of calibration text.")]
+LengthOption = Annotated[int | None, typer.Option(help="Tokens of each.")]
+ItersOption = Annotated[int | None, typer.Option(help="Steps of tuning for each block.")]
+BatchSizeOption = Annotated[int | None, typer.Option(help="Samples of a step.")]
 NOT_MEASURED = "none"
 
 
@@ -117,9 +121,13 @@ def quantize_command(
         ),
     ] = None,
     encoding: EncodingOption = None,
+    nsamples: SamplesOption = None,
+    seqlen: LengthOption = None,
+    iters: ItersOption = None,
+    batch_size: BatchSizeOption = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set iters=400."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set lr=0.01."),
     ] = None,
     nproc: Annotated[
         int | None, typer.Option(help="Share the work among so many processes of this machine.")
@@ -162,6 +170,10 @@ def quantize_command(
             "format": format.value if format else None,
             "calibration": calibration,
             "encoding": encoding,
+            "nsamples": nsamples,
+            "seqlen": seqlen,
+            "iters": iters,
+            "batch_size": batch_size,
         }.items()
         if value is not None
     }
@@ -198,15 +210,24 @@ def quantize_command(
 
 def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[str] | None) -> Recipe:
     """A named recipe with changes; without a name, the defaults of the method with changes."""
-    assigned = parse_assignments(settings or [])
-    for key in changes.keys() & assigned.keys():
-        option = key.replace("_", "-")
-        raise RecipeError(f"{key} is given twice, by --{option} and --set {key}=...: one value is wanted")
-    changes = changes | assigned
+    changes = joined_settings(changes, settings)
     if recipe is None:
         return Recipe.create(**changes)
     base = Recipe.create(**load_settings(recipe))
     return base.with_settings(**changes) if changes else base
+
+
+def joined_settings(given: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """Keys that have options of their own, and those of --set.
+
+    Raises:
+        RecipeError: one is in both.
+    """
+    assigned = parse_assignments(settings or [])
+    for key in given.keys() & assigned.keys():
+        option = key.replace("_", "-")
+        raise RecipeError(f"{key} is given twice, by --{option} and --set {key}=...: one value is wanted")
+    return given | assigned
 
 
 def streams_of(choice: StreamChoice | None) -> "roundel.StreamOptions":

@@ -13,16 +13,21 @@ from roundel.cli.quantize import (
     NOT_MEASURED,
     AllowQuantizedOption,
     BaseOption,
+    BatchSizeOption,
     BlocksOption,
     EncodingOption,
     HeldOutOption,
+    ItersOption,
+    LengthOption,
     RevisionOption,
+    SamplesOption,
     StreamChoice,
+    joined_settings,
     streams_of,
 )
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
-from roundel.recipe import Recipe, load_settings, parse_assignments
+from roundel.recipe import Recipe, load_settings
 from roundel.words import size
 
 
@@ -39,9 +44,13 @@ def sweep_command(
         str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")
     ] = None,
     encoding: EncodingOption = None,
+    nsamples: SamplesOption = None,
+    seqlen: LengthOption = None,
+    iters: ItersOption = None,
+    batch_size: BatchSizeOption = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of all recipes, e.g. --set nsamples=64."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of all recipes, e.g. --set seed=1."),
     ] = None,
     nproc: Annotated[
         int | None, typer.Option(help="Share the work among so many processes of this machine.")
@@ -61,7 +70,11 @@ def sweep_command(
     base: BaseOption = None,
 ) -> None:
     """Quantize a model with several recipes at once; what they have in common is computed once."""
-    chosen = [_recipe(name.strip(), settings, encoding) for name in recipes.split(",") if name.strip()]
+    of_data = {"encoding": encoding, "nsamples": nsamples, "seqlen": seqlen}
+    of_tuning = {"iters": iters, "batch_size": batch_size}
+    chosen = [
+        _recipe(name.strip(), settings, of_data, of_tuning) for name in recipes.split(",") if name.strip()
+    ]
     if not chosen:
         raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
     on_ranks(nproc)
@@ -88,12 +101,17 @@ def sweep_command(
         out.print(f"Written to {output}", soft_wrap=True)
 
 
-def _recipe(name: str, settings: list[str] | None, encoding: str | None) -> Recipe:
-    """A recipe under its own name: that of its folder, whatever is set."""
+def _recipe(
+    name: str, settings: list[str] | None, of_data: dict[str, Any], of_tuning: dict[str, Any]
+) -> Recipe:
+    """A recipe under its own name: that of its folder, whatever is set.
+
+    Options count for those recipes that read them; --set counts for all.
+    """
     recipe = Recipe.create(**load_settings(name))
-    changes = parse_assignments(settings or [])
-    if encoding is not None and recipe.needs_calibration:
-        changes["encoding"] = encoding
+    options = (of_data if recipe.needs_calibration else {}) | (of_tuning if recipe.tuned else {})
+    given = {key: value for key, value in options.items() if value is not None}
+    changes = joined_settings(given, settings)
     return recipe.with_settings(**changes, name=recipe.name) if changes else recipe
 
 

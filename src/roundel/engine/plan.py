@@ -121,7 +121,7 @@ class Plan:
         ways = []
         if streams and self.fits_without_streams:
             fitting = int(self.samples * (room - (self.peak - streams)) / streams)
-            ways += ["--stream-to-disk float32", f"--set nsamples={max(1, fitting)}"]
+            ways += ["--stream-to-disk float32", f"--nsamples {max(1, fitting)}"]
         if self.processes * self.memory.get(_BATCH, 0) > self.peak // 5:
             ways.append("--low-memory")
         if self.sampling > room:

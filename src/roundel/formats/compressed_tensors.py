@@ -16,29 +16,13 @@
 With static activations both have P.input_scale [1] and, asymmetric, P.input_zero_point int8 [1]. The KV cache, one
 dynamic scale per token and head, is `group` with groups of one head in this format.
 
-How a client multiplies decides which written form gives exactly the tuned weights:
-
-* by default transformers casts the scales to the model's type and multiplies there: exact if the model's type
-  holds them. Symmetric files are written so.
-* transformers 5.23 with compressed-tensors >= 0.18 expects unpacked zero points in that mode and refuses the
-  packed ones that vLLM wants. `dequantize: true` in the file makes it unpack at load instead; it then
-  multiplies in the type in which the scales are STORED, so they are stored in fp32 unless they have the
-  model's type. But with that key transformers reads every layer by the first group's scheme, so it is only
-  written where there is one scheme.
-* asymmetric files of several schemes, or with quantized activations (which `dequantize: true` would turn off), use
-  the `block` strategy with blocks of 1 x g and unpacked int8 zero points: transformers reads them exactly, vLLM does
-  not read them.
-
 The experts of a mixture are written under the names that its checkpoints have, gate and up apart, as vLLM reads them.
-transformers reads them, and some other models, with `dequantize: true` alone (dense_at_load.py).
-
-A group size that does not divide `in` has no written form that all readers take; groups are then split into
-equal parts of gcd(g, in) with repeated statistics, which changes no weight.
+transformers reads them, and some other models, with `dequantize: true` alone (dense_at_load.py). Which of the forms a
+file has: compressed_form.py.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -52,9 +36,11 @@ from torch import nn
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
+from roundel.formats.compressed_form import Form, choose_form, readers_of, written_schemes
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
+from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid.packing import pack
@@ -63,27 +49,6 @@ from roundel.grid.scheme import Scheme
 from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
 from roundel.model.text_path import text_model
-
-# The smallest group that the kernels of vLLM read.
-_SMALLEST_GROUP = 32
-_BYTE = 8
-
-
-@dataclass(frozen=True)
-class _Form:
-    """The written form of a whole file.
-
-    Attributes:
-        dequantize: write `dequantize: true`.
-        block: asymmetric layers use the block strategy with unpacked zero points.
-        scale_dtype: type in which scales are stored; None = the type they have.
-        packed: `pack-quantized`; else `int-quantized`.
-    """
-
-    dequantize: bool
-    block: bool
-    scale_dtype: torch.dtype | None
-    packed: bool = True
 
 
 class CompressedTensors:
@@ -103,18 +68,34 @@ class CompressedTensors:
                     f"{layer.name} is a Conv1D; compressed-tensors carries Linear layers only: use --format dense"
                 )
             _refuse_beyond_the_grid(layer)
-            _written_group(layer.name, layer.scheme, layer.shape[1])
         _refuse_what_checkpoints_hold_otherwise(layers, model)
         if activations.kv and not hasattr(model.config, "num_key_value_heads"):
             raise FormatError(
                 f"{type(model.config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
                 "quantized KV cache: leave kv_bits out, use --format roundel, or --format dense"
             )
-        schemes = {_written_scheme(layer.name, layer.scheme, layer.shape[1]) for layer in layers}
+        schemes = _of_layers(layers, activations)
         dense = opens_dense_only(model, [layer.name for layer in layers])
         if dense:
             check_dense_at_load(layers, len(schemes), model, activations)
-        _choose_form(schemes, model.dtype, activations, dense=dense)
+        choose_form(schemes, model.dtype, activations, dense=dense)
+
+    def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
+        """By the written form."""
+        schemes = _of_layers(layers, activations)
+        dense = opens_dense_only(model, [layer.name for layer in layers])
+        form = choose_form(schemes, model.dtype, activations, dense=dense)
+        found = readers_of(
+            form, schemes, activations, stacked=any(layer.kind == "Expert" for layer in layers)
+        )
+        wanted = {layer.scheme.group_size for layer in layers}
+        others = sorted({scheme.group_size for scheme in schemes} - wanted)
+        if not others:
+            return found
+        split = (
+            f"Groups of {', '.join(map(str, sorted(wanted)))} are written as {', '.join(map(str, others))}"
+        )
+        return replace(found, hint=". ".join(filter(None, (found.hint, f"{split}, to divide every row"))))
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
@@ -141,14 +122,14 @@ class CompressedTensors:
 
 
 def _decode(
-    schemes: dict[str, Scheme], form: _Form, stored: ShardReader, name: str, content: Content
+    schemes: dict[str, Scheme], form: Form, stored: ShardReader, name: str, content: Content
 ) -> torch.Tensor:
     """As transformers loads it: unpacked by compressed-tensors, in the type in which the client multiplies."""
     dtype = content.model.dtype
     width = content.view(name).shape[1]
     block = schemes[name].width(width) if form.block and not schemes[name].sym else None
     scheme = QuantizationScheme(targets=[name], weights=_weights_config(schemes[name], block))
-    compressor: Any = BaseCompressor.get_value_from_registry(_format_name(form))
+    compressor: Any = BaseCompressor.get_value_from_registry(form.name)
     found = torch.empty(content.view(name).shape, dtype=dtype)
     for part in content.parts[name]:
         tensors = stored.below(part.name)
@@ -158,19 +139,24 @@ def _decode(
     return found
 
 
+def _of_layers(layers: list[Layer], activations: Activations) -> set[Scheme]:
+    schemes = {layer.name: layer.scheme for layer in layers}
+    return set(
+        written_schemes(schemes, {layer.name: layer.shape[1] for layer in layers}, activations).values()
+    )
+
+
 def _written_schemes(content: Content) -> dict[str, Scheme]:
-    return {
-        name: _written_scheme(name, scheme, content.view(name).shape[1])
-        for name, scheme in content.schemes.items()
-    }
+    widths = {name: content.view(name).shape[1] for name in content.schemes}
+    return written_schemes(content.schemes, widths, content.grids)
 
 
-def _form_of(content: Content, schemes: dict[str, Scheme]) -> _Form:
+def _form_of(content: Content, schemes: dict[str, Scheme]) -> Form:
     dense = opens_dense_only(content.model, schemes)
-    return _choose_form(set(schemes.values()), content.model.dtype, content.grids, dense=dense)
+    return choose_form(set(schemes.values()), content.model.dtype, content.grids, dense=dense)
 
 
-def _piece_tensors(piece: Piece, content: Content, schemes: dict[str, Scheme], form: _Form) -> Tensors:
+def _piece_tensors(piece: Piece, content: Content, schemes: dict[str, Scheme], form: Form) -> Tensors:
     tensors = stored_tensors(content.model, piece.others) if piece.others else {}
     for name, weight in piece.weights.items():
         layer, parts = _layer_tensors(weight, schemes[name], form), content.parts[name]
@@ -186,10 +172,6 @@ def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
     shape = layer["weight_shape"].clone()
     shape[0] = len(found["weight_scale"])
     return {**found, "weight_shape": shape}
-
-
-def _format_name(form: _Form) -> str:
-    return "pack-quantized" if form.packed else "int-quantized"
 
 
 def _refuse_beyond_the_grid(layer: Layer) -> None:
@@ -224,54 +206,7 @@ def _refuse_what_checkpoints_hold_otherwise(layers: list[Layer], model: Any) -> 
             )
 
 
-def _written_group(name: str, scheme: Scheme, in_features: int) -> int:
-    """The group size in the file: the scheme's, or a part of it that divides the row; -1 per channel."""
-    if scheme.group_size == -1 or scheme.group_size > in_features:
-        return -1
-    part = math.gcd(scheme.group_size, in_features)
-    if part != scheme.group_size and part < _SMALLEST_GROUP:
-        fitting = [g for g in (32, 48, 64, 96, 128, 192, 256) if in_features % g == 0]
-        raise FormatError(
-            f"group_size {scheme.group_size} does not fit in_features {in_features} of {name}, and "
-            f"compressed-tensors carries no shorter last group; use one of {', '.join(map(str, fitting))} or -1, "
-            "or --format dense"
-        )
-    return part
-
-
-def _written_scheme(name: str, scheme: Scheme, in_features: int) -> Scheme:
-    return scheme.model_copy(update={"group_size": _written_group(name, scheme, in_features)})
-
-
-def _choose_form(
-    schemes: set[Scheme], model_dtype: torch.dtype, activations: Activations, *, dense: bool = False
-) -> _Form:
-    """`dense`: the weights must become dense while a client loads them, and what that forbids has been checked."""
-    kept = all(_holds(model_dtype, s.torch_dtype) for s in schemes)
-    same = all(s.torch_dtype == model_dtype for s in schemes)
-    symmetric = all(s.sym for s in schemes)
-    if activations and kept and not dense:
-        # A file with `dequantize: true` runs with unquantized activations.
-        packed = activations.inputs is None or any(s.bits != _BYTE for s in schemes)
-        return _Form(dequantize=False, block=packed and not symmetric, scale_dtype=None, packed=packed)
-    if kept and symmetric and not dense:
-        return _Form(dequantize=False, block=False, scale_dtype=None)
-    if len(schemes) == 1 and (dense or not activations):
-        return _Form(dequantize=True, block=False, scale_dtype=None if same else torch.float32)
-    if kept:
-        return _Form(dequantize=False, block=True, scale_dtype=None)
-    what = "quantized activations" if activations else "several schemes"
-    raise FormatError(
-        f"compressed-tensors cannot carry {what} with scales that a {model_dtype} model does not hold: "
-        "leave scale_dtype out, use --format roundel, or --format dense"
-    )
-
-
-def _holds(model_dtype: torch.dtype, scale_dtype: torch.dtype) -> bool:
-    return model_dtype in (torch.float32, scale_dtype)
-
-
-def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: _Form) -> dict[str, torch.Tensor]:
+def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: Form) -> dict[str, torch.Tensor]:
     bits = weight.scheme.bits
     assert isinstance(weight.scale, torch.Tensor)
     scale = _repeat_groups(weight.scale, weight, written)
@@ -312,9 +247,9 @@ def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Sc
     return statistic[:, groups].contiguous()
 
 
-def _config(content: Content, schemes: dict[str, Scheme], form: _Form) -> dict[str, Any]:
+def _config(content: Content, schemes: dict[str, Scheme], form: Form) -> dict[str, Any]:
     model, activations = content.model, content.grids
-    written = _format_name(form)
+    written = form.name
     head = text_model(model).get_output_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():

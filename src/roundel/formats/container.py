@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
+from roundel.formats.readers import Readers
 from roundel.grid.scheme import Scheme
 
 
@@ -35,6 +36,10 @@ class Container(Protocol):
             model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
         """
+        ...
+
+    def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
+        """Which clients will open it; for arguments that `check` has passed."""
         ...
 
     def write(self, folder: Path, content: Content) -> None:

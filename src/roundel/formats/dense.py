@@ -12,6 +12,7 @@ from roundel.activations.scheme import Activations
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
+from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
 
@@ -23,6 +24,11 @@ class Dense:
 
     def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
+
+    def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
+        """Whatever runs the original."""
+        hint = "Activations are quantized by roundel alone" if activations else ""
+        return Readers(("whatever opens the original",), hint)
 
     def write(self, folder: Path, content: Content) -> None:
         """Save the dequantized weights in the model's type, and the integers."""

@@ -21,6 +21,7 @@ from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, unpack_weight, write_integer_files
+from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
 from roundel.grid.scheme import Scheme
@@ -35,6 +36,12 @@ class RoundelContainer:
 
     def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
         """It carries every setting."""
+
+    def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
+        """No other."""
+        return Readers(
+            ("roundel",), "For other clients take --format compressed-tensors or dense, which carry less"
+        )
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json, generation_config.json and roundel.safetensors."""

@@ -27,6 +27,7 @@ from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
+from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid.outliers import Outliers
@@ -80,6 +81,10 @@ class Spqr:
                     f"{layer.name} {problem} are what transformers' spqr container carries; "
                     "use --format roundel, or --format dense"
                 )
+
+    def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
+        """Its kernels want CUDA."""
+        return Readers(("roundel", "transformers with CUDA"))
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors; other floating tensors become float16, as the client demands."""

@@ -256,7 +256,10 @@ def _entry_of(path: Path, name: str, found: Any) -> Entry:
     words: dict[str, Any] = found if isinstance(found, dict) else {}
     dtype, shape, offsets = (words.get(key) for key in ("dtype", "shape", "data_offsets"))
     if dtype not in _BITS:
-        raise _damaged(path, f"{name} has the unknown type {dtype!r}")
+        raise ModelError(
+            f"{path} cannot be read: {name} has the unknown type {dtype!r}; weights in bfloat16, float16 or float32 "
+            "are wanted"
+        )
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
         raise _damaged(path, f"{name} has the shape {shape} and the bytes {offsets}")
     begin, end = offsets

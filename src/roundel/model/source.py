@@ -248,8 +248,8 @@ def fingerprint(
             raise _wrong_shape(name, tensor.shape, shapes[name], "the source model")
         if name in parameters and not torch.isfinite(tensor).all():
             raise NonFiniteError(
-                f"{name} of the source model holds NaN or infinity: finite weights are wanted; the model is damaged, "
-                "copy or download it again"
+                f"{name} of the source model holds NaN or infinity: finite weights are wanted; it was saved like "
+                "that, so take an earlier checkpoint, or another model"
             )
         _count(digest, name, tensor)
     for name, tensor in sorted((extra or {}).items()):
@@ -343,8 +343,8 @@ def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ModelError(
-            f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; copy or download it "
-            "again"
+            f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; its files are "
+            "whole, so take the config.json that came with them, or weights that were saved with these"
         )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
-from roundel.model.stored.form import Packed, Read, Tensors, misfit, wanted
+from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, wanted
 from roundel.words import kind_and_line
 
 _STATE = ".quant_state.bitsandbytes__"
@@ -113,6 +113,6 @@ def _state(name: str, stored: torch.Tensor) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"{name} cannot be read ({kind_and_line(error)}): the state of a weight as bitsandbytes writes it "
-            "is wanted; copy or download the model again"
+            f"is wanted; {SAVED_SO}"
         ) from error
     return checked

@@ -14,7 +14,7 @@ from torch import nn
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
-from roundel.model.stored.form import Packed, Read, Tensors, misfit, owners
+from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, owners
 from roundel.words import first_line, kind_and_line
 
 _PARTS = ("weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale")
@@ -70,8 +70,8 @@ class Compressed:
             weight = next((p for p in ("weight_packed", "weight") if f"{owner}.{p}" in stored), None)
             if weight is None:
                 raise ModelError(
-                    f"{owner}.weight_scale is there, and no weight that it belongs to: a whole model is wanted; copy "
-                    "or download it again"
+                    f"{owner}.weight_scale is there, and no weight that it belongs to: a whole model is wanted; "
+                    f"{SAVED_SO}"
                 )
             entry = stored[f"{owner}.{weight}"]
             if entry.dtype in _FLOATS:
@@ -85,7 +85,7 @@ class Compressed:
             if f"{owner}.weight" not in found:
                 raise ModelError(
                     f"{owner}.weight_scale is missing, without which {owner}.weight_packed cannot be read: a whole "
-                    "model is wanted; copy or download it again"
+                    f"model is wanted; {SAVED_SO}"
                 )
         return found
 

@@ -9,6 +9,10 @@ import torch
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
 
+# The headers are whole where this is said: another copy of the files would be the same.
+SAVED_SO = (
+    "its files are whole, so it was saved like that; take the original, or a model that was saved whole"
+)
 Tensors = Mapping[str, torch.Tensor]
 Read = Callable[[str], torch.Tensor]
 
@@ -72,7 +76,7 @@ def wanted(stored: Mapping[str, Entry], owner: str, parts: Iterable[str]) -> dic
         if name not in stored:
             raise ModelError(
                 f"{name} is missing, without which the quantized weight of {owner} cannot be read: a whole model is "
-                "wanted; copy or download it again"
+                f"wanted; {SAVED_SO}"
             )
     return names
 
@@ -81,5 +85,5 @@ def misfit(name: str, found: object, what: str) -> ModelError:
     """The error about a tensor that does not go with its counterpart."""
     return ModelError(
         f"{name} has the shape {found}, which does not go with {what}: the config.json that came with the weights is "
-        "wanted; copy or download the model again"
+        f"wanted; {SAVED_SO}"
     )

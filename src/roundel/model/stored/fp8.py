@@ -16,7 +16,7 @@ import torch
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.float4 import exponents, unpack_float4
-from roundel.model.stored.form import Packed, Read, Tensors, misfit
+from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit
 
 _EIGHT_BIT = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("_scale_inv", "_scale")
@@ -60,15 +60,15 @@ class Fp8:
                 _spread(scale, shape[-2:], stored[scale].shape, self._block)
             elif entry.dtype in _EIGHT_BIT and not self.is_beside(name):
                 raise ModelError(
-                    f"{name}_scale_inv is missing, without which {name} cannot be read: a whole model is wanted; copy "
-                    "or download it again"
+                    f"{name}_scale_inv is missing, without which {name} cannot be read: a whole model is wanted; "
+                    f"{SAVED_SO}"
                 )
         used = {part for packed in found.values() for part in packed.parts.values()}
         for name in stored:
             if name.endswith("_scale_inv") and name not in used and not self.is_beside(name):
                 raise ModelError(
-                    f"{name} is there, and no weight of 8 bits that it belongs to: a whole model is wanted; copy or "
-                    "download it again"
+                    f"{name} is there, and no weight of 8 bits that it belongs to: a whole model is wanted; "
+                    f"{SAVED_SO}"
                 )
         return found
 

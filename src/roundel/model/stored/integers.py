@@ -21,7 +21,7 @@ import torch
 from roundel.errors import ModelError
 from roundel.grid.packing import unpack
 from roundel.model.checkpoint import Entry
-from roundel.model.stored.form import Packed, Read, Tensors, misfit, owners, wanted
+from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, owners, wanted
 
 _WORD = 32
 # The output channel of each of the eight codes of a word.
@@ -73,8 +73,7 @@ class Gptq:
         groups = parts["g_idx"].long() if "g_idx" in parts else _in_order(width, len(scales))
         if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
             raise ModelError(
-                f"{name}: its g_idx names a group that is not there: a whole model is wanted; copy or "
-                "download it again"
+                f"{name}: its g_idx names a group that is not there: a whole model is wanted; {SAVED_SO}"
             )
         return (codes.float() - zeros.t()[:, groups]) * scales.t()[:, groups]
 

@@ -13,7 +13,7 @@ import torch
 from roundel.errors import ModelError
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.float4 import exponents, unpack_float4
-from roundel.model.stored.form import Packed, Read, Tensors, misfit
+from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
@@ -31,7 +31,7 @@ class Mxfp4:
                 if name.endswith(end) and name.removesuffix(end) + other not in stored:
                     raise ModelError(
                         f"{name.removesuffix(end)}{other} is missing, without which {name} cannot be read: a whole "
-                        "model is wanted; copy or download it again"
+                        f"model is wanted; {SAVED_SO}"
                     )
             if not name.endswith(_BLOCKS):
                 continue
