@@ -1,5 +1,6 @@
 """A model by its hub id is the same model as by its folder, from the hub's cache and from a hub on loopback."""
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import huggingface_hub.constants as constants
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 import roundel
 from hub import Hub, publish
@@ -15,6 +18,8 @@ from roundel.errors import ModelError, RoundelError
 from roundel.evaluating import Conditions, open_measured
 from roundel.model.place import locate
 from roundel.progress import Progress
+from zoo import zoo_model
+from zoo.quantized import fp8, gptq
 
 FIRST, SECOND = "1" * 40, "2" * 40
 RTN = {"method": "rtn", "group_size": 32}
@@ -109,6 +114,43 @@ def test_a_run_is_the_same_and_names_the_commit(
         assert made[name].manifest["source"] == "acme/model"
         assert made[name].manifest["original"]["commit"] == FIRST
     assert "commit" not in made["path"].manifest["original"]
+
+
+@pytest.mark.parametrize("kind", ["fp8", "gptq", "adapter", "wrapper"])
+def test_so_it_is_with_sources_of_other_kinds(kind: str, llama: Path, cache: Path, tmp_path: Path) -> None:
+    """What is read of them is said, and the same is written."""
+    source = tmp_path / "source"
+    if kind == "fp8":
+        fp8(llama, source)
+    elif kind == "gptq":
+        gptq(llama, source)
+    elif kind == "wrapper":
+        shutil.copytree(zoo_model("gemma3"), source)
+    else:
+        publish(cache, llama, "acme/base", SECOND, "v1")
+        lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=False)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(llama), lora).save_pretrained(source)
+        path = source / "adapter_config.json"
+        about = json.loads(path.read_text(encoding="utf-8"))
+        about |= {"base_model_name_or_path": "acme/base", "revision": "v1"}
+        path.write_text(json.dumps(about), encoding="utf-8")
+    publish(cache, source, "acme/model", FIRST, "main")
+    made = {
+        name: roundel.quantize(
+            model, roundel.Recipe(**RTN), output=tmp_path / name, stream=True, held_out=None
+        ).manifest["original"]
+        for name, model in (("path", source), ("id", "acme/model"))
+    }
+    files = {p.name for p in (tmp_path / "path").iterdir()}
+    for file in files - {"roundel.json"}:
+        assert (tmp_path / "id" / file).read_bytes() == (tmp_path / "path" / file).read_bytes(), file
+    words = made["path"].get("read_from", "")
+    assert bool(words) == (kind != "wrapper")
+    assert made["id"].get("read_from", "") == words.replace(str(source), "acme/model")
+    if kind == "adapter":
+        assert made["id"]["base"] == "acme/base@v1"
+    else:
+        assert made["id"]["commit"] == FIRST
 
 
 def test_a_large_one_is_read_block_by_block(
