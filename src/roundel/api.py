@@ -39,7 +39,7 @@ from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import rejoin
-from roundel.model.place import Place
+from roundel.model.place import Place, locate
 from roundel.model.prompt import as_chat, as_text
 from roundel.model.text_path import text_model
 from roundel.opening import Given, ModelOrPath, find_model, open_model
@@ -343,13 +343,14 @@ def load(
 
 @undisturbed
 def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
-    """The integers of every quantized Linear, by full name, from a folder in the format `roundel` or `dense`.
+    """The integers of every quantized Linear, by full name, from a folder or hub id in the format `roundel` or `dense`.
 
     Raises:
         ModelError: the folder holds none, or they are damaged.
     """
+    place = locate(folder)
     for stem in INTEGER_FILES:
-        files = shard_files(Path(folder).expanduser(), stem)
+        files = shard_files(place.folder, stem)
         if files:
             return {name: w for file in files for name, w in read_integer_file(file).weights.items()}
     raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")

@@ -131,7 +131,7 @@ class Conditions:
 
 
 def open_measured(
-    model: ModelOrPath | Place,
+    model: ModelOrPath,
     tokenizer: Any | None,
     conditions: Conditions,
     opened: ExitStack,

@@ -19,7 +19,7 @@ from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
-ModelOrPath = str | Path | torch.nn.Module
+ModelOrPath = str | Path | Place | torch.nn.Module
 ModelOrPlace = Place | torch.nn.Module
 
 # What only Roundel's own code opens.
@@ -90,7 +90,7 @@ class Given:
 
 
 def find_model(
-    model: "ModelOrPath | Place",
+    model: ModelOrPath,
     revision: str | None = None,
     *,
     allow_pickle: bool = False,
@@ -115,7 +115,7 @@ def find_model(
 
 
 def open_model(
-    model: ModelOrPath | Place,
+    model: ModelOrPath,
     tokenizer: Any | None,
     trust_remote_code: bool,
     allow_pickle: bool,

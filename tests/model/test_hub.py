@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import roundel
 from hub import Hub, publish
+from roundel.cli.app import main
 from roundel.errors import ModelError, RoundelError
 from roundel.evaluating import Conditions, open_measured
 from roundel.model.place import locate
@@ -151,6 +153,21 @@ def test_so_it_is_with_sources_of_other_kinds(kind: str, llama: Path, cache: Pat
         assert made["id"]["base"] == "acme/base@v1"
     else:
         assert made["id"]["commit"] == FIRST
+
+
+def test_inspect_shows_what_was_done(
+    outputs: dict[str, Path], cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(cache, outputs["own"], "acme/model", FIRST, "main")
+    shown = []
+    for name in (str(outputs["own"]), "acme/model"):
+        monkeypatch.setattr(sys, "argv", ["roundel", "inspect", name])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert not leaving.value.code
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert roundel.read_integers("acme/model").keys() == roundel.read_integers(outputs["own"]).keys()
 
 
 def test_a_large_one_is_read_block_by_block(

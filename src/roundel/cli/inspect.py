@@ -3,7 +3,6 @@
 import re
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,26 +48,27 @@ def inspect_command(
 
     What is left out is listed with the reason. Before a run no weight is read.
     """
+    from roundel.model.checkpoint import is_own
+    from roundel.model.place import locate
     from roundel.report.contents import read_contents
-    from roundel.report.manifest import MANIFEST
     from roundel.report.records import summary
+    from roundel.surroundings import undisturbed
 
-    folder = Path(model).expanduser()
-    if (folder / MANIFEST).is_file() and not allow_quantized:
+    place = undisturbed(locate)(model, revision, allow_pickle=allow_pickle, progress=terminal_progress())
+    if is_own(place.path) and not allow_quantized:
         if recipe or method or settings or blocks:
             raise RecipeError(
                 f"{model} is quantized already, so there is nothing for a recipe to decide: leave recipe and blocks "
                 "out, or name the original model"
             )
-        _show_folder(read_contents(folder))
+        _show_folder(read_contents(place.path))
         return
     chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
     problem = None
     look = partial(
         roundel.inspect,
-        model,
+        place,
         blocks=blocks,
-        revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         allow_quantized=allow_quantized,
