@@ -43,6 +43,7 @@ from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
+from roundel.model.place import Place
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
 from roundel.model.stored_types import StoredTypes
@@ -251,7 +252,10 @@ class Run:
     def companions(self) -> Companions:
         """What goes along with the weights."""
         sources = self.source.folders or ([self.given.folder] if self.given.folder else [])
-        return Companions.find(sources, self.source.tokenizer, self.given.trust_remote_code)
+        in_memory = not isinstance(self.given.model, Place)
+        return Companions.find(
+            sources, self.source.tokenizer, self.given.trust_remote_code, in_memory=in_memory
+        )
 
     @property
     def _checkpoint(self) -> Path | None:

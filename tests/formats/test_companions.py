@@ -91,6 +91,28 @@ def test_ids_are_the_same_for_every_client(source: Path, tmp_path: Path) -> None
             assert len({tuple(t(TEXT, add_special_tokens=special)["input_ids"]) for t in opened}) == 1
 
 
+def test_a_model_in_memory_has_the_settings_that_it_has_there(source: Path, tmp_path: Path) -> None:
+    """And no tokenizer, where none was given."""
+    model = AutoModelForCausalLM.from_pretrained(source)
+    model.generation_config.temperature = 0.125
+    roundel.quantize(model, RTN, output=tmp_path / "out", held_out=None)
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text(encoding="utf-8"))
+    assert written["temperature"] == 0.125
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+    assert (tmp_path / "out" / "LICENSE").read_bytes() == (source / "LICENSE").read_bytes()
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+
+
+def test_a_tokenizer_without_known_files_goes_along(llama: Path, tmp_path: Path) -> None:
+    """Files that transformers opens no tokenizer from are read by other clients."""
+    source = Path(shutil.copytree(llama, tmp_path / "source"))
+    for path in source.glob("tokenizer*"):
+        path.unlink()
+    (source / "tekken.json").write_text("{}", encoding="utf-8")
+    roundel.quantize(source, RTN, output=tmp_path / "out", held_out=None)
+    assert (tmp_path / "out" / "tekken.json").is_file()
+
+
 def test_a_tokenizer_that_was_changed_is_written_as_it_is(source: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.add_tokens(["Once"])

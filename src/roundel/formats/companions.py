@@ -22,6 +22,7 @@ from roundel.model.place import locate_cached
 from roundel.model.source import open_tokenizer
 from roundel.words import kind_and_line
 
+_GENERATION = "generation_config.json"
 _TEMPLATES, _OLD_TEMPLATE = "additional_chat_templates", "chat_template.json"
 _TOKENIZER = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "tekken.json"),
@@ -46,33 +47,44 @@ class Companions:
         sources: folders of the original, the one with its config first; of a file in several the last is taken.
         tokenizer: None where there is none.
         home: the folder whose files give the tokenizer; None: it is written by its class.
+        in_memory: the original is a model in memory, with the generation settings that it has there.
     """
 
     sources: tuple[Path, ...]
     tokenizer: Any | None
     home: Path | None
+    in_memory: bool = False
 
     @classmethod
-    def find(cls, sources: Iterable[Path], tokenizer: Any | None, trust_remote_code: bool) -> "Companions":
+    def find(
+        cls,
+        sources: Iterable[Path],
+        tokenizer: Any | None,
+        trust_remote_code: bool,
+        *,
+        in_memory: bool = False,
+    ) -> "Companions":
         """Decide what will be copied and what written.
 
         Args:
             sources: as above.
             tokenizer: as above.
             trust_remote_code: as it was opened.
+            in_memory: as above.
 
         Raises:
             ModelError: the tokenizer has no files, and what its class writes gives other ids.
         """
         home = None if tokenizer is None else _home(tokenizer, trust_remote_code)
-        return cls(tuple(sources), tokenizer, home)
+        return cls(tuple(sources), tokenizer, home, in_memory)
 
     def write(self, folder: Path) -> None:
         """Put them into the output."""
-        patterns = _OTHERS if self.tokenizer is not None else (*_OTHERS, *_TOKENIZER)
+        own = self.tokenizer is not None or self.in_memory
+        apart = (*_TOKENIZER, *((_GENERATION,) if self.in_memory else ())) if own else ()
         for source in self.sources:
-            for path in _files(source, patterns):
-                if self.tokenizer is None or not _matches(path.name, _TOKENIZER):
+            for path in _files(source, _OTHERS if own else (*_OTHERS, *_TOKENIZER)):
+                if not _matches(path.name, apart):
                     _copy(path, folder)
         if self.home is not None:
             for path in _files(self.home, _TOKENIZER):
