@@ -294,7 +294,8 @@ def put_own_mark(model: torch.nn.Module, folder: Path) -> None:
 
 def mark_words(manifest: dict[str, Any]) -> str:
     """A run's result in a few words."""
-    return f"{manifest['recipe']['name']}, {manifest['bits_per_weight']:.3f} bits per weight"
+    recipe = manifest["recipe"]
+    return f"{recipe.get('method', recipe['name'])}, {manifest['bits_per_weight']:.3f} bits per weight"
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

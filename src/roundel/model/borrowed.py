@@ -100,10 +100,13 @@ def _tensor_written_down(tensor: torch.Tensor, *, values: bool) -> Callable[[], 
     def restore() -> None:
         if tensor.is_inference():
             return  # it was replaced, and is back as it was
+        there = tensor.device == home and tensor.dtype == dtype
         if data is not None:
-            if tensor.data_ptr() != data.data_ptr() or tensor.device != home or tensor.dtype != dtype:
+            if not there or tensor.data_ptr() != data.data_ptr():
+                if there:  # whoever tried something with it has put its values back, elsewhere
+                    data.copy_(tensor.data)
                 tensor.data = data
-        elif tensor.device != home or tensor.dtype != dtype:
+        elif not there:
             tensor.data = tensor.data.to(home, dtype)
         if tensor.requires_grad != wanted:
             tensor.requires_grad_(wanted)

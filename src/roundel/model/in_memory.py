@@ -176,7 +176,7 @@ def _check_plain(model: nn.Module) -> None:
     """Its weights are floating-point numbers that stand for nothing else."""
     config: Any = model.config
     method = getattr(config, "quantization_config", None)
-    foreign = next((n for n, m in model.named_modules() if _is_of(m, _QUANTIZERS)), None)
+    foreign = next((type(m).__name__ for m in model.modules() if _is_of(m, _QUANTIZERS)), None)
     if getattr(model, "hf_quantizer", None) is not None or method is not None or foreign is not None:
         kind = (
             method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
