@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -313,11 +313,13 @@ class Run:
 
     def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
         """The plan in bytes, and one block tried."""
-        try:
+        with ExitStack() as undo:
+            undo.callback(rejoin, self.model)
+            if trial and isinstance(self.given.model, torch.nn.Module):
+                # A trial leaves the block quantized that it is made with: here, one of the caller's.
+                undo.callback(self.source.storage.saved(self.stack.blocks[0], self.stack.block_name(0)))
             plan = self.count()
             return plan, run_trial(self.job(), plan) if trial else None
-        finally:
-            rejoin(self.model)
 
     def quantize(self) -> Done:
         """Do it.
