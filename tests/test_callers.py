@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 import transformers
 from accelerate import dispatch_model
 from peft import LoraConfig, get_peft_model
@@ -372,6 +373,18 @@ def from_a_quantizer() -> Any:
     return model
 
 
+def with_weight_norm() -> Any:
+    model = opened()
+    torch.nn.utils.parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
+    return model
+
+
+def pruned() -> Any:
+    model = opened("gpt2")
+    torch.nn.utils.prune.l1_unstructured(model.transformer.h[0].mlp.c_fc, "weight", amount=0.5)
+    return model
+
+
 def compiled_block() -> Any:
     model = opened()
     model.model.layers[0] = torch.compile(model.model.layers[0])
@@ -425,6 +438,8 @@ NO_ORIGINAL: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "integers": (lambda _: integers(), "up_proj.weight of .* has the type torch.int8"),
     "dynamic": (lambda _: dynamic(), "is quantized already .*plain weights is wanted"),
+    "weight norm": (lambda _: with_weight_norm(), "up_proj of .* is computed from other tensors .*permanent"),
+    "pruning": (lambda _: pruned(), "c_fc of .* is computed from other tensors"),
     "another quantizer": (
         lambda _: from_a_quantizer(),
         r"quantized already \(bitsandbytes\).*name its folder",

@@ -163,12 +163,12 @@ def test_the_command_line_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     both = with_adapter("llama", tmp_path / "both")
-    more = ["--method", "rtn", "--group-size", "32"]
-    if command == "quantize":
-        more += ["-o", str(tmp_path / "out")]
-    if command == "eval":
-        more = ["--text", str(held_out), "--window", "32", "--limit", "1"]
-    monkeypatch.setattr("sys.argv", ["roundel", command, str(both), *more])
+    more = {
+        "inspect": [],
+        "quantize": ["--method", "rtn", "--group-size", "32", "-o", str(tmp_path / "out")],
+        "eval": ["--text", str(held_out), "--window", "32", "--limit", "1"],
+    }
+    monkeypatch.setattr("sys.argv", ["roundel", command, str(both), *more[command]])
     with pytest.raises(SystemExit) as left:
         main()
     said = capsys.readouterr()

@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from roundel.errors import ModelError
 from roundel.model.classes import auto_class
@@ -186,6 +187,13 @@ def _check_plain(model: nn.Module) -> None:
             f"{name_of(model)} is quantized already ({kind}): a model with plain weights is wanted; name its folder or "
             "file instead, from which Roundel reads many kinds, or take the original"
         )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module._parameters.get("weight") is None:
+            raise ModelError(
+                f"the weight of {name} of {name_of(model)} is computed from other tensors whenever it runs (weight "
+                "norm, pruning): a weight of its own is wanted; make it permanent (remove_parametrizations, "
+                "prune.remove)"
+            )
     for name, parameter in model.named_parameters():
         if parameter.dtype not in _TYPES:
             raise ModelError(
