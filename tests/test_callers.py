@@ -4,6 +4,7 @@ The laws run over a dense model, one with tied weights, one whose Linears are st
 stacked experts.
 """
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from transformers import (
 
 import roundel
 from roundel.errors import ModelError, RecipeError, RoundelError
+from roundel.model.borrowed import borrowed
 from zoo import zoo_model
 
 ARCHITECTURES = ("llama", "opt", "gpt2", "mixtral")
@@ -168,6 +170,24 @@ def test_also_after_an_error(call: str, name: str, held_out: Path) -> None:
     before = state(model)
     with pytest.raises((RoundelError, KeyboardInterrupt)):
         FAILING[call](model, tokenizer, held_out)
+    assert differences(before, state(model)) == []
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("fails", [False, True])
+def test_wherever_it_was_moved_it_is_back_in_its_own_memory(fails: bool, name: str) -> None:
+    model = in_training(name)
+    before = state(model)
+    with contextlib.suppress(KeyboardInterrupt), borrowed(model):
+        assert not any(module.training for module in model.modules())
+        assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+        model.double()
+        model.config.use_cache, model.generation_config.top_k = True, 3
+        model.register_forward_hook(lambda *_: None)
+        model.to("meta")
+        model.requires_grad_(True)
+        if fails:
+            raise KeyboardInterrupt
     assert differences(before, state(model)) == []
 
 
