@@ -369,6 +369,14 @@ def _packed(
     return arrange
 
 
+def _adapter_beside(box: Box) -> Path:
+    """A whole model, and an adapter in the same folder."""
+    model = box.model()
+    for path in _adapter(box).glob("adapter*"):
+        shutil.copyfile(path, model / path.name)
+    return model
+
+
 def _adapter(
     box: Box, kind: PeftConfig | None = None, *, name: str = "adapter", without: str = "", **config: Any
 ) -> Path:
@@ -700,6 +708,11 @@ MODEL = [
         "a base for what is no adapter",
         "is no adapter, so there is no base to name",
         lambda b: quantize(b.model(), "--base", b.model(name="other")),
+    ),
+    (
+        "a whole model with an adapter beside it, as an adapter",
+        "is no adapter, so there is no base to name",
+        lambda b: quantize(_adapter_beside(b), "--base", b.model(name="other")),
     ),
     (
         "an adapter whose base is not there",

@@ -38,7 +38,9 @@ from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.lending import lent
 from roundel.model.experts import rejoin
+from roundel.model.in_memory import check_apart, name_of
 from roundel.model.place import Place, locate
 from roundel.model.prompt import as_chat, as_text
 from roundel.model.text_path import text_model
@@ -77,6 +79,7 @@ class Quantized:
 
 
 @undisturbed
+@lent(original=True, changed=True)
 def quantize(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -211,6 +214,11 @@ def sweep(
     Raises:
         RoundelError: bad input or a failed check; recipes that are finished by then stay, and are not done again.
     """
+    if isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"{name_of(model)} cannot be shared by several recipes, each of which would change it: a folder, a .gguf "
+            "file or a hub id is wanted"
+        )
     if held_out is not None:
         check_text(held_out)
     chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
@@ -233,6 +241,7 @@ def sweep(
 
 
 @undisturbed
+@lent(original=True)
 def plan(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -274,6 +283,7 @@ def plan(
 
 
 @undisturbed
+@lent(original=True)
 def inspect(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -336,6 +346,8 @@ def load(
     Raises:
         ModelError: it cannot be opened, or tensors are missing.
     """
+    if isinstance(path, torch.nn.Module):
+        raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is wanted")
     place = find_model(path, revision, allow_pickle=allow_pickle)
     source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
@@ -357,6 +369,7 @@ def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
 
 
 @undisturbed
+@lent()
 def evaluate(
     model: ModelOrPath,
     *,
@@ -412,6 +425,7 @@ def evaluate(
     Raises:
         RoundelError: a model or a text cannot be read, or the logits are not finite.
     """
+    check_apart([model, reference])
     conditions = Conditions(
         texts=[text] if isinstance(text, str) else text,
         tasks=tasks,
@@ -472,6 +486,7 @@ def evaluate(
 
 
 @undisturbed
+@lent()
 def compare(
     models: Sequence[ModelOrPath],
     reference: ModelOrPath,
@@ -543,6 +558,7 @@ def render_report(folder: str | Path) -> Path:
 
 
 @undisturbed
+@lent()
 def generate(
     model: ModelOrPath,
     prompt: str,

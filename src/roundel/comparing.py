@@ -30,6 +30,7 @@ from roundel.formats.reload import unpack_model
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import is_own
 from roundel.model.experts import divide
+from roundel.model.in_memory import check_apart
 from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel
 from roundel.model.text_path import text_model
@@ -70,6 +71,7 @@ def compare_models(
         RoundelError: a model or a text cannot be read, or logits are not finite.
     """
     names = _names(models)
+    check_apart([*models, reference])
     found_at = [find_model(model, progress=conditions.progress) for model in models]
     with ExitStack() as opened:
         original = open_measured(reference, tokenizer, conditions, opened, as_original=True)
@@ -225,6 +227,8 @@ def _names(models: Sequence[ModelOrPath]) -> list[str]:
         RecipeError: none, or one of them twice.
         ModelError: a name is empty.
     """
+    if isinstance(models, str | Path | torch.nn.Module):
+        raise RecipeError("models is a single one: a list of models is wanted")
     if not models:
         raise RecipeError("no model: one or more are wanted")
     paths = [type(m).__name__ if isinstance(m, torch.nn.Module) else str(m).rstrip("/") for m in models]

@@ -12,12 +12,17 @@ from roundel.errors import ModelError
 from roundel.formats import open_packed, packed_format
 from roundel.formats.reload import unpack_model
 from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
+from roundel.model.beside import left_beside
 from roundel.model.checkpoint import is_own, own_output
+from roundel.model.in_memory import name_of
+from roundel.model.mark import BROKEN_OFF, broken_off, mark_of, put_mark
 from roundel.model.place import Place, locate, locate_cached
 from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
+from roundel.model.turns import in_turn
 from roundel.progress import Progress
+from roundel.report.manifest import read_manifest
 
 ModelOrPath = str | Path | Place | torch.nn.Module
 ModelOrPlace = Place | torch.nn.Module
@@ -25,6 +30,7 @@ ModelOrPlace = Place | torch.nn.Module
 # What only Roundel's own code opens.
 _PACKED = ("roundel", "spqr")
 _PACKED_WORDS = "read from a quantized folder ({kind}), dequantized; the original is no full-precision model"
+_MARKED = "read from a model in memory that Roundel had quantized ({words}); the original is no full-precision model"
 _ROUNDED = "read from dense weights that Roundel had rounded; the original is no full-precision model"
 
 
@@ -75,7 +81,7 @@ class Given:
         """Names, classes and shapes of the original model; no weight is read."""
         model = self.model
         if isinstance(model, torch.nn.Module):
-            return SourceModel("in memory", model, None)
+            return SourceModel(name_of(model), model, None, read_from=_marked(model, self.allow_quantized))
         if find_adapter(model, self.base) is not None:
             return self.open()
         if packed_format(model.path) in _PACKED:
@@ -111,9 +117,16 @@ def find_model(
         if revision is not None:
             raise ModelError(f"a model in memory has no revision {revision}: leave it out")
         return model
-    return locate(model, revision, allow_pickle=allow_pickle, progress=progress)
+    if isinstance(model, Place):
+        return model
+    place = locate(model, revision, allow_pickle=allow_pickle, progress=progress)
+    beside = left_beside(place)
+    if beside and progress is not None:
+        progress.say(beside)
+    return place
 
 
+@in_turn
 def open_model(
     model: ModelOrPath,
     tokenizer: Any | None,
@@ -146,9 +159,10 @@ def open_model(
         ModelError: it cannot be opened.
     """
     if isinstance(model, torch.nn.Module):
+        words = "" if quantized else _marked(model, allow_own)
         _make_normal(model)
         model.eval().requires_grad_(False)
-        return SourceModel(f"{type(model).__name__} in memory", model, tokenizer)
+        return SourceModel(name_of(model), model, tokenizer, read_from=words)
     place = locate(model, allow_pickle=allow_pickle)
     folder = place.path
     adapter = find_adapter(place, base)
@@ -189,12 +203,22 @@ def open_model(
         unpack_model(opened.model)  # which transformers does when the whole of it runs
     if quantized:
         _attach_activations(opened.model, folder)
+    if own and stream_with is None:
+        put_own_mark(opened.model, folder)
     return replace(
         opened,
         tokenizer=tokenizer or opened.tokenizer,
         place=place,
         folders=() if place.is_gguf else (place.folder,),
     )
+
+
+def _marked(model: torch.nn.Module, allow_own: bool) -> str:
+    """What Roundel had made of a model in memory, for whoever takes it as an original; empty where it is one."""
+    words = mark_of(model)
+    if words and not allow_own:
+        raise broken_off(name_of(model)) if words == BROKEN_OFF else own_output(name_of(model))
+    return _MARKED.format(words=words) if words else ""
 
 
 def _make_normal(model: torch.nn.Module) -> None:
@@ -256,6 +280,22 @@ def _unopened(adapter: Adapter, error: ModelError) -> ModelError:
         f"{adapter.name} is an adapter, and its base model cannot be opened: {error}. Another place of the base "
         "can be named with --base (base=)"
     )
+
+
+def put_own_mark(model: torch.nn.Module, folder: Path) -> None:
+    """What is opened from a folder that Roundel wrote is known as such in memory, too."""
+    try:
+        manifest = read_manifest(folder)
+    except ModelError:
+        return  # who needs the manifest itself will say so
+    layers = [layer["name"] for layer in manifest["layers"] if layer.get("bits") is not None]
+    put_mark(model, mark_words(manifest), layers)
+
+
+def mark_words(manifest: dict[str, Any]) -> str:
+    """A run's result in a few words."""
+    recipe = manifest["recipe"]
+    return f"{recipe.get('method', recipe['name'])}, {manifest['bits_per_weight']:.3f} bits per weight"
 
 
 def _attach_activations(model: Any, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -39,16 +39,18 @@ from roundel.formats.readers import Readers
 from roundel.formats.reload import check_extra
 from roundel.formats.shards import SHARD_BYTES
 from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.model.beside import left_beside
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.linears import LinearView
+from roundel.model.mark import marking, put_mark
 from roundel.model.place import Place
 from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
 from roundel.model.stored_types import StoredTypes
 from roundel.model.text_path import text_model
-from roundel.opening import Given
+from roundel.opening import Given, mark_words
 from roundel.progress import Progress
 from roundel.ranks import Ranks
 from roundel.recipe import Recipe
@@ -238,8 +240,14 @@ class Run:
             "parameters": sum(p.numel() for p in parameters) + sum(map(prod, extra)),
             **({"read_from": self.source.read_from} if self.source.read_from else {}),
             **self.source.parents,
+            **({"left_out": words} if (words := self._beside) else {}),
             **({"commit": place.commit} if (place := self.source.place) is not None and place.commit else {}),
         }
+
+    @property
+    def _beside(self) -> str:
+        """What lies beside the weights and was not taken."""
+        return "" if self.source.place is None else left_beside(self.source.place)
 
     def _fingerprint(self) -> str:
         if "fingerprint" not in self.given.known:
@@ -320,11 +328,13 @@ class Run:
 
     def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
         """The plan in bytes, and one block tried."""
-        try:
+        with ExitStack() as undo:
+            undo.callback(rejoin, self.model)
+            if trial and isinstance(self.given.model, torch.nn.Module):
+                # A trial leaves the block quantized that it is made with: here, one of the caller's.
+                undo.callback(self.source.storage.saved(self.stack.blocks[0], self.stack.block_name(0)))
             plan = self.count()
             return plan, run_trial(self.job(), plan) if trial else None
-        finally:
-            rejoin(self.model)
 
     def quantize(self) -> Done:
         """Do it.
@@ -339,9 +349,14 @@ class Run:
                 self.keep_streams_in_files()
                 plan = self.count()
             tell_plan(plan, self.progress, self.ranks)
-            with self.ready() as job:
-                outcome = quantize_model(job)
-            return self.finish(job, outcome, plan)
+            whole = None if self.streamed else self.model
+            with marking(whole):
+                with self.ready() as job:
+                    outcome = quantize_model(job)
+                done = self.finish(job, outcome, plan)
+            if whole is not None:
+                put_mark(whole, mark_words(done.manifest))
+            return done
         except BaseException:
             rejoin(self.model)  # which may be the caller's
             raise

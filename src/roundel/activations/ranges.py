@@ -57,7 +57,9 @@ class RangeObserver:
             lo, hi = self._percentile(options.act_percentile / 100)
         elif self.histogram is not None and options.act_range == "mse":
             lo, hi = self._least_error(scheme)
-        scale, zero = grid_of_range(torch.tensor(lo), torch.tensor(hi), scheme)
+        scale, zero = grid_of_range(
+            torch.tensor(lo, dtype=torch.float32), torch.tensor(hi, dtype=torch.float32), scheme
+        )
         return StaticGrid(float(scale), int(zero))
 
     def _centres(self) -> torch.Tensor:
@@ -76,7 +78,7 @@ class RangeObserver:
         """Try shares of either end; of both together where the grid is symmetric."""
         assert self.histogram is not None
         centres, weights = self._centres().float(), self.histogram.float()
-        shares = torch.linspace(_LEAST_SHARE, 1, _SHARES)
+        shares = torch.linspace(_LEAST_SHARE, 1, _SHARES, dtype=torch.float32)
         low, high = (
             (shares, shares)
             if scheme.sym

@@ -102,11 +102,13 @@ class InputSizes(Watch):
             return
         none_seen = -1.0
         sizes = [
-            self._largest[view.name].cpu() if view.name in self._largest else torch.full((width,), none_seen)
+            self._largest[view.name].cpu()
+            if view.name in self._largest
+            else torch.full((width,), none_seen, dtype=torch.float32)
             for view in self.linears
             for width in view.shape[1:]
         ]
-        joined = ranks.max(torch.cat(sizes)) if sizes else torch.empty(0)
+        joined = ranks.max(torch.cat(sizes)) if sizes else torch.empty(0, dtype=torch.float32)
         parts = joined.split([len(part) for part in sizes])
         named = zip((view.name for view in self.linears), parts, strict=True)
         self._largest = {name: part for name, part in named if part[0] != none_seen}

@@ -153,7 +153,9 @@ class StreamHome:
                     path.unlink(missing_ok=True)
             return FileStream(path, whole, self.dtype, self.ranks)
         share = len(self.ranks.own(whole[0]))
-        return MemoryStream(torch.empty((share, *whole[1:]), device=self.device), whole[0])
+        return MemoryStream(
+            torch.empty((share, *whole[1:]), dtype=torch.float32, device=self.device), whole[0]
+        )
 
     def keep(self, name: str, stream: Stream) -> None:
         """See that a stream outlives the process; all ranks together."""

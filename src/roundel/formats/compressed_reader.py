@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config
 from transformers import AutoConfig
@@ -21,12 +20,14 @@ from roundel.formats.decoded import Decoded
 from roundel.formats.shards import ShardReader
 from roundel.model.classes import auto_class
 from roundel.model.names import loaded_names
+from roundel.model.turns import empty_weights, in_turn
 from roundel.words import kind_and_line
 
 _PACKED = (".weight_packed", ".weight_scale")
 _PARTS = (*_PACKED, ".weight_shape", ".weight_zero_point", ".input_scale", ".input_zero_point")
 
 
+@in_turn
 def read_decoded(folder: Path, trust_remote_code: bool) -> Decoded:
     """The tensors of a folder, decoded when they are read.
 
@@ -85,7 +86,7 @@ def _skeleton(folder: Path, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
     """The model without its weights, and its type."""
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     del config.quantization_config
-    with init_empty_weights():
+    with empty_weights():
         skeleton = auto_class(config, str(folder)).from_config(config, trust_remote_code=trust_remote_code)
     return skeleton, config.dtype or torch.float32
 

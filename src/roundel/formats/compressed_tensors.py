@@ -233,7 +233,7 @@ def _static_inputs(activations: ActivationQuantizer, names: dict[str, list[Part]
     tensors = {}
     for name, grid in activations.static.items():
         stored = names[name][0].name
-        tensors[f"{stored}.input_scale"] = torch.tensor([grid.scale])
+        tensors[f"{stored}.input_scale"] = torch.tensor([grid.scale], dtype=torch.float32)
         if activations.inputs is not None and not activations.inputs.sym:
             tensors[f"{stored}.input_zero_point"] = torch.tensor([grid.zero], dtype=torch.int8)
     return tensors

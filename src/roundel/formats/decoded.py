@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import init_empty_weights
 from transformers import AutoConfig, GenerationConfig
 
 from roundel.errors import ModelError
 from roundel.model.classes import auto_class
 from roundel.model.experts import Stack, divide, joined, stacks_in
 from roundel.model.storage import OnDisk, put
+from roundel.model.turns import empty_weights, in_turn
 from roundel.words import kind_and_line
 
 
@@ -78,6 +78,7 @@ class Decoded(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
+@in_turn
 def open_decoded(
     folder: Path, decoded: Decoded, trust_remote_code: bool, *, streamed: bool
 ) -> tuple[Any, OnDisk | None]:
@@ -96,7 +97,7 @@ def open_decoded(
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with init_empty_weights(include_buffers=False):
+        with empty_weights():
             skeleton = auto_class(config, str(folder)).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=decoded.dtype
             )

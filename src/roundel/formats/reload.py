@@ -25,6 +25,7 @@ from roundel.model.experts import divide, joined
 from roundel.model.linears import LinearView
 from roundel.model.names import stored_tensors
 from roundel.model.source import open_source
+from roundel.model.turns import in_turn
 from roundel.words import kind_and_line
 
 _PACKED = QuantizationStatus.COMPRESSED
@@ -66,6 +67,7 @@ def unpack_model(model: Any) -> None:
         compressor.decompress_model(model)
 
 
+@in_turn
 def _open(folder: Path, content: Content, trust_remote_code: bool, device: str | None) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)

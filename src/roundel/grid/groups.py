@@ -41,7 +41,7 @@ def importance_groups(diagonal: torch.Tensor | None, rows: torch.Tensor, scheme:
     group of them must not have an error of zero on every grid.
     """
     if diagonal is None:
-        diagonal = torch.ones(rows.shape[1], device=rows.device)
+        diagonal = torch.ones(rows.shape[1], dtype=torch.float32, device=rows.device)
     diagonal = diagonal.float() / diagonal.mean().clamp_min(1e-30) + 1e-6
     g = scheme.width(diagonal.numel())
     return F.pad(diagonal, (0, -diagonal.numel() % g)).view(1, -1, g)

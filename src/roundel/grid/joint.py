@@ -186,9 +186,11 @@ class _Plain:
     def around(self, values: torch.Tensor, reach: int) -> torch.Tensor:
         """`[N, P]` to `[1, R, N, P]`: scales of shorter ranges, or zero points to either side."""
         if self.positive:
-            shares = torch.tensor(_PLAIN_SHARES if reach else (1.0,), device=values.device)
+            shares = torch.tensor(
+                _PLAIN_SHARES if reach else (1.0,), dtype=torch.float32, device=values.device
+            )
             return self.scheme.round_scale(values * shares[:, None, None])[None]
-        shifts = torch.tensor(_PLAIN_SHIFTS if reach else (0.0,), device=values.device)
+        shifts = torch.tensor(_PLAIN_SHIFTS if reach else (0.0,), dtype=torch.float32, device=values.device)
         largest = torch.finfo(self.scheme.torch_dtype).max
         return (
             (values + shifts[:, None, None])
@@ -232,7 +234,7 @@ class _Level:
             half = torch.maximum(hi - centre, centre - lo)
         else:
             centre, half = (lo + hi) / 2, (hi - lo) / 2
-        half = half * torch.tensor(shares, device=values.device)[:, None]
+        half = half * torch.tensor(shares, dtype=torch.float32, device=values.device)[:, None]
         lo, hi = centre - half, centre + half
         point = hi - lo <= _POINT * torch.maximum(lo.abs(), hi.abs())
         # A tile of equal statistics is exact: their value times (code 0 + 1).

@@ -52,7 +52,7 @@ class LowRankDivisor(nn.Module):
         super().__init__()
         out, width = weight.shape
         bound = (3 / rank) ** 0.5
-        right = torch.rand(rank, width, generator=generator).mul_(2 * bound).sub_(bound)
+        right = torch.rand(rank, width, generator=generator, dtype=torch.float32).mul_(2 * bound).sub_(bound)
         self.left = nn.Parameter(weight.new_zeros(out, rank))  # L
         self.right = nn.Parameter(right.to(weight.device))  # U
         self.rows = nn.Parameter(weight.new_zeros(out, 1))  # r

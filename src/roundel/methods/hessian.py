@@ -58,7 +58,7 @@ class Hessian:
         rows = inputs.detach().float().reshape(-1, inputs.shape[-1])
         width = rows.shape[1]
         if self.total is None:
-            self.total = torch.zeros(width, width, device=rows.device)
+            self.total = torch.zeros(width, width, dtype=torch.float32, device=rows.device)
         for first in range(0, width, _STRIPE):
             last = min(first + _STRIPE, width)
             self.total[first:last, first:].addmm_(rows[:, first:last].t(), rows[:, first:])
@@ -97,7 +97,7 @@ def _joined(
     if ranks.size == 1:
         return total, tokens
     seen = int(ranks.total(tokens))
-    total = torch.zeros(shape, device=device) if total is None else total
+    total = torch.zeros(shape, dtype=torch.float32, device=device) if total is None else total
     ranks.sum(total)
     return (total if seen else None), seen
 

@@ -348,7 +348,10 @@ class _Trainer:
         """Which inputs of a minibatch are the unquantized model's."""
         if self.data.originals is None:
             return None
-        return torch.rand(size, *self.data.inputs.shape[1:], generator=generator) < self.mixing
+        return (
+            torch.rand(size, *self.data.inputs.shape[1:], generator=generator, dtype=torch.float32)
+            < self.mixing
+        )
 
     def _mixed(self, rows: list[int], mixture: torch.Tensor | None, places: list[int]) -> torch.Tensor:
         """The inputs of training: this rank's rows, which are at these places of the minibatch."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from roundel.errors import ModelError
-from roundel.model.checkpoint import PICKLES, SAFETENSORS, read_header
+from roundel.model.checkpoint import PICKLES, SAFETENSORS, is_own, read_header
 from roundel.model.place import Place
 from roundel.words import kind_and_line
 
@@ -70,10 +70,17 @@ def find_adapter(place: Place, base: str | None) -> Adapter | None:
         ModelError: its config makes no sense, it names no base, or it cannot be merged.
     """
     path = place.path
-    whole = (path / "config.json").is_file() and any((path / n).exists() for n in (*SAFETENSORS, *PICKLES))
-    if whole or not (path / CONFIG).is_file():
+    if not (path / CONFIG).is_file() or holds_whole_model(path):
         return None
     return _read(place.name, path / CONFIG, base)
+
+
+def holds_whole_model(folder: Path) -> bool:
+    """Whether there are a config and weights in a folder, whatever lies beside them."""
+    weights = (*SAFETENSORS, *PICKLES)
+    return is_own(folder) or (
+        (folder / "config.json").is_file() and any((folder / name).exists() for name in weights)
+    )
 
 
 def _read(source: str, file: Path, base: str | None) -> Adapter:

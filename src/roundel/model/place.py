@@ -5,6 +5,7 @@ on.
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from roundel.errors import ModelError
@@ -69,6 +70,7 @@ def locate(
     """
     if isinstance(model, Place):
         return model
+    _check_name(model)
     name = str(model)
     path = Path(name).expanduser()
     if not name.strip():
@@ -101,6 +103,19 @@ def locate(
     return Place(
         shown, *fetch_model(repo, revision, allow_pickle=allow_pickle, progress=progress or Progress())
     )
+
+
+def _check_name(model: object) -> None:
+    if isinstance(model, str | PathLike):
+        return
+    kind = type(model).__name__
+    if isinstance(model, bytes):
+        raise ModelError(f"{model!r} is {kind}: the path as text is wanted; use os.fsdecode(path)")
+    # Pipelines and trainers have one.
+    inside = type(getattr(model, "model", None))
+    if callable(getattr(inside, "named_parameters", None)):
+        raise ModelError(f"{kind} is no model, and holds one ({inside.__name__}): pass its .model")
+    raise ModelError(f"{kind} is no model: {_WANTED}, or a model in memory")
 
 
 def locate_cached(name: str) -> Place | None:

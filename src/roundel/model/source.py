@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
+from roundel.model.beside import without_adapters
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, is_own, own_output
 from roundel.model.classes import auto_class
@@ -33,6 +33,7 @@ from roundel.model.stored.finding import find_stored
 from roundel.model.stored.loading import load_stored
 from roundel.model.stored_types import prevailing_type
 from roundel.model.text_path import text_model
+from roundel.model.turns import empty_weights, in_turn
 from roundel.words import kind_and_line
 
 # What transformers raises at a config or a GGUF header that makes no sense.
@@ -86,6 +87,7 @@ class SourceModel:
     folders: tuple[Path, ...] = ()
 
 
+@in_turn
 def open_source(
     source: str | Path | Place,
     *,
@@ -147,6 +149,7 @@ def open_source(
     return SourceModel(source, model, open_tokenizer(location, **where), storage, extra)
 
 
+@in_turn
 def open_skeleton(
     source: str | Path | Place,
     *,
@@ -272,7 +275,7 @@ def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
 def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers: bool = False) -> nn.Module:
     """The modules of a model, without weights; with what they compute for themselves, if that is wanted."""
     try:
-        with init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta"):
+        with empty_weights() if with_buffers else torch.device("meta"):
             model: nn.Module = auto_class(config, source).from_config(
                 config, trust_remote_code=trust_remote_code, dtype=config.dtype or torch.float32
             )
@@ -310,14 +313,15 @@ def _open_weights(
     if "gguf_file" not in where:
         options = {**options, "config": config}
     try:
-        model, info = auto_class(config, source).from_pretrained(
-            location,
-            **where,
-            **options,
-            dtype=torch.float32 if "gguf_file" in where else "auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+        with without_adapters():
+            model, info = auto_class(config, source).from_pretrained(
+                location,
+                **where,
+                **options,
+                dtype=torch.float32 if "gguf_file" in where else "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
     except UnpicklingError as error:
         raise ModelError(
             f"the pickled weights of {source} are damaged or hold more than tensors, code perhaps: nothing of it was "

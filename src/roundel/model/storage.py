@@ -17,6 +17,7 @@ from torch import nn
 
 from roundel.errors import ModelError
 from roundel.model.blocks import BlockStack
+from roundel.model.turns import turn
 
 
 class Storage(Protocol):
@@ -132,7 +133,7 @@ class OnDisk:
         names = [name for name in names if name not in self._untied]
         for name in names:
             put(model, name, self._read(name))
-        model.tie_weights()
+        _tie(model)
         self._around = True
         try:
             yield
@@ -140,7 +141,7 @@ class OnDisk:
             self._around = False
             for name in set(names) - self._untied:
                 put(model, name, model.get_parameter(name).to("meta"))
-            model.tie_weights()
+            _tie(model)
 
     def untied(self, name: str) -> None:
         """It is read no more, though another tensor may lie in the file under its name."""
@@ -221,6 +222,11 @@ def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
     if "cpu" not in places.values():
         places[min(sizes, key=lambda name: sizes[name])] = "cpu"
     return places
+
+
+def _tie(model: Any) -> None:
+    with turn():  # another thread that opens a model takes the method away meanwhile
+        model.tie_weights()
 
 
 def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
