@@ -3,7 +3,7 @@
 import re
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -49,12 +49,13 @@ def inspect_command(
     What is left out is listed with the reason. Before a run no weight is read.
     """
     from roundel.model.checkpoint import is_own
-    from roundel.model.place import locate
+    from roundel.opening import find_model
     from roundel.report.contents import read_contents
     from roundel.report.records import summary
     from roundel.surroundings import undisturbed
 
-    place = undisturbed(locate)(model, revision, allow_pickle=allow_pickle, progress=terminal_progress())
+    progress = terminal_progress()
+    place: Any = undisturbed(find_model)(model, revision, allow_pickle=allow_pickle, progress=progress)
     if is_own(place.path) and not allow_quantized:
         if recipe or method or settings or blocks:
             raise RecipeError(
@@ -74,7 +75,6 @@ def inspect_command(
         allow_quantized=allow_quantized,
         base=base,
     )
-    progress = terminal_progress()
     try:
         layers = look(chosen, progress=progress)
     except FormatError as error:
