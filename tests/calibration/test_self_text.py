@@ -29,9 +29,9 @@ KEYS: dict[str, Any] = {
     "num_beams": 3, "num_beam_groups": 3, "diversity_penalty": 1.0, "length_penalty": 2.0, "early_stopping": True,
     "penalty_alpha": 0.6, "constraints": ["x"], "force_words_ids": [[7]], "dola_layers": "high", "low_memory": True,
     # how long, and how many
-    "max_length": 4, "max_new_tokens": 3, "min_length": 99, "min_new_tokens": 99, "max_time": 0.0, "stop_strings": ["e"],
-    "num_return_sequences": 3, "eos_token_id": list(range(300)), "pad_token_id": 9, "forced_eos_token_id": 7,
-    "forced_bos_token_id": 7, "exponential_decay_length_penalty": [1, 9.0], "bos_token_id": 9,
+    "max_length": 4, "max_new_tokens": 3, "min_length": 99, "min_new_tokens": 99, "max_time": 0.0,
+    "stop_strings": ["e"], "num_return_sequences": 3, "eos_token_id": list(range(300)), "pad_token_id": 9,
+    "forced_eos_token_id": 7, "forced_bos_token_id": 7, "exponential_decay_length_penalty": [1, 9.0], "bos_token_id": 9,
     "decoder_start_token_id": 9,
     # with what help
     "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2, "assistant_early_exit": 1, "num_assistant_tokens": 3,

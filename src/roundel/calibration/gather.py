@@ -12,11 +12,13 @@ import torch
 from roundel.calibration.chats import Renderer
 from roundel.calibration.forms import as_document, is_blank
 from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.pieces import CUT
+from roundel.calibration.portion import Need
 from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
 from roundel.calibration.tables import is_ids
 from roundel.calibration.texts import Documents, read_documents
-from roundel.calibration.tokens import check_ids, pack_documents
+from roundel.calibration.tokens import TooLittleTextError, check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
 from roundel.model.text_path import text_model
@@ -131,23 +133,33 @@ def _from_texts(
                 "`self` stands alone, without field and number: leave the others out, or give files only; nsamples "
                 "says how many samples the model writes"
             )
-        read = [read_documents(place, options.encoding) for place in sources]
+        needs = [
+            Need(
+                tokens=share * options.seqlen,
+                row=options.seqlen,
+                seed=options.seed if options.shuffle else None,
+            )
+            for share in shares
+        ]
+        read = [
+            read_documents(place, options.encoding, need) for place, need in zip(sources, needs, strict=True)
+        ]
         decoded = any(documents.decoded for documents in read)
     else:
         sources, shares, read, decoded = [Source("")], [options.nsamples], [_in_memory(source)], False
+        needs = [Need(tokens=0)]
     if options.encoding and not decoded:
         raise CalibrationError(
             f"encoding={options.encoding} is for files of text, and there are none: leave it out"
         )
     parts, words = [], []
-    for place, share, documents in zip(sources, shares, read, strict=True):
-        renderer = Renderer(tokenizer, options.chat_template)
+    for place, share, documents, need in zip(sources, shares, read, needs, strict=True):
         some = options.model_copy(update={"nsamples": share})
         name = place.place if len(sources) > 1 or place.samples else ""
-        parts.append(pack_documents(documents.documents, tokenizer, some, renderer, name))
-        told = f", {renderer.words}" if renderer.words else ""
+        tokens, told = _packed(place, documents, need, tokenizer, some, name)
+        parts.append(tokens)
         where = f"{place.place}: " if place.place else ""
-        words.append(f"{where}{documents.words}{told}, {share} samples")
+        words.append(f"{where}{told}, {share} samples")
     rows = torch.cat(parts)
     if len(parts) > 1 and options.shuffle:
         # So that the last rows, which are held out, are not those of one source alone.
@@ -155,6 +167,29 @@ def _from_texts(
         random.Random(options.seed).shuffle(order)
         rows = rows[order]
     return rows, "; ".join(words)
+
+
+def _packed(
+    place: Source,
+    documents: Documents,
+    need: Need,
+    tokenizer: Any | None,
+    options: CalibrationOptions,
+    name: str,
+) -> tuple[torch.Tensor, str]:
+    """Rows of one source, and what was taken for what; more of it is read where what was kept is not enough."""
+    while True:
+        renderer = Renderer(tokenizer, options.chat_template)
+        cut = documents.partly and documents.plain and need.seed is None
+        try:
+            rows = pack_documents(documents.documents, tokenizer, options, renderer, name, CUT if cut else 0)
+        except TooLittleTextError:
+            if not documents.partly:
+                raise
+            need = need.larger
+            documents = read_documents(place, options.encoding, need)
+            continue
+        return rows, documents.words + (f", {renderer.words}" if renderer.words else "")
 
 
 def _in_memory(rows: Iterable[Any]) -> Documents:
