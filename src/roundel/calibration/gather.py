@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 
 from roundel.calibration.chats import Renderer
-from roundel.calibration.forms import as_document, is_blank
+from roundel.calibration.forms import as_document, extent, is_blank
 from roundel.calibration.options import CalibrationOptions
-from roundel.calibration.pieces import CUT
+from roundel.calibration.pieces import CUT, PIECE
 from roundel.calibration.portion import Need
 from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
@@ -24,6 +24,9 @@ from roundel.model.source import positions
 from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
+# Bytes of a character in memory (Python spends up to four, on most texts one), what a tokenizer holds of one meanwhile,
+# and what a token takes on its way to the rows, first as an integer of Python's: as measured.
+_CHARACTER, _TOKENIZED, _TOKEN = 2, 180, 52
 SELF_WORDS = "text sampled from the model itself"
 
 CalibrationSource = str | Path | Sequence[Any] | torch.Tensor
@@ -38,11 +41,13 @@ class Calibration:
         tokens: `[nsamples, seqlen]` int64.
         source: where they come from and what was taken for what, in words.
         fingerprint: hash of the tokens.
+        reading: bytes that reading and tokenizing took, as far as they are counted (for the plan).
     """
 
     tokens: torch.Tensor
     source: str
     fingerprint: str
+    reading: int = 0
 
 
 def gather_calibration(
@@ -67,6 +72,7 @@ def gather_calibration(
         CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
             does not know.
     """
+    reading = 0
     limit = positions(model)
     if limit is not None and options.seqlen > limit:
         raise CalibrationError(
@@ -92,11 +98,11 @@ def gather_calibration(
             tokens = sample_from_model(whole, tokenizer, options, rows_done)
         words = SELF_WORDS
     else:
-        tokens, words = _from_texts(source, tokenizer, options)
+        tokens, words, reading = _from_texts(source, tokenizer, options)
         progress.say(f"Calibration: {words}")
     check_ids(tokens, text_model(model).get_input_embeddings().weight.shape[0])
     digest = blake2b(tokens.numpy().tobytes(), digest_size=16).hexdigest()
-    return Calibration(tokens, words, digest)
+    return Calibration(tokens, words, digest, reading)
 
 
 def for_sources(options: Options, source: CalibrationSource | None) -> Options:
@@ -123,8 +129,8 @@ def for_sources(options: Options, source: CalibrationSource | None) -> Options:
 
 def _from_texts(
     source: str | Path | Iterable[Any], tokenizer: Any | None, options: CalibrationOptions
-) -> tuple[torch.Tensor, str]:
-    """Rows of files and names, or of documents in memory, and what was taken for what."""
+) -> tuple[torch.Tensor, str, int]:
+    """Rows of files and names, or of documents in memory, what was taken for what, and the bytes that it took."""
     if isinstance(source, str | Path):
         sources = parse_sources(source) if isinstance(source, str) else [Source(str(source))]
         shares = share_samples(sources, options.nsamples)
@@ -152,12 +158,14 @@ def _from_texts(
         raise CalibrationError(
             f"encoding={options.encoding} is for files of text, and there are none: leave it out"
         )
-    parts, words = [], []
+    parts, words, held, longest = [], [], 0, 0
     for place, share, documents, need in zip(sources, shares, read, needs, strict=True):
         some = options.model_copy(update={"nsamples": share})
         name = place.place if len(sources) > 1 or place.samples else ""
-        tokens, told = _packed(place, documents, need, tokenizer, some, name)
+        tokens, documents, told = _packed(place, documents, need, tokenizer, some, name)
         parts.append(tokens)
+        held += documents.held
+        longest = max(longest, *map(extent, documents.documents))
         where = f"{place.place}: " if place.place else ""
         words.append(f"{where}{told}, {share} samples")
     rows = torch.cat(parts)
@@ -166,7 +174,8 @@ def _from_texts(
         order = list(range(len(rows)))
         random.Random(options.seed).shuffle(order)
         rows = rows[order]
-    return rows, "; ".join(words)
+    taken = _CHARACTER * held + _TOKENIZED * min(longest, PIECE) + _TOKEN * options.nsamples * options.seqlen
+    return rows, "; ".join(words), taken
 
 
 def _packed(
@@ -176,8 +185,8 @@ def _packed(
     tokenizer: Any | None,
     options: CalibrationOptions,
     name: str,
-) -> tuple[torch.Tensor, str]:
-    """Rows of one source, and what was taken for what; more of it is read where what was kept is not enough."""
+) -> tuple[torch.Tensor, Documents, str]:
+    """Rows of one source, its documents, and what was taken for what; where they are not enough, more is read."""
     while True:
         renderer = Renderer(tokenizer, options.chat_template)
         cut = documents.partly and documents.plain and need.seed is None
@@ -189,7 +198,7 @@ def _packed(
             need = need.larger
             documents = read_documents(place, options.encoding, need)
             continue
-        return rows, documents.words + (f", {renderer.words}" if renderer.words else "")
+        return rows, documents, documents.words + (f", {renderer.words}" if renderer.words else "")
 
 
 def _in_memory(rows: Iterable[Any]) -> Documents:

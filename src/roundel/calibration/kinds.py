@@ -2,7 +2,7 @@
 
 Its suffix says it, in small or capital letters, without that of the packing. Under a suffix that says nothing, or under
 none, the file is looked into: JSON shows by its syntax, tables by their first bytes; what is neither, and text at all,
-is plain text. JSON is read as JSON under a name for tables, too, and a list of it under a name for lines. Of text nobody
+is plain text. JSON is read as JSON under a name for tables too, and a list of it under a name for lines. Of text nobody
 can say by looking that it is a table, so a CSV has to be called one.
 """
 

@@ -21,7 +21,7 @@ from typing import Any
 from roundel.calibration.prefix import special_frame
 
 # Characters of a piece, and of the overlap of two.
-_PIECE, _OVERLAP = 1 << 18, 1 << 12
+PIECE, _OVERLAP = 1 << 18, 1 << 12
 # Tokens beyond the join that have to be equal at least.
 _EQUAL = 16
 # Tokens at the end of a text that is cut that may be others than those of the whole.
@@ -29,7 +29,7 @@ CUT = 256
 
 
 def token_pieces(
-    text: str, tokenizer: Any, *, special: bool = False, piece: int = _PIECE, overlap: int = _OVERLAP
+    text: str, tokenizer: Any, *, special: bool = False, piece: int = PIECE, overlap: int = _OVERLAP
 ) -> Iterator[list[int]]:
     """The token ids of a text, piece by piece.
 

@@ -25,7 +25,7 @@ _RUNNING = 64 << 10
 # The same of a beginning.
 _BEGINNING = 2 << 20
 # Characters of a passage for each token of a row, and at least.
-_PASSAGE, _SHORTEST = 4, 1024
+_PASSAGE, _SHORTEST = 4, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,19 @@ class Portion(Generic[Item]):
     Args:
         most: characters; None: everything is kept.
         seed: for a portion spread over the place; None: its beginning.
+
+    Attributes:
+        seen: items so far.
+        held: characters at most, at the same time.
+        stride: one of so many items is kept.
+        full: no more is wanted.
     """
 
     def __init__(self, most: int | None = None, seed: int | None = None) -> None:
         self._most, self._spread = most, seed is not None
         self._draw = random.Random(seed).getrandbits(48) if seed is not None else 0
         self._items: list[tuple[int, int, Item]] = []
-        self._size = self.seen = 0
+        self._size = self.seen = self.held = 0
         self.stride = 1
         self.full = False
 
@@ -101,6 +107,7 @@ class Portion(Generic[Item]):
         if self._at(self.seen - 1):
             self._items.append((self.seen - 1, size, item))
             self._size += size
+            self.held = max(self.held, self._size)
         if self._most is None or self._size <= self._most:
             return
         if not self._spread:

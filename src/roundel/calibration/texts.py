@@ -47,6 +47,7 @@ class Documents:
         plain: they are whole files of plain text, not rows.
         decoded: some of them were decoded from text, as the encoding says.
         partly: there is more that was not kept.
+        held: characters that were in memory at the same time.
     """
 
     documents: list[Document]
@@ -54,6 +55,7 @@ class Documents:
     plain: bool = False
     decoded: bool = False
     partly: bool = False
+    held: int = 0
 
 
 @dataclass
@@ -169,7 +171,7 @@ def _read_files(source: Source, files: list[Path], encoding: str | None, need: N
     words = ", ".join([*parts, *_words_of(portion, rows)])
     documents = [document for found in forms.values() for document in found.documents]
     decoded = any(kind not in BINARY for kind in kinds)
-    return Documents(documents, words, not rows, decoded, portion.partly)
+    return Documents(documents, words, not rows, decoded, portion.partly, portion.held)
 
 
 def _words_of(portion: Portion[tuple[int, Document]], rows: bool) -> list[str]:
