@@ -26,6 +26,8 @@ _RUNNING = 64 << 10
 _BEGINNING = 2 << 20
 # Characters of a passage for each token of a row, and at least.
 _PASSAGE, _SHORTEST = 4, 256
+# Characters read at a time where passages are not told apart.
+_PIECE = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Need:
     @property
     def passage(self) -> int:
         """Characters of a passage of running text."""
-        return max(_SHORTEST, _PASSAGE * self.row)
+        return _PIECE if self.seed is None else max(_SHORTEST, _PASSAGE * self.row)
 
     def most(self, rows: bool) -> int:
         """Characters that are kept at most, of rows or of running text."""
