@@ -72,6 +72,7 @@ class Portion(Generic[Item]):
     Attributes:
         seen: items so far.
         held: characters at most, at the same time.
+        blank: items that were wanted, and in which nothing was.
         stride: one of so many items is kept.
         full: no more is wanted.
     """
@@ -80,7 +81,7 @@ class Portion(Generic[Item]):
         self._most, self._spread = most, seed is not None
         self._draw = random.Random(seed).getrandbits(48) if seed is not None else 0
         self._items: list[tuple[int, int, Item]] = []
-        self._size = self.seen = self.held = 0
+        self._size = self.seen = self.held = self.blank = 0
         self.stride = 1
         self.full = False
 

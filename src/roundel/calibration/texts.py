@@ -122,10 +122,11 @@ def _files(source: Source, encoding: str | None) -> list[Path]:
     tables = [file for file in found if kind_of(file, encoding)]
     others = [file for file in found if file not in tables]
     if tables and others:
+        meant = f"*{tables[0].suffix}" if tables[0].suffix else tables[0].name
         raise CalibrationError(
             f"{source.place} holds files of rows ({tables[0].name}, {len(tables)} in all) and others "
-            f"({others[0].name}, {len(others)} in all): give those that are meant, {path}/*{tables[0].suffix} for "
-            "example, in quotes"
+            f"({others[0].name}, {len(others)} in all): give those that are meant, {path}/{meant} for example, "
+            "in quotes"
         )
     return found
 
@@ -177,14 +178,14 @@ def _read_files(source: Source, files: list[Path], encoding: str | None, need: N
 def _words_of(portion: Portion[tuple[int, Document]], rows: bool) -> list[str]:
     """How much was kept, and what was left out."""
     found = []
-    blank = sum(is_blank(document) for _, document in portion.items) if rows else 0
     if portion.full:
         found.append("from the beginning")
     if portion.stride > 1:
-        what = "rows" if rows else "passages"
-        found.append(f"{len(portion.items)} {what} spread evenly over it, one of every {portion.stride}")
-    if blank:
-        found.append(f"{blank} row{'s' if blank > 1 else ''} without text skipped")
+        count = len(portion.items)
+        what = ("row" if rows else "passage") + ("s" if count != 1 else "")
+        found.append(f"{count} {what} spread evenly over it, one of every {portion.stride}")
+    if portion.blank:
+        found.append(f"{portion.blank} row{'s' if portion.blank > 1 else ''} without text skipped")
     return found
 
 
@@ -203,6 +204,9 @@ def _rows_of(
     rows = read_rows(path, kind, encoding, remarks, portion.wants)
     for where, row in rows:
         document = reader.document(row, where)
+        if is_blank(document):
+            portion.blank += 1
+            continue
         portion.add((number, document), extent(document))
         if portion.full:
             break
