@@ -989,6 +989,12 @@ CALIBRATION = [
     ("a damaged .xz", "cannot be read", calibrated("c.txt.xz", b"1234")),
     ("a damaged .zst", "cannot be read", calibrated("c.txt.zst", b"1234")),
     ("gzip under another name", "it begins like gzip", calibrated("c.txt", gzip.compress(b"words " * 99))),
+    (
+        "a document under a name that says nothing",
+        "begins like a PDF",
+        calibrated("c.paper", b"%PDF-1.4\nwords"),
+    ),
+    ("bytes under a name that says nothing", "NUL characters", calibrated("c.data", b"words\0" * 99)),
     ("an archive", "unpack it", calibrated("c.tar.gz", gzip.compress(b"x"))),
     ("packed twice", "packed twice", calibrated("c.txt.gz.gz", gzip.compress(b"x"))),
     ("nothing in the column", "no text in", calibrated("c.jsonl", '{"text": null}\n')),

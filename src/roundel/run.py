@@ -173,7 +173,7 @@ class Run:
             return None
         with self.ranks.agreed():
             data = self._read() if self.ranks.first else None
-        about = self.ranks.tell(lambda: [data.source, data.fingerprint] if data else None)
+        about = self.ranks.tell(lambda: [data.source, data.fingerprint, data.reading] if data else None)
         tokens = self.ranks.spread({"tokens": data.tokens} if data else None)["tokens"]
         with self.ranks.agreed():
             if len(tokens) < self.ranks.size:
@@ -320,6 +320,7 @@ class Run:
             processes=self.ranks.here,
             independent=self.job().independent,
             extra=self.extra.bytes,
+            reading=self.data.reading if self.data else 0,
         )
 
     @cached_property

@@ -82,7 +82,7 @@ def test_token_ids_stay_as_they_are(ids: list[list[int]]) -> None:
 class Counting:
     """A model that writes 100, 101, 102, ..."""
 
-    config = None
+    config = generation_config = None
 
     def forward(self, input_ids: torch.Tensor) -> None:
         raise AssertionError("it writes by itself")
@@ -90,9 +90,9 @@ class Counting:
     def parameters(self):
         yield torch.zeros(1)
 
-    def generate(self, prompt, *, max_new_tokens, min_new_tokens, **_):
-        assert max_new_tokens == min_new_tokens
-        written = torch.arange(100, 100 + max_new_tokens).expand(len(prompt), max_new_tokens)
+    def generate(self, prompt, *, generation_config, **_):
+        count = generation_config.max_new_tokens
+        written = torch.arange(100, 100 + count).expand(len(prompt), count)
         return torch.cat([prompt, written], dim=1)
 
 

@@ -1,9 +1,7 @@
 """People's data as they have them: the same documents in every form of file give the same calibration tokens."""
 
 import bz2
-import csv
 import gzip
-import io
 import json
 import lzma
 import random
@@ -15,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
 
 from roundel.calibration.forms import Chat, as_document
 from roundel.calibration.gather import Calibration, for_sources, gather_calibration
@@ -26,6 +23,7 @@ from roundel.calibration.tokens import pack_documents
 from roundel.errors import CalibrationError
 from roundel.progress import Progress
 from zoo.prefixes import tokenizer_with
+from zoo.texts import Model, arrow, lines, parquet, tabular
 
 TEXTS = [f'Thing {n}: "quoted", with commas;\nmore lines\tand tabs, ä, 漢.' for n in range(40)]
 CHATS = [[("user", f"What is {n}?"), ("assistant", f"It is {n}, of course.")] for n in range(40)]
@@ -45,22 +43,6 @@ class Told(Progress):
         self.said.append(text)
 
 
-class Embedding:
-    weight = torch.zeros(100_000, 1)
-
-
-class Model:
-    """As much of a model as text is read for."""
-
-    config = LlamaConfig(max_position_embeddings=512)
-
-    def forward(self, input_ids: torch.Tensor) -> None:
-        raise AssertionError("text is read, and no model runs")
-
-    def get_input_embeddings(self) -> Embedding:
-        return Embedding()
-
-
 def options(**values: Any) -> CalibrationOptions:
     return CalibrationOptions(**{"nsamples": 6, "seqlen": 32, **values})
 
@@ -76,28 +58,6 @@ def gather(
 def documents(source: str, encoding: str | None = None) -> list[Any]:
     (place,) = parse_sources(source)
     return read_documents(place, encoding).documents
-
-
-def tabular(rows: list[list[str]], separator: str) -> str:
-    out = io.StringIO()
-    csv.writer(out, delimiter=separator).writerows(rows)
-    return out.getvalue()
-
-
-def lines(rows: list[Any]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def arrow(rows: list[dict[str, Any]], folder: Path) -> None:
-    import datasets
-
-    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
 
 
 ROWS = [{"id": n, "text": text} for n, text in enumerate(TEXTS)]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,25 @@ def test_advice_where_memory_does_not_suffice() -> None:
     assert planned(50 * 10**9, gradients=9 * 10**9).advice == []
     batch = planned(5, gradients=4, activations_of_one_batch=4)
     assert batch.advice[0].endswith("use --low-memory")
+
+
+def test_what_reading_took_is_in_the_peak_and_is_over() -> None:
+    plan = replace(planned(10, gradients=8), reading=30)
+    assert plan.peak == 30
+    assert plan.fits
+    assert plan.advice == []
+
+
+def test_reading_a_text_is_counted(llama: Path, tmp_path: Path) -> None:
+    """All of a megabyte is kept, and a piece of it at a time is with the tokenizer."""
+    path = tmp_path / "a.txt"
+    path.write_text("some words and others, " * 45_000)
+    recipe = roundel.Recipe(method="gptq", group_size=32, nsamples=512, seqlen=256)
+    counted, _ = roundel.plan(llama, recipe, calibration=str(path), trial=False)
+    own = counted.reading - counted.memory["the process itself"]
+    assert path.stat().st_size + 100 * (1 << 18) < own < 100 << 20
+    counted, _ = roundel.plan(llama, recipe, calibration="self", trial=False)
+    assert counted.reading == 0
 
 
 def test_streams_go_to_files_where_memory_does_not_hold_them(

@@ -6,11 +6,13 @@ something out, the chat is adapted to the strictest kind of template (Gemma's, M
 front of the user's next words, what a tool answers is the user's, neighbours of one role are joined, and answers before
 the first question are left out. How many chats that befell is said.
 
-A template that writes today's date would give other tokens tomorrow, and an interrupted run could not go on; it is told
-one fixed day. Without a template, a chat is its turns' texts with blank lines between.
+A template ends a chat with its own end of turn, and nothing follows that in service: no end-of-text token is put behind
+it. A template that writes today's date would give other tokens tomorrow, and an interrupted run could not go on; it is
+told one fixed day. Without a template, a chat is its turns' texts with blank lines between.
 """
 
 import reprlib
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -84,6 +86,30 @@ class Renderer:
             self.joined += 1
             return document.joint.join(document.texts)
         return self._through_template(document)
+
+    def closes(self, document: str | Chat, text: str) -> bool:
+        """Whether a text ends as the model's own texts do, so that no end-of-text token belongs behind it.
+
+        Args:
+            document: a text or chat.
+            text: that was made of it.
+        """
+        if not isinstance(document, Chat) and not self._use:
+            return False
+        text = text.rstrip()
+        if text.endswith(str(self._tokenizer.eos_token)):
+            return True
+        if self._use is False or not self._has:
+            return False
+        # An end of turn is what the template writes behind the last words; where there are none, a token of its own.
+        said = [document] if isinstance(document, str) else document.texts
+        last = said[-1].rpartition("</think>")[2].strip() if said else ""
+        behind = text.rpartition(last)[2] if last and last in text else ""
+        return bool(behind.strip()) or text.endswith(self._tokens)
+
+    @cached_property
+    def _tokens(self) -> tuple[str, ...]:
+        return tuple(filter(str.strip, self._tokenizer.get_added_vocab()))
 
     def _through_template(self, chat: Chat) -> str:
         text, problem = self._tried(chat, chat.messages)

@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -31,7 +32,7 @@ _MARKS = (
 _BEGINNINGS = (
     (b"\x1f\x8b", "gzip (its name should end in .gz)"),
     (b"\x28\xb5\x2f\xfd", "zstd (its name should end in .zst)"),
-    (b"BZh", "bzip2 (its name should end in .bz2)"),
+    (b"BZh91AY&", "bzip2 (its name should end in .bz2)"),
     (b"\xfd7zXZ", "xz (its name should end in .xz)"),
     (b"PAR1", "a table of Parquet (its name should end in .parquet)"),
     (b"ARROW1", "a table of Arrow (its name should end in .arrow)"),
@@ -41,6 +42,8 @@ _BEGINNINGS = (
     (b"\xff\xd8\xff", "a picture"),
     (b"\x7fELF", "a program"),
 )
+# Characters of what nobody wants, at a time.
+_REST = 1 << 20
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar")
 
 
@@ -132,7 +135,13 @@ def _looks_like(path: Path) -> str:
             head = file.read(8)
     except UNREADABLE:
         return ""
-    return next((f"; it begins like {what}" for mark, what in _BEGINNINGS if head.startswith(mark)), "")
+    found = begins_like(head)
+    return f"; it begins like {found}" if found else ""
+
+
+def begins_like(head: bytes) -> str:
+    """What begins with these bytes, of what is known and no text; nothing otherwise."""
+    return next((what for mark, what in _BEGINNINGS if head.startswith(mark)), "")
 
 
 class NotText(ValueError):
@@ -148,6 +157,36 @@ def whole_text(path: Path, encoding: str | None, newline: str | None = None) -> 
     stream, words = open_text(path, encoding, newline)
     with stream:
         text = stream.read()
+    check_text(text)
+    return text, words
+
+
+def check_text(text: str) -> None:
+    """Raise NotText where what was decoded holds NUL characters: bytes, or UTF-16 without a mark."""
     if "\0" in text:
         raise NotText("it holds NUL characters, as UTF-16 without a mark and files of bytes do")
-    return text, words
+
+
+def passages(stream: IO[str], length: int) -> Iterator[str]:
+    """Running text in passages of about so many characters, which end behind a line, a word at least.
+
+    Args:
+        stream: of text.
+        length: of a passage.
+
+    Raises:
+        NotText: it holds NUL characters.
+    """
+    rest = ""
+    while block := stream.read(length):
+        if "\0" in block:
+            while stream.read(_REST):  # what is damaged is said to be damaged
+                pass
+        check_text(block)
+        rest += block
+        half = len(rest) // 2
+        cut = next((place for mark in ("\n", " ") if (place := rest.rfind(mark) + 1) > half), len(rest))
+        yield rest[:cut]
+        rest = rest[cut:]
+    if rest:
+        yield rest

@@ -207,6 +207,13 @@ def is_blank(document: Document) -> bool:
     return not (document.strip() if isinstance(document, str) else document)
 
 
+def extent(document: Document) -> int:
+    """How long a document is, in characters; 0 of token ids, of which everything is kept: their order may count."""
+    if isinstance(document, Chat):
+        return sum(map(len, document.texts))
+    return len(document) if isinstance(document, str) else 0
+
+
 def _bare_words(document: Document) -> str:
     if isinstance(document, Chat):
         return "chats"

@@ -10,18 +10,23 @@ from typing import Any, TypeVar
 import torch
 
 from roundel.calibration.chats import Renderer
-from roundel.calibration.forms import as_document, is_blank
+from roundel.calibration.forms import as_document, extent, is_blank
 from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.pieces import CUT, PIECE
+from roundel.calibration.portion import Need
 from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
 from roundel.calibration.tables import is_ids
 from roundel.calibration.texts import Documents, read_documents
-from roundel.calibration.tokens import check_ids, pack_documents
+from roundel.calibration.tokens import TooLittleTextError, check_ids, pack_documents
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
 from roundel.model.text_path import text_model
 from roundel.progress import Progress
 
+# Bytes of a character in memory (Python spends up to four, on most texts one), what a tokenizer holds of one meanwhile,
+# and what a token takes on its way to the rows, first as an integer of Python's: as measured.
+_CHARACTER, _TOKENIZED, _TOKEN = 2, 180, 52
 SELF_WORDS = "text sampled from the model itself"
 
 CalibrationSource = str | Path | Sequence[Any] | torch.Tensor
@@ -36,11 +41,13 @@ class Calibration:
         tokens: `[nsamples, seqlen]` int64.
         source: where they come from and what was taken for what, in words.
         fingerprint: hash of the tokens.
+        reading: bytes that reading and tokenizing took, as far as they are counted (for the plan).
     """
 
     tokens: torch.Tensor
     source: str
     fingerprint: str
+    reading: int = 0
 
 
 def gather_calibration(
@@ -65,6 +72,7 @@ def gather_calibration(
         CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
             does not know.
     """
+    reading = 0
     limit = positions(model)
     if limit is not None and options.seqlen > limit:
         raise CalibrationError(
@@ -90,11 +98,11 @@ def gather_calibration(
             tokens = sample_from_model(whole, tokenizer, options, rows_done)
         words = SELF_WORDS
     else:
-        tokens, words = _from_texts(source, tokenizer, options)
+        tokens, words, reading = _from_texts(source, tokenizer, options)
         progress.say(f"Calibration: {words}")
     check_ids(tokens, text_model(model).get_input_embeddings().weight.shape[0])
     digest = blake2b(tokens.numpy().tobytes(), digest_size=16).hexdigest()
-    return Calibration(tokens, words, digest)
+    return Calibration(tokens, words, digest, reading)
 
 
 def for_sources(options: Options, source: CalibrationSource | None) -> Options:
@@ -121,8 +129,8 @@ def for_sources(options: Options, source: CalibrationSource | None) -> Options:
 
 def _from_texts(
     source: str | Path | Iterable[Any], tokenizer: Any | None, options: CalibrationOptions
-) -> tuple[torch.Tensor, str]:
-    """Rows of files and names, or of documents in memory, and what was taken for what."""
+) -> tuple[torch.Tensor, str, int]:
+    """Rows of files and names, or of documents in memory, what was taken for what, and the bytes that it took."""
     if isinstance(source, str | Path):
         sources = parse_sources(source) if isinstance(source, str) else [Source(str(source))]
         shares = share_samples(sources, options.nsamples)
@@ -131,30 +139,66 @@ def _from_texts(
                 "`self` stands alone, without field and number: leave the others out, or give files only; nsamples "
                 "says how many samples the model writes"
             )
-        read = [read_documents(place, options.encoding) for place in sources]
+        needs = [
+            Need(
+                tokens=share * options.seqlen,
+                row=options.seqlen,
+                seed=options.seed if options.shuffle else None,
+            )
+            for share in shares
+        ]
+        read = [
+            read_documents(place, options.encoding, need) for place, need in zip(sources, needs, strict=True)
+        ]
         decoded = any(documents.decoded for documents in read)
     else:
         sources, shares, read, decoded = [Source("")], [options.nsamples], [_in_memory(source)], False
+        needs = [Need(tokens=0)]
     if options.encoding and not decoded:
         raise CalibrationError(
             f"encoding={options.encoding} is for files of text, and there are none: leave it out"
         )
-    parts, words = [], []
-    for place, share, documents in zip(sources, shares, read, strict=True):
-        renderer = Renderer(tokenizer, options.chat_template)
+    parts, words, held, longest = [], [], 0, 0
+    for place, share, documents, need in zip(sources, shares, read, needs, strict=True):
         some = options.model_copy(update={"nsamples": share})
         name = place.place if len(sources) > 1 or place.samples else ""
-        parts.append(pack_documents(documents.documents, tokenizer, some, renderer, name))
-        told = f", {renderer.words}" if renderer.words else ""
+        tokens, documents, told = _packed(place, documents, need, tokenizer, some, name)
+        parts.append(tokens)
+        held += documents.held
+        longest = max(longest, *map(extent, documents.documents))
         where = f"{place.place}: " if place.place else ""
-        words.append(f"{where}{documents.words}{told}, {share} samples")
+        words.append(f"{where}{told}, {share} samples")
     rows = torch.cat(parts)
     if len(parts) > 1 and options.shuffle:
         # So that the last rows, which are held out, are not those of one source alone.
         order = list(range(len(rows)))
         random.Random(options.seed).shuffle(order)
         rows = rows[order]
-    return rows, "; ".join(words)
+    taken = _CHARACTER * held + _TOKENIZED * min(longest, PIECE) + _TOKEN * options.nsamples * options.seqlen
+    return rows, "; ".join(words), taken
+
+
+def _packed(
+    place: Source,
+    documents: Documents,
+    need: Need,
+    tokenizer: Any | None,
+    options: CalibrationOptions,
+    name: str,
+) -> tuple[torch.Tensor, Documents, str]:
+    """Rows of one source, its documents, and what was taken for what; where they are not enough, more is read."""
+    while True:
+        renderer = Renderer(tokenizer, options.chat_template)
+        cut = documents.partly and documents.plain and need.seed is None
+        try:
+            rows = pack_documents(documents.documents, tokenizer, options, renderer, name, CUT if cut else 0)
+        except TooLittleTextError:
+            if not documents.partly:
+                raise
+            need = need.larger
+            documents = read_documents(place, options.encoding, need)
+            continue
+        return rows, documents, documents.words + (f", {renderer.words}" if renderer.words else "")
 
 
 def _in_memory(rows: Iterable[Any]) -> Documents:

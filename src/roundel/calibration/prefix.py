@@ -20,14 +20,22 @@ _PROBE = "a b"
 
 def text_prefix(tokenizer: Any) -> list[int]:
     """The token ids that a tokenizer puts in front of a text; none for one that puts nothing."""
+    frame = special_frame(tokenizer)
+    if frame is not None:
+        return frame[0]
+    # A tokenizer that cuts the text itself otherwise between special tokens.
+    special = set(tokenizer.all_special_ids)
+    return list(takewhile(special.__contains__, tokenizer(_PROBE)["input_ids"]))
+
+
+def special_frame(tokenizer: Any) -> tuple[list[int], list[int]] | None:
+    """The token ids that a tokenizer puts in front of a text and behind it; None where it cuts the text otherwise."""
     whole: list[int] = list(tokenizer(_PROBE)["input_ids"])
     bare: list[int] = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
-            return whole[:start]
-    # A tokenizer that cuts the text itself otherwise between special tokens.
-    special = set(tokenizer.all_special_ids)
-    return list(takewhile(special.__contains__, whole))
+            return whole[:start], whole[start + len(bare) :]
+    return None
 
 
 def without_prefix(ids: Sequence[int], prefix: Sequence[int]) -> list[int]:

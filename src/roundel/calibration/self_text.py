@@ -4,15 +4,22 @@ Every row is sampled at temperature 1 from the model's own distribution, all row
 tokenizer puts in front of a text, and begins with it (prefix.py). Where that is nothing, it starts from the begin- or
 end-of-text token, which is no part of the row then: no prompt of such a model begins with it.
 
+How a model is served is another matter: its generation config may cut the distribution (`min_p`, penalties, suppressed
+tokens), search instead of sampling (beams), stop early or answer with other rows than were asked for. `generate` fills
+from it whatever it is not told, and new keys come with every release, so it is put aside, not overridden key by key.
+Rows run on over the end of a text, as packed documents do: no token ends them.
+
 No file, no network, and the text is in whatever language and domain the model was trained on. On a held-out corpus it
 calibrates better than the only English that every machine has, Python's reference manual (docs/calibration.md has the
 measurement).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.prefix import text_prefix
@@ -31,7 +38,7 @@ def sample_from_model(
 ) -> torch.Tensor:
     """Sample `[nsamples, seqlen]` int64 token ids from the model.
 
-    The global random state is restored afterwards.
+    The global random state is restored afterwards, and the model's generation config.
 
     Args:
         model: a causal language model, in memory.
@@ -48,37 +55,47 @@ def sample_from_model(
     left_out = 0 if prefix and options.add_bos else len(start)
     sampled_tokens = options.seqlen + left_out - len(start)
     device = next(model.parameters()).device
+    writer = text_model(model)
+    how = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=start[0],
+        max_new_tokens=sampled_tokens,
+    )
     parts = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _unconfigured(writer):
         torch.manual_seed(options.seed)
         for first in range(0, options.nsamples, _ROWS_AT_ONCE):
             rows = min(_ROWS_AT_ONCE, options.nsamples - first)
             prompt = torch.tensor(start, device=device).repeat(rows, 1)
             try:
-                sampled = text_model(model).generate(
-                    prompt,
-                    attention_mask=torch.ones_like(prompt),
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    repetition_penalty=1.0,
-                    # Rows run on over the end of a text, as packed documents do.
-                    eos_token_id=-1,
-                    pad_token_id=start[0],
-                    min_new_tokens=sampled_tokens,
-                    max_new_tokens=sampled_tokens,
+                # The class's: a folder with code of its own may have put another function in its place.
+                sampled = type(writer).generate(
+                    writer, prompt, attention_mask=torch.ones_like(prompt), generation_config=how
                 )
             except RuntimeError as error:
                 if "probability tensor" not in str(error):
                     raise
                 raise NonFiniteError(
                     "the model cannot write its calibration text: its predictions are NaN or infinite; finite ones are "
-                    "wanted. The source model is damaged, copy or download it again"
+                    "wanted. Take an earlier checkpoint or another model, or give a text (--calibration FILE)"
                 ) from error
             parts.append(sampled[:, left_out:].cpu())
             on_rows(rows)
     return torch.cat(parts)
+
+
+@contextmanager
+def _unconfigured(model: Any) -> Iterator[None]:
+    """The model with an empty generation config; its own again afterwards."""
+    kept = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def _start_token(model: Any, tokenizer: Any | None) -> int:

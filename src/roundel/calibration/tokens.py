@@ -1,23 +1,29 @@
 """Documents to token ids: `[nsamples, seqlen]`, every row full.
 
-Documents are shuffled (unless `shuffle` is off), tokenized, each closed with the end-of-text token, joined, and
-cut into rows, each of which begins as the model's texts begin (prefix.py). Short texts are packed rather than dropped
-(the reference drops every document shorter than seqlen), so no row has padding and no text is biased towards long
-documents. Token ids stay as they are given: nothing is put in front of them, and rows that have the wanted length
-already are taken in order, so what another tool was calibrated on can be given exactly.
+Documents are shuffled (unless `shuffle` is off), tokenized as far as is needed (pieces.py), each closed with the
+end-of-text token (or, a chat, with its template's own end of turn), joined, and cut into rows, each of which begins as
+the model's texts begin (prefix.py). Short texts are packed rather than dropped (the reference drops every document
+shorter than seqlen), so no row has padding and no text is biased towards long documents. Token ids stay as they are
+given: nothing is put in front of them, and rows that have the wanted length already are taken in order, so what another
+tool was calibrated on can be given exactly.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from roundel.calibration.chats import Renderer
-from roundel.calibration.forms import Chat, Document
+from roundel.calibration.forms import Document
 from roundel.calibration.options import CalibrationOptions
+from roundel.calibration.pieces import token_pieces
 from roundel.calibration.prefix import text_prefix, with_prefix, without_prefix
 from roundel.errors import CalibrationError
+
+
+class TooLittleTextError(CalibrationError):
+    """The documents have fewer tokens than are wanted."""
 
 
 def pack_documents(
@@ -26,6 +32,7 @@ def pack_documents(
     options: CalibrationOptions,
     renderer: Renderer | None = None,
     name: str = "",
+    spare: int = 0,
 ) -> torch.Tensor:
     """Calibration rows from documents.
 
@@ -35,12 +42,15 @@ def pack_documents(
         options: nsamples, seqlen, add_bos, chat_template, seed.
         renderer: of chats; it keeps count of them.
         name: the source, if it is one of several with a number of samples each.
+        spare: tokens that have to come behind those that are taken: the last ones of a text that is cut are others than
+            those of the whole.
 
     Returns:
         `[nsamples, seqlen]` int64.
 
     Raises:
-        CalibrationError: too little text, or text without a tokenizer.
+        TooLittleTextError: which says how much there is.
+        CalibrationError: text without a tokenizer.
     """
     wanted, length = options.nsamples, options.seqlen
     ready = [d for d in documents if isinstance(d, list) and len(d) == length]
@@ -54,16 +64,16 @@ def pack_documents(
     if options.shuffle:
         random.Random(options.seed).shuffle(ordered)
     stream: list[int] = []
-    for document in ordered:
-        stream.extend(_tokenize(document, tokenizer, renderer, prefix))
-        if len(stream) >= wanted * own:
+    for ids in (ids for document in ordered for ids in _tokenize(document, tokenizer, renderer, prefix)):
+        stream.extend(ids)
+        if len(stream) >= wanted * own + spare:
             break
-    if len(stream) < wanted * own:
+    if len(stream) < wanted * own + spare:
         enough = len(stream) // own
         what = f"the calibration text of {name}" if name else "the calibration text"
         fewer = f"take {enough} samples of it" if name else f"set nsamples to {enough}"
         advice = f"give more text, or {fewer} or less" if enough else "give more text"
-        raise CalibrationError(
+        raise TooLittleTextError(
             f"{what} has {len(stream)} tokens; {wanted} samples of {length} tokens are {wanted * own}: {advice}"
             + ("" if enough else f", or set seqlen below {len(stream)}")
         )
@@ -108,30 +118,30 @@ def _is_ids(document: Document) -> bool:
 
 def _tokenize(
     document: Document, tokenizer: Any | None, renderer: Renderer, prefix: Sequence[int]
-) -> list[int]:
+) -> Iterator[list[int]]:
     if isinstance(document, list):
-        return list(document)
+        yield document
+        return
     if tokenizer is None:
         raise CalibrationError(
             "the model comes without a tokenizer, so text cannot be tokenized: give a file with input_ids"
         )
     text = renderer.text(document)
     if not text:
-        return []
-    # No warning about rows longer than the model's window: the stream is cut into rows afterwards.
+        return
+    last: list[int] = []
     try:
-        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        for number, ids in enumerate(token_pieces(text, tokenizer)):
+            # A chat template writes the begin-of-text token itself: the row has one in front already.
+            own = ids if number else without_prefix(ids, prefix)
+            yield own
+            last = own or last
     except (TypeError, UnicodeError) as error:
         start = ascii(text[:40])
         raise CalibrationError(
             f"the text that begins with {start} cannot be tokenized: it holds halves of surrogate pairs, perhaps; "
             "Unicode text is wanted"
         ) from error
-    # A chat template writes the begin-of-text token itself: the row has one in front already.
-    ids = without_prefix(ids, prefix)
     end = tokenizer.eos_token_id
-    if end is None or ids[-1:] == [end]:
-        return ids
-    # Many templates write the end-of-text token, and a line end behind it.
-    closed = isinstance(document, Chat) and text.rstrip().endswith(str(tokenizer.eos_token))
-    return ids if closed else [*ids, end]
+    if end is not None and last[-1:] != [end] and not renderer.closes(document, text):
+        yield [end]

@@ -104,6 +104,8 @@ def _table(counted: "Plan") -> Table:
     table.add_row("together", size(sum(counted.memory.values())))
     if counted.sampling:
         table.add_row("before: the model writes calibration text", size(counted.sampling))
+    if counted.reading:
+        table.add_row("before: reading calibration text", size(counted.reading))
     if counted.checking:
         table.add_row("afterwards: writing, and reading back", size(counted.checking))
     table.add_row("output folder", size(counted.output))

@@ -58,9 +58,10 @@ class Plan:
         free_memory, free_disk: at the moment.
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
+        reading: peak while calibration text is read and tokenized; 0 where none is.
         checking: peak while the output is written, read back and measured.
         stream: bytes of one stream, a process's share of it.
-        processes: that need as much memory each; the first of them alone does the sampling and the checking.
+        processes: that need as much memory each; the first of them alone samples, reads and checks.
     """
 
     memory: dict[str, int]
@@ -70,6 +71,7 @@ class Plan:
     free_disk: int | None
     samples: int
     sampling: int = 0
+    reading: int = 0
     checking: int = 0
     processes: int = 1
     stream: int = 0
@@ -77,6 +79,11 @@ class Plan:
     @property
     def peak(self) -> int:
         """Of main memory, of all processes together."""
+        return max(self._coming, self.reading)
+
+    @property
+    def _coming(self) -> int:
+        """The same without what was read before anything could be counted."""
         return max(self.processes * sum(self.memory.values()), self.sampling, self.checking)
 
     @property
@@ -101,12 +108,12 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether memory suffices at the moment."""
-        return self.peak <= self._room
+        return self._coming <= self._room
 
     @property
     def fits_without_streams(self) -> bool:
         """Whether it would with the streams in files."""
-        return self.peak - self._streams <= self._room
+        return self._coming - self._streams <= self._room
 
     @property
     def _streams(self) -> int:
@@ -120,15 +127,15 @@ class Plan:
         room, streams = self._room, self._streams
         ways = []
         if streams and self.fits_without_streams:
-            fitting = int(self.samples * (room - (self.peak - streams)) / streams)
+            fitting = int(self.samples * (room - (self._coming - streams)) / streams)
             ways += ["--stream-to-disk float32", f"--nsamples {max(1, fitting)}"]
-        if self.processes * self.memory.get(_BATCH, 0) > self.peak // 5:
+        if self.processes * self.memory.get(_BATCH, 0) > self._coming // 5:
             ways.append("--low-memory")
         if self.sampling > room:
             ways.append("--calibration FILE (to write its own text the model has to be in memory whole)")
         found = f"{self.samples} samples need" if self.samples else "The run needs"
         way = " or ".join(ways) or "a machine with more memory"
-        return [f"{found} {size(self.peak)} of memory and {size(room)} are free: use {way}"]
+        return [f"{found} {size(self._coming)} of memory and {size(room)} are free: use {way}"]
 
 
 def make_plan(
@@ -150,6 +157,7 @@ def make_plan(
     processes: int = 1,
     independent: bool = False,
     extra: int = 0,
+    reading: int = 0,
 ) -> Plan:
     """Count.
 
@@ -171,6 +179,7 @@ def make_plan(
         processes: those of them that are on this machine.
         independent: each of them quantizes blocks of its own, on all samples, which are in files.
         extra: bytes of tensors that are carried over from the checkpoint.
+        reading: bytes that reading and tokenizing calibration text takes.
     """
     all_weights = _bytes(model)
     blocks = [_bytes(block) for block in stack.blocks]
@@ -223,6 +232,7 @@ def make_plan(
         processes=processes,
         stream=share,
         sampling=sampling,
+        reading=resident + reading if reading else 0,
         checking=checking,
     )
 
@@ -245,6 +255,7 @@ def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
         disk=sum(plan.disk for plan in plans),
         samples=max(plan.samples for plan in plans),
         sampling=max(plan.sampling for plan in plans),
+        reading=max(plan.reading for plan in plans),
         checking=max(plan.checking for plan in plans),
     )
 

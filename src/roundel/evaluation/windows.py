@@ -1,6 +1,8 @@
 """Held-out text as windows of token ids, by the papers' conventions.
 
-A text is tokenized in ONE call, cut into windows without overlap, and the tail is dropped. Every window of a local text
+A text is tokenized as in ONE call, cut into windows without overlap, and the tail is dropped. Where only the first
+windows are wanted, a local text is read, and any text tokenized, only as far as they reach: the tokens are those of one
+call all the same (calibration/pieces.py). Every window of a local text
 begins as the model's texts begin, with what its tokenizer puts in front of them (calibration/prefix.py). A local text
 file is taken as it is; the documents of other local files (calibration/texts.py reads them: chats through the model's
 chat template, a field by its name) are joined by blanks.
@@ -23,6 +25,8 @@ from typing import Any
 import torch
 
 from roundel.calibration.chats import Renderer
+from roundel.calibration.pieces import CUT, token_pieces
+from roundel.calibration.portion import Need
 from roundel.calibration.prefix import prefix_words, text_prefix, with_prefix
 from roundel.calibration.sources import Source, parse_sources
 from roundel.calibration.texts import Documents, pydoc_documents, read_documents
@@ -111,17 +115,28 @@ def evaluation_windows(
             "text: a larger --window is wanted"
         )
 
-    def tokenize(content: str) -> torch.Tensor:
-        found = tokenizer(content, verbose=False, return_tensors="pt", add_special_tokens=not begun)
-        ids: torch.Tensor = found["input_ids"][0]
-        return ids
+    def tokenize(content: str, wanted: int | None = None) -> torch.Tensor:
+        found, count = [torch.empty(0, dtype=torch.int64)], 0
+        for ids in token_pieces(content, tokenizer, special=not begun):
+            found.append(torch.tensor(ids, dtype=torch.int64))
+            count += len(ids)
+            if wanted is not None and count >= wanted:
+                break
+        return torch.cat(found)
 
     if text == "c4" and papers:
         rows = _c4_windows(tokenize, most - len(front), data_dir)[:limit]
         words = f"C4 validation, {len(rows)} random windows of {most} tokens, seed 0"
     else:
-        content, joined = _read(text, data_dir, encoding, tokenizer)
-        ids = tokenize(content)
+        count = min((most for most in (limit, _LIMITS.get(text)) if most), default=None)
+        wanted = None if count is None else count * (most - len(front)) + CUT
+        need = None if wanted is None else Need(tokens=wanted)
+        content, joined, partly = _read(text, data_dir, encoding, tokenizer, need)
+        ids = tokenize(content, wanted)
+        while partly and need is not None and wanted is not None and len(ids) < wanted:
+            need = need.larger
+            content, joined, partly = _read(text, data_dir, encoding, tokenizer, need)
+            ids = tokenize(content, wanted)
         if window is None:
             most = max(2, min(most, len(front) + len(ids)))
         rows = _cut(text, ids, most - len(front), limit)
@@ -145,7 +160,7 @@ def check_text(text: str, encoding: str | None = None) -> None:
     """Raise CalibrationError where there is no such text, or a local one is unreadable, before any work for it."""
     place = _local(text)
     if place is not None:
-        _documents(place, encoding)
+        _documents(place, encoding, Need(tokens=0))
     elif text not in (*_JOINED, "c4", "pydoc"):
         raise _unknown(text)
 
@@ -168,33 +183,41 @@ def _local(text: str) -> Source | None:
     return places[0]
 
 
-def _documents(place: Source, encoding: str | None) -> Documents:
+def _documents(place: Source, encoding: str | None, need: Need | None) -> Documents:
     """The documents of a local place."""
-    found = read_documents(place, encoding)
+    found = read_documents(place, encoding, need)
     if any(isinstance(document, list) for document in found.documents):
         raise CalibrationError(f"{place.place} holds token ids: documents of text are wanted")
     return found
 
 
-def _read(text: str, data_dir: Path | None, encoding: str | None, tokenizer: Any) -> tuple[str, str]:
+def _read(
+    text: str, data_dir: Path | None, encoding: str | None, tokenizer: Any, need: Need | None
+) -> tuple[str, str, bool]:
+    """A text, what it is, and whether there is more of it."""
     place = _local(text)
     if place is not None:
-        found = _documents(place, encoding)
+        found = _documents(place, encoding, need)
         renderer = Renderer(tokenizer, None)
         texts = [renderer.text(document) for document in found.documents if not isinstance(document, list)]
         if found.plain and len(texts) == 1:
-            return texts[0], f"{place.path.name}, whole file, one tokenizer call"
+            much = "from its beginning" if found.partly else "whole file"
+            return texts[0], f"{place.path.name}, {much}, one tokenizer call", found.partly
         told = f", {renderer.words}" if renderer.words else ""
         words = f"{place.path.name}: {found.words}{told}, {len(texts)} documents joined by blanks, one tokenizer call"
-        return " ".join(texts), words
+        return " ".join(texts), words, found.partly
     if text == "pydoc":
-        return "\n\n".join(pydoc_documents()), "Python's reference manual, topics joined by blank lines"
+        return (
+            "\n\n".join(pydoc_documents()),
+            "Python's reference manual, topics joined by blank lines",
+            False,
+        )
     if text in _JOINED:
         hub_id, configuration, extra, split, column, joint, most, words = _JOINED[text]
         if data_dir is not None:
-            return joint.join(local_rows(text, data_dir)[:most]), words
+            return joint.join(local_rows(text, data_dir)[:most]), words, False
         rows = _load(text, hub_id, configuration, split, extra)
-        return joint.join(rows[:most][column]), words
+        return joint.join(rows[:most][column]), words, False
     raise _unknown(text)
 
 
