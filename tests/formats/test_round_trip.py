@@ -57,6 +57,10 @@ def test_what_comes_out_is_what_went_in(
     for special in (True, False):
         ids = [tokenizer(TEXT, add_special_tokens=special)["input_ids"] for tokenizer in tokenizers]
         assert ids[0] == ids[1]
+    settings = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if kind == "gguf":
+        assert not settings.keys() & {"local_files_only", "is_local", "gguf_file"}
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 knows no other name
     # Files.
     beside = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     if kind != "gguf":

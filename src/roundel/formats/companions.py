@@ -35,6 +35,8 @@ _LEFT = (
     *("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json"),
     *("report.json", "roundel*.json"),
 )
+# Arguments of the call that opened a tokenizer, which transformers takes for settings of it.
+_OPENED = ("local_files_only", "is_local", "trust_remote_code", "gguf_file", "name_or_path", "_commit_hash")
 # Words of several alphabets, blanks and marks; special tokens come in between.
 _PROBE = "Once  upon a\ttime,\n\n it's {}Text {} текст {}文字 עברית हिन्दी é e\u0301 😀 0123456789 ...  "
 
@@ -92,7 +94,7 @@ class Companions:
         elif self.tokenizer is not None:
             old = [path for source in self.sources for path in _files(source, (_OLD_TEMPLATE,))]
             # A template of the processor in the old form would give way to one of the tokenizer in the new form.
-            self.tokenizer.save_pretrained(folder, **({"save_jinja_files": False} if old else {}))
+            _save(self.tokenizer, folder, **({"save_jinja_files": False} if old else {}))
             for path in old:
                 _copy(path, folder)
         for source in (*self.sources, *([self.home] if self.home else [])):
@@ -112,7 +114,7 @@ def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:
             pass  # the files have changed since
     with tempfile.TemporaryDirectory() as name:
         try:
-            tokenizer.save_pretrained(name)
+            _save(tokenizer, Path(name))
             written = open_tokenizer(name, trust_remote_code)
         except (OSError, ValueError, TypeError, AttributeError, NotImplementedError, ModelError) as error:
             raise ModelError(
@@ -126,6 +128,18 @@ def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:
                 "one that was opened from a folder, and was not changed since, is wanted"
             )
     return None
+
+
+def _save(tokenizer: Any, folder: Path, **options: Any) -> None:
+    """Write a tokenizer by its own class, without how it was opened, and under the name that older versions know."""
+    tokenizer.save_pretrained(folder, **options)
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    about = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in _OPENED}
+    if about.get("tokenizer_class") == "TokenizersBackend":  # as transformers 5 calls the same class
+        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,6 +1,6 @@
 """What reading text takes: seconds, and memory beside the process, for plain text and JSON lines of 12 and 200 MB.
 
-    python benchmarks/reading.py MODEL TEXT
+    python benchmarks/large_texts.py MODEL TEXT
 
 Files are made of TEXT, over and over with a number in front, in a temporary folder. Of each 16 samples of 128 tokens
 are read for calibration, and 16 windows of 128 tokens to measure on, by MODEL's tokenizer, in a process of its own; of
