@@ -3,9 +3,10 @@
     python benchmarks/older_transformers.py [MODEL ...] [--version 4.57.6]
 
 The older version is installed into a folder of its own (about a minute), and runs there with this environment's torch.
-Models: folders; without any, small models of the tests, whose configs are of the newest form, with a rotary base that
-is no default: an older version that overlooks it would say something else. Each is quantized with RTN to 4 bits and
-written dense; both versions open the folder and run the same ids in float32. Exits with 1 where logits or ids differ.
+Models: folders or GGUF files; without any, small models of the tests, whose configs are of the newest form, with a
+rotary base that is no default: an older version that overlooks it would say something else. Each is quantized with RTN
+to 4 bits and written dense; both versions open the folder and run the same ids in float32. Exits with 1 where logits or
+ids differ.
 """
 
 import json
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import roundel
 from zoo import zoo_model
+from zoo.gguf_file import write_gguf
 
 SMALL = ("llama", "qwen3", "gemma3", "gpt_neox", "phi3", "mistral", "olmo2", "opt")
 TEXT = "Once upon a time<|end_story|> x, <unk>  two  blanks\n\n\tжзя 文字 עברית é 😀"
@@ -56,6 +58,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         models = arguments.models or [_small(name, place / name) for name in SMALL]
+        if not arguments.models:
+            models.append(write_gguf(models[0], place / "llama.gguf"))
         older = _install(arguments.version, place / "older")
         print(
             f"| model | largest difference of logits | ids of its tokenizer |\n|---|---|---|  ({arguments.version})"
@@ -104,11 +108,15 @@ def _agree(model: Path, older: Path, place: Path) -> bool:
     assert found["old"]["version"] != found["new"]["version"]
     new, old = (torch.load(place / f"{name}.pt", weights_only=True) for name in ("new", "old"))
     difference = float((new - old).abs().max())
-    before, after = found["old"]["tokens"]
-    ids = "the same" if before == after else f"{before} before, {after} after"
-    ids = ids if isinstance(before, list) else f"the source's does not open ({before})"
+    wanted, (before, after) = found["new"]["tokens"][1], found["old"]["tokens"]
+    opens = isinstance(before, list) or model.suffix == ".gguf"
+    ids = (
+        ("the same" if after == wanted else f"{wanted}, there {after}")
+        if opens
+        else f"the source's: {before}"
+    )
     print(f"| {model.name} | {difference:.2g} of {float(new.abs().max()):.3g} | {ids} |")
-    return difference <= 1e-3 * float(new.abs().max()) and before == after
+    return difference <= 1e-3 * float(new.abs().max()) and (after == wanted or not opens)
 
 
 def _read(out: Path, source: Path, packages: Path | None, logits: Path) -> dict[str, Any]:
