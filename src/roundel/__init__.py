@@ -58,10 +58,10 @@ __all__ = [
 _HOMES = {
     "Evaluation": "evaluation.quality",
     "Progress": "progress",
-    "QuantizedWeight": "grid",
+    "QuantizedWeight": "grid.quantized_weight",
     "Recipe": "recipe",
     "RoundelError": "errors",
-    "Scheme": "grid",
+    "Scheme": "grid.scheme",
     "StreamOptions": "engine.streams",
 }
 
