@@ -34,11 +34,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import roundel
-from roundel import seal
 from roundel.cli.app import main
 from roundel.errors import ModelError, OutputError
 from roundel.formats.folder import check_target
 from roundel.model.source import open_source
+from roundel.system import seal
 from zoo import zoo_model
 from zoo.quantized import awq, fp8, gptq, int8, mxfp4, nf4
 

@@ -10,7 +10,7 @@ Names are imported at first use: torch and transformers take seconds, which `imp
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from roundel import forks  # noqa: F401 - it has to watch from now on
+from roundel.system import forks  # noqa: F401 - it has to watch from now on
 
 if TYPE_CHECKING:
     from roundel.api import (
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from roundel.evaluation.quality import Evaluation
     from roundel.grid.quantized_weight import QuantizedWeight
     from roundel.grid.scheme import Scheme
-    from roundel.progress import Progress
     from roundel.recipe import Recipe
+    from roundel.system.progress import Progress
 
 __all__ = [
     "Evaluation",
@@ -57,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "Evaluation": "evaluation.quality",
-    "Progress": "progress",
+    "Progress": "system.progress",
     "QuantizedWeight": "grid.quantized_weight",
     "Recipe": "recipe",
     "RoundelError": "errors",

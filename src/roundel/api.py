@@ -11,23 +11,11 @@ import torch
 
 from roundel.activations.attach import attached
 from roundel.calibration.gather import CalibrationSource
-from roundel.comparing import compare_models
-from roundel.engine.devices import choose_device
 from roundel.engine.journal import Journal, sweep_up
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Trial
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluating import (
-    Conditions,
-    ask_original,
-    check_tasks,
-    judge_conventions,
-    measure_tasks,
-    measure_texts,
-    open_measured,
-    read_texts,
-)
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.per_token import check_parquet, write_tokens
 from roundel.evaluation.predict import check_reach
@@ -38,21 +26,33 @@ from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
 from roundel.formats import read_integers as read_integer_file
 from roundel.formats.folder import check_target
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.lending import lent
 from roundel.model.experts import rejoin
 from roundel.model.in_memory import check_apart, name_of
 from roundel.model.place import Place, locate
 from roundel.model.prompt import as_chat, as_text
 from roundel.model.text_path import text_model
-from roundel.opening import Given, ModelOrPath, find_model, open_model
-from roundel.progress import Progress
-from roundel.ranks import join
 from roundel.recipe import Recipe
-from roundel.report.records import LayerRecord
-from roundel.reporting import render_again
-from roundel.run import Run, Writing, decide_on, find_readers, stream_device
-from roundel.runs import sweep_model
-from roundel.surroundings import undisturbed
+from roundel.records.outcome import LayerRecord
+from roundel.system.devices import choose_device
+from roundel.system.progress import Progress
+from roundel.system.ranks import join
+from roundel.system.surroundings import undisturbed
+from roundel.workflows.compare import compare_models
+from roundel.workflows.evaluate import (
+    Conditions,
+    ask_original,
+    check_tasks,
+    judge_conventions,
+    measure_tasks,
+    measure_texts,
+    open_measured,
+    read_texts,
+)
+from roundel.workflows.lending import lent
+from roundel.workflows.open import Given, ModelOrPath, find_model, open_model
+from roundel.workflows.quantize import Run, Writing, decide_on, find_readers, stream_device
+from roundel.workflows.report import render_again
+from roundel.workflows.sweep import sweep_model
 
 
 @dataclass(frozen=True)

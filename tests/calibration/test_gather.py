@@ -6,7 +6,7 @@ import torch
 from roundel.calibration.gather import gather_calibration
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import CalibrationError
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 OPTIONS = CalibrationOptions(nsamples=3, seqlen=32)
 

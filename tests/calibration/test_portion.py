@@ -20,7 +20,7 @@ from roundel.calibration.portion import Need, Portion
 from roundel.calibration.sources import Source
 from roundel.calibration.texts import read_documents
 from roundel.evaluation.windows import evaluation_windows
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 from zoo.prefixes import tokenizer_with
 from zoo.texts import Model, arrow, lines, parquet, tabular
 

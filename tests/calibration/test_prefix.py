@@ -19,7 +19,7 @@ from roundel.calibration.prefix import text_prefix
 from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.tokens import pack_documents
 from roundel.errors import CalibrationError
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 from zoo.prefixes import FORMS, tokenizer_with
 
 

@@ -21,7 +21,7 @@ from roundel.calibration.sources import Source, parse_sources, share_samples
 from roundel.calibration.texts import read_documents
 from roundel.calibration.tokens import pack_documents
 from roundel.errors import CalibrationError
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 from zoo.prefixes import tokenizer_with
 from zoo.texts import Model, arrow, lines, parquet, tabular
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from roundel.cli import display
 from roundel.cli.app import main
 from roundel.cli.display import PlainConsole, TerminalProgress
-from roundel.files import json_text
 from roundel.report.parts.template import fill
+from roundel.system.files import json_text
 from roundel.words import printable
 from zoo import zoo_model
 

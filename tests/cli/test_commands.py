@@ -175,7 +175,7 @@ def test_inspect_after_a_run_shows_the_tokens_that_each_linear_saw(
 
 
 def test_inspect_counts_every_byte(llama: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    from roundel.report.contents import read_contents
+    from roundel.records.folder import read_contents
 
     run(capsys, monkeypatch, "quantize", llama, "-o", tmp_path / "out", "--recipe", "rtn-w4g128", "--bits", 8)
     contents = read_contents(tmp_path / "out")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import roundel
-from roundel.ranks import join, leave
+from roundel.system.ranks import join, leave
 
 
 def main() -> None:

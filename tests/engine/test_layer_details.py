@@ -21,8 +21,7 @@ from transformers.pytorch_utils import Conv1D
 import roundel
 from roundel.engine import walk
 from roundel.errors import Stopped
-from roundel.report.details import details_of
-from roundel.run import Run
+from roundel.workflows.quantize import Run
 from zoo import zoo_model
 
 SAMPLES, LENGTH, VOCABULARY = 12, 40, 512
@@ -57,7 +56,7 @@ def collect(set_attribute) -> Collected:
     found, finish = Collected(), Run.finish
 
     def collecting(run, job, outcome, plan):
-        found.append(json.loads(json.dumps(details_of(outcome))))
+        found.append(json.loads(json.dumps(outcome.details())))
         return finish(run, job, outcome, plan)
 
     set_attribute(Run, "finish", collecting)
@@ -366,7 +365,7 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
 
 def main(model: str, out: Path) -> None:
     """A rank: all recipes one after the other."""
-    from roundel.ranks import join, leave
+    from roundel.system.ranks import join, leave
 
     torch.set_num_threads(1)
     found = collect(setattr)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import roundel
-from roundel.engine.devices import autocast_dtype, choose_device
 from roundel.errors import FormatError, NonFiniteError, RecipeError
+from roundel.system.devices import autocast_dtype, choose_device
 
 SHORT = {"nsamples": 32, "seqlen": 64, "batch_size": 8, "iters": 40, "holdout": 4, "group_size": 32}
 

@@ -15,12 +15,12 @@ import torch
 from test_resume import contents
 
 import roundel
-from roundel.engine.devices import choose_device
 from roundel.engine.streams import FileStream, MemoryStream, StreamHome
 from roundel.errors import RecipeError
 from roundel.methods.options import TuningOptions
 from roundel.methods.tuner import BlockData, _Trainer
-from roundel.ranks import Ranks
+from roundel.system.devices import choose_device
+from roundel.system.ranks import Ranks
 from zoo import zoo_model
 
 DATA = {"nsamples": 13, "seqlen": 48, "batch_size": 5}

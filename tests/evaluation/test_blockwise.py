@@ -90,7 +90,7 @@ def test_packed_experts_under_other_names_are_measured_whole(held_out: Path, tmp
 
 
 def test_a_model_larger_than_memory_goes_block_by_block(llama: Path, held_out: Path, monkeypatch) -> None:
-    from roundel import evaluating
+    from roundel.workflows import evaluate as evaluating
 
     told: list[str] = []
 

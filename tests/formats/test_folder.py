@@ -13,7 +13,7 @@ import roundel
 from roundel.engine import plan
 from roundel.errors import OutputError
 from roundel.formats.folder import atomic_folder, check_target, settle
-from roundel.report.manifest import write_manifest
+from roundel.records.manifest import write_manifest
 
 
 def entries(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import roundel
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 
 @pytest.fixture(scope="module")

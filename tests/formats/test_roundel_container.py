@@ -101,7 +101,7 @@ def test_the_file_holds_the_integers(written: tuple[roundel.Quantized, Path]) ->
 
 
 def test_the_whole_folder_is_weighed(written: tuple[roundel.Quantized, Path]) -> None:
-    from roundel.report.contents import read_contents
+    from roundel.records.folder import read_contents
 
     result, out = written
     contents = read_contents(out)

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import roundel
 from roundel.errors import ModelError
 from roundel.model import adapter as adapters
-from roundel.opening import open_model
-from roundel.progress import Progress
+from roundel.system.progress import Progress
+from roundel.workflows.open import open_model
 from zoo import zoo_model
 from zoo.quantized import nf4
 

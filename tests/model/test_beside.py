@@ -18,7 +18,7 @@ import roundel
 from roundel.cli.app import main
 from roundel.errors import ModelError
 from roundel.model import beside
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 from zoo import zoo_model
 
 RTN = {"method": "rtn", "bits": 4, "group_size": 32, "format": "roundel"}

@@ -17,9 +17,9 @@ import roundel
 from hub import Hub, publish
 from roundel.cli.app import main
 from roundel.errors import ModelError, RoundelError
-from roundel.evaluating import Conditions, open_measured
 from roundel.model.place import locate
-from roundel.progress import Progress
+from roundel.system.progress import Progress
+from roundel.workflows.evaluate import Conditions, open_measured
 from zoo import zoo_model
 from zoo.quantized import fp8, gptq
 
@@ -174,7 +174,7 @@ def test_a_large_one_is_read_block_by_block(
     outputs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(cache, outputs["original"], "acme/model", FIRST, "main")
-    monkeypatch.setattr("roundel.evaluating.free_memory", lambda: 1000)
+    monkeypatch.setattr("roundel.workflows.evaluate.free_memory", lambda: 1000)
     said: list[str] = []
 
     class Told(Progress):

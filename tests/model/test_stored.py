@@ -27,8 +27,8 @@ from roundel.model.checkpoint import Entry
 from roundel.model.source import open_skeleton, open_source
 from roundel.model.stored.float4 import exponents, unpack_float4
 from roundel.model.stored.fp8 import Fp8
-from roundel.opening import open_model
-from roundel.progress import Progress
+from roundel.system.progress import Progress
+from roundel.workflows.open import open_model
 from zoo import zoo_model
 from zoo.quantized import E2M1, NF4, awq, fp8, gptq, int8, mxfp4, nf4
 

@@ -22,7 +22,7 @@ import roundel
 from roundel.errors import ModelError
 from roundel.model.blocks import find_blocks
 from roundel.model.classes import auto_class
-from roundel.opening import open_model
+from roundel.workflows.open import open_model
 from zoo.training import train_tokenizer
 
 FORMATS = ("roundel", "dense", "compressed-tensors")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from roundel.recipe import Recipe
-from roundel.report.records import BlockRecord, LayerRecord, Outcome
+from roundel.records.outcome import BlockRecord, LayerRecord, Outcome
 
 Report = dict[str, Any]
 _WIDTH, _INNER = 96, 256

@@ -9,7 +9,7 @@ import torch
 from roundel.activations.options import ActivationOptions
 from roundel.activations.rounding import grid_of_range
 from roundel.activations.scheme import ActivationScheme, StaticGrid
-from roundel.ranks import Ranks
+from roundel.system.ranks import Ranks
 
 _BINS = 4096
 # Ends of a range that are tried for the least squared error, as shares of the extremes.

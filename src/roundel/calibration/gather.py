@@ -22,7 +22,7 @@ from roundel.calibration.tokens import TooLittleTextError, check_ids, pack_docum
 from roundel.errors import CalibrationError
 from roundel.model.source import positions
 from roundel.model.text_path import text_model
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 # Bytes of a character in memory (Python spends up to four, on most texts one), what a tokenizer holds of one meanwhile,
 # and what a token takes on its way to the rows, first as an integer of Python's: as measured.

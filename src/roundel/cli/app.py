@@ -17,7 +17,7 @@ from roundel.cli.recipes import recipes_command
 from roundel.cli.report import report_command
 from roundel.cli.sweep import sweep_command
 from roundel.errors import RoundelError, Stopped
-from roundel.torchrun import number
+from roundel.system.torchrun import number
 
 app = typer.Typer(
     name="roundel",
@@ -61,13 +61,13 @@ def main() -> None:
 
 def _met() -> bool:
     """Whether this process has joined other ranks; without their module it has not."""
-    ranks = sys.modules.get("roundel.ranks")
+    ranks = sys.modules.get("roundel.system.ranks")
     return ranks is not None and ranks.met()
 
 
 def _leave() -> None:
     if _met():
-        sys.modules["roundel.ranks"].leave()
+        sys.modules["roundel.system.ranks"].leave()
 
 
 def _complain(message: str) -> None:

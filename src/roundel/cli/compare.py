@@ -29,7 +29,7 @@ from roundel.cli.evaluate import (
 )
 from roundel.cli.quantize import BlocksOption
 from roundel.errors import OutputError
-from roundel.seal import write_sealed, write_sealed_json
+from roundel.system.seal import write_sealed, write_sealed_json
 from roundel.words import size
 
 

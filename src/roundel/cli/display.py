@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from roundel.progress import Progress
-from roundel.torchrun import number
+from roundel.system.progress import Progress
+from roundel.system.torchrun import number
 from roundel.words import printable
 
 

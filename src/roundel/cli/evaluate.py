@@ -11,7 +11,7 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.cli.quantize import BlocksOption, RevisionOption
 from roundel.errors import OutputError, RecipeError
-from roundel.seal import Kind, check_place, write_sealed_json
+from roundel.system.seal import Kind, check_place, write_sealed_json
 
 if TYPE_CHECKING:
     from roundel.evaluation.interval import Interval

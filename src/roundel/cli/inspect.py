@@ -24,8 +24,8 @@ from roundel.errors import FormatError, RecipeError
 from roundel.words import size
 
 if TYPE_CHECKING:
-    from roundel.report.contents import FolderContents
-    from roundel.report.records import LayerRecord
+    from roundel.records.folder import FolderContents
+    from roundel.records.outcome import LayerRecord
 
 
 def inspect_command(
@@ -49,10 +49,10 @@ def inspect_command(
     What is left out is listed with the reason. Before a run no weight is read.
     """
     from roundel.model.checkpoint import is_own
-    from roundel.opening import find_model
-    from roundel.report.contents import read_contents
-    from roundel.report.records import summary
-    from roundel.surroundings import undisturbed
+    from roundel.records.folder import read_contents
+    from roundel.records.outcome import summary
+    from roundel.system.surroundings import undisturbed
+    from roundel.workflows.open import find_model
 
     progress = terminal_progress()
     place: Any = undisturbed(find_model)(model, revision, allow_pickle=allow_pickle, progress=progress)
@@ -104,7 +104,7 @@ def _decisions(layers: "list[LayerRecord]", method: str) -> Table:
 
 def _family(layer: "LayerRecord") -> object:
     """The same for the experts of one stack: they are shown in one row."""
-    from roundel.report.records import EXTRA
+    from roundel.records.outcome import EXTRA
 
     if layer.kind == EXTRA:
         return re.sub(r"\.experts\.\d+\.", ".experts.#.", layer.name), layer.shape
@@ -118,7 +118,7 @@ def _decision(layer: "LayerRecord", method: str) -> tuple[str, str]:
 
 
 def _show_folder(contents: "FolderContents") -> None:
-    from roundel.report.records import summary
+    from roundel.records.outcome import summary
 
     out.print(_layers(contents))
     manifest = contents.manifest

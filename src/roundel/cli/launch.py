@@ -8,7 +8,7 @@ from uuid import uuid4
 import typer
 
 from roundel.errors import RankError, RecipeError, Stopped
-from roundel.torchrun import launched
+from roundel.system.torchrun import launched
 
 # After Ctrl-C a step may take its time.
 _STEP_SECONDS = 900

@@ -15,7 +15,7 @@ from roundel.recipe import Recipe, load_settings, parse_assignments
 from roundel.words import size
 
 if TYPE_CHECKING:
-    from roundel.report.records import LayerRecord
+    from roundel.records.outcome import LayerRecord
 
 BlocksOption = Annotated[
     str | None,

@@ -10,8 +10,8 @@ from roundel.engine.block import Known
 from roundel.engine.job import Job
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk, saying
-from roundel.progress import Progress
-from roundel.report.records import Outcome
+from roundel.records.outcome import Outcome
+from roundel.system.progress import Progress
 
 _FAREWELL = "stopped; the same command goes on behind the blocks that every recipe has finished"
 

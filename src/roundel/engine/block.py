@@ -8,7 +8,6 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, autocasting, computing
 from roundel.engine.inputs import (
     HESSIAN_BYTES,
     InputHessians,
@@ -33,10 +32,8 @@ from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import LinearView
 from roundel.model.storage import Storage
-from roundel.progress import Progress
-from roundel.ranks import ALONE, Ranks
 from roundel.recipe import Recipe
-from roundel.report.details import (
+from roundel.records.layer_stats import (
     Heads,
     LayerDetails,
     attention_heads,
@@ -44,7 +41,10 @@ from roundel.report.details import (
     outlier_details,
     weight_details,
 )
-from roundel.report.records import BlockRecord, LayerRecord
+from roundel.records.outcome import BlockRecord, LayerRecord
+from roundel.system.devices import autocast_dtype, autocasting, computing
+from roundel.system.progress import Progress
+from roundel.system.ranks import ALONE, Ranks
 
 # Distinct, reproducible seeds for the minibatches of every block.
 _SEED_STRIDE = 1_000_003

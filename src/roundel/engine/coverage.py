@@ -16,7 +16,7 @@ from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
 from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
-from roundel.report.records import EXTRA, LayerRecord
+from roundel.records.outcome import EXTRA, LayerRecord
 
 _CARRIED, _LEFT_OUT = "carried over as it is", "left out of the output (extra_tensors=false)"
 _SKIPPED = "left out by a skip pattern"

@@ -15,7 +15,7 @@ from torch import nn
 
 from roundel.methods.hessian import Hessian, HessianDiagonal
 from roundel.model.linears import LinearView
-from roundel.ranks import Ranks
+from roundel.system.ranks import Ranks
 
 Listen = Callable[[torch.Tensor], None]
 

@@ -14,9 +14,9 @@ from roundel.engine.streams import StreamHome
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.storage import InMemory, Storage
-from roundel.progress import Progress
-from roundel.ranks import ALONE, Ranks
 from roundel.recipe import Recipe
+from roundel.system.progress import Progress
+from roundel.system.ranks import ALONE, Ranks
 
 # Inside a block, work of at most so many seconds is lost to an interruption.
 SNAPSHOT_SECONDS = 60.0

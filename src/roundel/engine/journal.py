@@ -37,11 +37,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from roundel.errors import ModelError, OutputError
-from roundel.files import reported, write_durably
 from roundel.formats.content import Piece
 from roundel.formats.folder import settle, unsettled
 from roundel.formats.integers import check_read_back, read_integers, read_note, write_integers
-from roundel.ranks import ALONE, Ranks
+from roundel.system.files import reported, write_durably
+from roundel.system.ranks import ALONE, Ranks
 
 _IDENTITY = "run.json"
 _SEAL = "sealed"

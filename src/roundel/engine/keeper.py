@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from roundel.files import write_durably
 from roundel.formats.integers import read_integers, write_integers
 from roundel.methods.tuner import Snapshot
-from roundel.progress import Progress
-from roundel.ranks import ALONE, Ranks
+from roundel.system.files import write_durably
+from roundel.system.progress import Progress
+from roundel.system.ranks import ALONE, Ranks
 
 
 class TuningKeeper:

@@ -18,7 +18,6 @@ from torch import nn
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import RETURNED_BYTES, kept_of_freed
 from roundel.engine.inputs import HESSIAN_BYTES
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
@@ -27,6 +26,7 @@ from roundel.model.experts import Expert
 from roundel.model.linears import LinearView, linears_in
 from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
+from roundel.system.devices import RETURNED_BYTES, kept_of_freed
 from roundel.words import size
 
 _FLOAT = 4

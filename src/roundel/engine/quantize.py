@@ -7,7 +7,7 @@ Several ranks walk together: each carries its own samples through every block. W
 from roundel.engine.job import Job
 from roundel.engine.rounds import walk_in_rounds
 from roundel.engine.walk import Walk, saying
-from roundel.report.records import Outcome
+from roundel.records.outcome import Outcome
 
 
 def quantize_model(job: Job) -> Outcome:

@@ -8,7 +8,7 @@ from roundel.activations.scheme import StaticGrid
 from roundel.engine.inputs import Watch, counterparts
 from roundel.errors import ModelError
 from roundel.model.linears import LinearView
-from roundel.ranks import Ranks
+from roundel.system.ranks import Ranks
 
 
 def static_grids(

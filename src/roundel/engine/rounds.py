@@ -15,8 +15,8 @@ import torch
 from roundel.engine.block import BlockQuantizer, Known, stream_name
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk
-from roundel.ranks import ALONE
-from roundel.report.memory import begin_part, part_peak
+from roundel.system.memory import begin_part, part_peak
+from roundel.system.ranks import ALONE
 
 
 @dataclass(frozen=True)

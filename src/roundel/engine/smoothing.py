@@ -15,7 +15,7 @@ from torch import nn
 
 from roundel.engine.inputs import Watch, sharing_inputs, tensor_key
 from roundel.model.linears import LinearView
-from roundel.ranks import ALONE, Ranks
+from roundel.system.ranks import ALONE, Ranks
 
 # Largest relative change of a block's output, in float32, that a fold may cause.
 _TOLERANCE = 1e-4

@@ -12,7 +12,7 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.statistics import Tiles
 from roundel.model.linears import LinearView
-from roundel.ranks import Ranks
+from roundel.system.ranks import Ranks
 
 
 def split(

@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 
 from roundel.errors import NonFiniteError, OutputError, RecipeError
-from roundel.files import flush, reported, write_durably
-from roundel.ranks import ALONE, Ranks
+from roundel.system.files import flush, reported, write_durably
+from roundel.system.ranks import ALONE, Ranks
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 Rows = slice | list[int]

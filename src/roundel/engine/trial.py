@@ -16,12 +16,12 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.coverage import Coverage
-from roundel.engine.devices import autocast_dtype, autocasting, computing
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
-from roundel.progress import Progress
-from roundel.report.memory import peak_memory
+from roundel.system.devices import autocast_dtype, autocasting, computing
+from roundel.system.memory import peak_memory
+from roundel.system.progress import Progress
 
 _BATCHES = 3
 _ITERATIONS = 6

@@ -11,7 +11,6 @@ import torch
 
 from roundel.activations.scheme import StaticGrid
 from roundel.engine.block import BlockQuantizer, Known, stream_name
-from roundel.engine.devices import return_freed_memory
 from roundel.engine.job import Job, make_runner
 from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
@@ -21,10 +20,11 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.capture import BlockRunner
 from roundel.model.experts import stacks_in, unquantized
 from roundel.model.linears import LinearView
-from roundel.ranks import Ranks
-from roundel.report.details import LayerDetails
-from roundel.report.memory import begin_part, part_peak
-from roundel.report.records import BlockRecord, LayerRecord, Outcome
+from roundel.records.layer_stats import LayerDetails
+from roundel.records.outcome import BlockRecord, LayerRecord, Outcome
+from roundel.system.devices import return_freed_memory
+from roundel.system.memory import begin_part, part_peak
+from roundel.system.ranks import Ranks
 
 
 class Walk:

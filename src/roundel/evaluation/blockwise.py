@@ -15,7 +15,7 @@ from transformers import Cache
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
 from roundel.model.storage import Storage
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 _HIDDEN_BYTES = 1 << 30
 

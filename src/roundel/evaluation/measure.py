@@ -16,7 +16,7 @@ import torch
 from roundel.errors import NonFiniteError
 from roundel.evaluation.distribution import Difference, Distribution, next_token_loss
 from roundel.evaluation.predict import Predictor
-from roundel.ranks import ALONE, Ranks
+from roundel.system.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

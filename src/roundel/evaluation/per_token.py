@@ -15,8 +15,8 @@ import torch
 from roundel.errors import OutputError
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.windows import EvaluationText
-from roundel.files import write_durably
-from roundel.seal import check_place, sealed, unsealed
+from roundel.system.files import write_durably
+from roundel.system.seal import check_place, sealed, unsealed
 
 
 def check_parquet(path: Path) -> None:

@@ -19,8 +19,8 @@ from roundel.errors import OutputError
 from roundel.evaluation.distribution import Distribution, Full, Top
 from roundel.evaluation.measure import check_finite
 from roundel.evaluation.predict import Predictor
-from roundel.files import reported, write_durably
 from roundel.model.text_path import text_model
+from roundel.system.files import reported, write_durably
 
 
 class Original:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from roundel.belongings import remove, take_stock
 from roundel.errors import OutputError
-from roundel.files import flush, reported, set_modes, unfit_name
+from roundel.system.belongings import remove, take_stock
+from roundel.system.files import flush, reported, set_modes, unfit_name
 
 _BUILDING, _REPLACED, _DISCARDED = "building", "replaced", "discarded"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from roundel.errors import NonFiniteError
-from roundel.ranks import Ranks
+from roundel.system.ranks import Ranks
 
 # Columns per stripe of the symmetric update: wide enough for a fast matrix product.
 _STRIPE = 512

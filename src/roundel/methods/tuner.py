@@ -39,7 +39,7 @@ from roundel.methods.optimizer import make_optimizer, make_schedule
 from roundel.methods.options import TuningOptions
 from roundel.methods.parametrization import Parametrization
 from roundel.model.linears import LinearView
-from roundel.ranks import ALONE, Ranks
+from roundel.system.ranks import ALONE, Ranks
 
 # Keeps the gradients of an fp16 autocast pass out of the subnormal range; a power of two, so exact.
 _LOSS_SCALE = 2.0**14

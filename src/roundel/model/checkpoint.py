@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
-from roundel.belongings import MANIFEST
 from roundel.errors import ModelError
+from roundel.system.belongings import MANIFEST
 
 # The file that transformers begins with, the first that there is.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")

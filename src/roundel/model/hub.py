@@ -20,10 +20,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from roundel.belongings import MANIFEST
 from roundel.errors import ModelError
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
-from roundel.progress import Progress
+from roundel.system.belongings import MANIFEST
+from roundel.system.progress import Progress
 from roundel.words import UNREACHED, kind_and_line
 
 # What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.

@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 from roundel.errors import ModelError
-from roundel.files import unfit_name
 from roundel.model.hub import cached_model, fetch_file, fetch_model, is_hub_id
-from roundel.progress import Progress
+from roundel.system.files import unfit_name
+from roundel.system.progress import Progress
 
 _GGUF = ".gguf"
 _WANTED = "a model folder, a .gguf file or a hub id is wanted"

@@ -18,7 +18,7 @@ from roundel.report.plots.heat import Grid, common_span, heat_map
 from roundel.report.plots.numbers import NONE, count, fixed, short, size
 from roundel.report.plots.pairs import pairs_plot
 from roundel.report.plots.scatter import Point, scatter
-from roundel.seal import unsealed
+from roundel.system.seal import unsealed
 
 # So few that two maps fit side by side.
 _FEW_BLOCKS = 10

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from roundel.belongings import PAGE
 from roundel.report.parts.budget import budget
 from roundel.report.parts.layers import (
     coverage_rows,
@@ -36,7 +35,8 @@ from roundel.report.plots.blocks import cost_plot, loss_plot
 from roundel.report.plots.curves import tuning_plot
 from roundel.report.plots.heat import heat_map
 from roundel.report.plots.numbers import NONE, count, fixed, percent, short, size
-from roundel.seal import unsealed, write_sealed
+from roundel.system.belongings import PAGE
+from roundel.system.seal import unsealed, write_sealed
 
 _WANTED = ("matplotlib", "jinja2")
 _MANY_ROWS = 40

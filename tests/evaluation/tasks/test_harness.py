@@ -23,7 +23,7 @@ from roundel.errors import CalibrationError, ModelError, RecipeError, RoundelErr
 from roundel.evaluation.tasks import loading
 from roundel.evaluation.tasks.harness import run_tasks
 from roundel.evaluation.tasks.results import TaskResult, flips
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from roundel.errors import RecipeError, RoundelError
 from roundel.evaluation.tasks.loading import LoadedTasks, load_tasks, task_manager
 from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.tasks.suites import expand, tasks_of
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 from roundel.words import kind_and_line
 
 _PREFERRED = ("acc_norm", "acc")

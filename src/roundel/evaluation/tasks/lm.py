@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from roundel.errors import ModelError
 from roundel.model.text_path import text_model
-from roundel.progress import Progress
+from roundel.system.progress import Progress
 
 
 class WatchedLM(HFLM):  # type: ignore[misc]

@@ -11,16 +11,6 @@ from typing import Any
 import torch
 
 from roundel.errors import ModelError, RecipeError
-from roundel.evaluating import (
-    Conditions,
-    ask_original,
-    check_tasks,
-    judge_conventions,
-    measure_tasks,
-    measure_texts,
-    open_measured,
-    read_texts,
-)
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.pairs import Pair, answers_verdict, compare_pairs, verdict
 from roundel.evaluation.quality import summarize
@@ -34,11 +24,21 @@ from roundel.model.in_memory import check_apart
 from roundel.model.linears import LinearView
 from roundel.model.source import SourceModel
 from roundel.model.text_path import text_model
-from roundel.opening import ModelOrPath, find_model
-from roundel.report.contents import weight_bytes
-from roundel.report.details import standouts
-from roundel.report.manifest import read_manifest, versions
+from roundel.records.anomalies import standouts
+from roundel.records.folder import weight_bytes
+from roundel.records.manifest import read_manifest, versions
 from roundel.report.parts.summary import method_words
+from roundel.workflows.evaluate import (
+    Conditions,
+    ask_original,
+    check_tasks,
+    judge_conventions,
+    measure_tasks,
+    measure_texts,
+    open_measured,
+    read_texts,
+)
+from roundel.workflows.open import ModelOrPath, find_model
 
 # The original's predictions are kept for as long as the comparison takes: all of them, up to so many bytes.
 _KEPT_BYTES = 8 << 30

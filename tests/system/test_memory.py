@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from roundel.report import memory
-from roundel.report.memory import begin_part, part_peak, peak_memory
+from roundel.system import memory
+from roundel.system.memory import begin_part, part_peak, peak_memory
 
 
 def test_the_peak_is_at_least_what_was_held() -> None:
@@ -17,7 +17,7 @@ def test_the_peak_is_at_least_what_was_held() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process starts with a peak of its own")
 def test_the_peak_of_the_parent_is_not_ours() -> None:
     held = torch.ones(400_000_000)
-    code = "from roundel.report.memory import peak_memory; print(peak_memory())"
+    code = "from roundel.system.memory import peak_memory; print(peak_memory())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(found.stdout) < held.numel() * 4
 
@@ -27,7 +27,7 @@ HELD = 60_000_000  # numbers, of four bytes
 # In a process of its own: what other tests have left in this one's allocator decides what it returns to the system.
 _PARTS = f"""
 import torch
-from roundel.report.memory import begin_part, part_peak, peak_memory
+from roundel.system.memory import begin_part, part_peak, peak_memory
 
 begin_part()
 held = torch.ones({HELD})

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from roundel.belongings import MANIFEST, list_files
 from roundel.errors import ModelError
-from roundel.report.memory import peak_memory
-from roundel.report.records import LayerRecord, Outcome
-from roundel.seal import write_sealed_json
+from roundel.records.outcome import LayerRecord, Outcome
+from roundel.system.belongings import MANIFEST, list_files
+from roundel.system.memory import peak_memory
+from roundel.system.seal import write_sealed_json
 
 __all__ = ["MANIFEST", "build_manifest", "layer_records", "read_manifest", "versions", "write_manifest"]
 

@@ -15,7 +15,6 @@ import torch
 from roundel.activations.attach import attached
 from roundel.calibration.options import check_encoding
 from roundel.calibration.prefix import with_prefix
-from roundel.engine.devices import choose_device
 from roundel.engine.plan import free_memory
 from roundel.errors import ModelError, OutputError, RecipeError
 from roundel.evaluation.blockwise import BlockByBlock
@@ -30,10 +29,11 @@ from roundel.model.blocks import find_blocks
 from roundel.model.place import Place
 from roundel.model.source import SourceModel, fingerprint, positions
 from roundel.model.storage import InMemory
-from roundel.opening import ModelOrPath, find_model, open_model
-from roundel.progress import Progress
-from roundel.ranks import ALONE, Ranks
-from roundel.report.contents import original_bytes
+from roundel.records.folder import original_bytes
+from roundel.system.devices import choose_device
+from roundel.system.progress import Progress
+from roundel.system.ranks import ALONE, Ranks
+from roundel.workflows.open import ModelOrPath, find_model, open_model
 
 # A model with more bytes than this share of the free memory is read block by block.
 _SHARE = 0.6

@@ -14,12 +14,12 @@ from roundel.engine.streams import StreamOptions
 from roundel.errors import OutputError, RecipeError
 from roundel.formats.folder import check_target
 from roundel.model.place import Place
-from roundel.opening import Given
-from roundel.progress import Progress
-from roundel.ranks import Ranks
 from roundel.recipe import Recipe
-from roundel.report.manifest import MANIFEST, read_manifest
-from roundel.run import Run, Writing, stream_device, tell_plan
+from roundel.records.manifest import MANIFEST, read_manifest
+from roundel.system.progress import Progress
+from roundel.system.ranks import Ranks
+from roundel.workflows.open import Given
+from roundel.workflows.quantize import Run, Writing, stream_device, tell_plan
 
 
 def sweep_model(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from roundel.files import set_modes, write_durably
+from roundel.system.files import set_modes, write_durably
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
 

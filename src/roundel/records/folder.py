@@ -7,8 +7,8 @@ from typing import Any
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import read_header
-from roundel.report.manifest import MANIFEST, layer_records, read_manifest
-from roundel.report.records import LayerRecord
+from roundel.records.manifest import MANIFEST, layer_records, read_manifest
+from roundel.records.outcome import LayerRecord
 
 
 @dataclass(frozen=True)

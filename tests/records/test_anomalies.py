@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import roundel
-from roundel.report.records import LayerRecord
-from roundel.report.standouts import standouts
+from roundel.records.anomalies import standouts
+from roundel.records.outcome import LayerRecord
 from zoo import zoo_model
 
 DATA = {"nsamples": 16, "seqlen": 64, "batch_size": 8}

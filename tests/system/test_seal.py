@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import roundel
 from roundel.errors import OutputError
-from roundel.seal import check_place, is_sealed, sealed, unsealed, write_sealed
+from roundel.system.seal import check_place, is_sealed, sealed, unsealed, write_sealed
 
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

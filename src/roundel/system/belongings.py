@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from roundel.errors import OutputError
-from roundel.files import reported
-from roundel.seal import Kind, is_sealed
+from roundel.system.files import reported
+from roundel.system.seal import Kind, is_sealed
 
 MANIFEST = "roundel.json"
 REPORT, PAGE = "report.json", "report.html"

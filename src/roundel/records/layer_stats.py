@@ -8,17 +8,13 @@ All are plain numbers and lists, so that they are the same after a way through J
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.report.standouts import standouts as standouts
-
-if TYPE_CHECKING:
-    from roundel.report.records import Outcome
 
 # Numbers of a weight at a time: on a CPU they stay in its cache, elsewhere each chunk is waited for.
 _CHUNK, _CHUNK_ELSEWHERE = 65_536, 16_777_216
@@ -110,15 +106,6 @@ class LayerDetails:
             None if inputs is None else InputDetails(**inputs),
             None if outliers is None else OutlierDetails(**outliers),
         )
-
-
-def details_of(outcome: "Outcome") -> dict[str, dict[str, Any]]:
-    """Of all quantized layers by name, as plain data."""
-    return {
-        layer.name: asdict(layer.details)
-        for layer in outcome.layers
-        if layer.bits is not None and layer.details is not None
-    }
 
 
 def weight_details(weight: torch.Tensor) -> WeightDetails:

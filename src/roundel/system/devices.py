@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from roundel.errors import RecipeError
-from roundel.ranks import ALONE, Ranks
-from roundel.torchrun import place
+from roundel.system.ranks import ALONE, Ranks
+from roundel.system.torchrun import place
 from roundel.words import first_line
 
 # Parameters of glibc's mallopt(3), from malloc.h.

@@ -23,7 +23,6 @@ from roundel.calibration.gather import (
 )
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage, check_complete, decide
-from roundel.engine.devices import autocast_dtype, keep_freed_memory
 from roundel.engine.job import Job
 from roundel.engine.journal import Journal
 from roundel.engine.plan import Plan, make_plan
@@ -50,14 +49,15 @@ from roundel.model.source import fingerprint
 from roundel.model.storage import InMemory
 from roundel.model.stored_types import StoredTypes
 from roundel.model.text_path import text_model
-from roundel.opening import Given, mark_words
-from roundel.progress import Progress
-from roundel.ranks import Ranks
 from roundel.recipe import Recipe
-from roundel.report.contents import measure_folder
-from roundel.report.manifest import build_manifest, versions, write_manifest
-from roundel.report.records import Outcome
-from roundel.reporting import write_report
+from roundel.records.folder import measure_folder
+from roundel.records.manifest import build_manifest, versions, write_manifest
+from roundel.records.outcome import Outcome
+from roundel.system.devices import autocast_dtype, keep_freed_memory
+from roundel.system.progress import Progress
+from roundel.system.ranks import Ranks
+from roundel.workflows.open import Given, mark_words
+from roundel.workflows.report import write_report
 
 # Keys of a recipe that decide no integer.
 _NO_MATTER = ("name", "description", "format", "extra_tensors")

@@ -20,7 +20,7 @@ from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.methods.rtn import make_start
-from roundel.report.details import (
+from roundel.records.layer_stats import (
     Heads,
     LayerDetails,
     attention_heads,

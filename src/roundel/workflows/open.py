@@ -21,8 +21,8 @@ from roundel.model.source import SourceModel, open_skeleton, open_source, open_t
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
 from roundel.model.turns import in_turn
-from roundel.progress import Progress
-from roundel.report.manifest import read_manifest
+from roundel.records.manifest import read_manifest
+from roundel.system.progress import Progress
 
 ModelOrPath = str | Path | Place | torch.nn.Module
 ModelOrPlace = Place | torch.nn.Module

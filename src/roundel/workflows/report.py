@@ -14,26 +14,26 @@ from typing import Any
 
 import torch
 
-from roundel.belongings import PAGE, REPORT
 from roundel.errors import ModelError, RoundelError, Stopped
-from roundel.evaluating import (
+from roundel.evaluation.quality import summarize
+from roundel.model.source import positions
+from roundel.records.anomalies import standouts
+from roundel.records.manifest import layer_records, read_manifest
+from roundel.records.outcome import Outcome
+from roundel.report.page import available, write_page
+from roundel.report.parts.quality import sentence
+from roundel.system.belongings import PAGE, REPORT
+from roundel.system.progress import Progress
+from roundel.system.seal import check_place, write_sealed_json
+from roundel.words import kind_and_line
+from roundel.workflows.evaluate import (
     Conditions,
     ask_original,
     measure_texts,
     open_measured,
     read_texts,
 )
-from roundel.evaluation.quality import summarize
-from roundel.model.source import positions
-from roundel.opening import Given
-from roundel.progress import Progress
-from roundel.report.details import details_of, standouts
-from roundel.report.manifest import layer_records, read_manifest
-from roundel.report.page import available, write_page
-from roundel.report.parts.quality import sentence
-from roundel.report.records import Outcome
-from roundel.seal import check_place, write_sealed_json
-from roundel.words import kind_and_line
+from roundel.workflows.open import Given
 
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
@@ -69,7 +69,7 @@ def write_report(
     try:
         report: dict[str, Any] = {
             "manifest": manifest,
-            "details": details_of(outcome),
+            "details": outcome.details(),
             "standouts": standouts(outcome.layers),
             "quality": None,
             "no_quality": "the run ended before",

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from tqdm import tqdm
 
-from roundel.forks import forked
+from roundel.system.forks import forked
 
 P = ParamSpec("P")
 R = TypeVar("R")

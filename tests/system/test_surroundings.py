@@ -158,7 +158,7 @@ _FORK = """
 import os, sys
 from pathlib import Path
 import roundel, torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 from test_surroundings import written
 torch.set_num_threads(2)
 torch.ones(2048, 2048) @ torch.ones(2048, 2048)  # OpenMP has its threads now

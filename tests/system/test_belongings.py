@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import roundel
-from roundel.belongings import list_files, remove, take_stock
 from roundel.errors import OutputError
-from roundel.report.manifest import write_manifest
+from roundel.records.manifest import write_manifest
 from roundel.report.page import write_page
-from roundel.seal import unsealed, write_sealed
+from roundel.system.belongings import list_files, remove, take_stock
+from roundel.system.seal import unsealed, write_sealed
 
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12

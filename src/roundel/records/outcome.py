@@ -1,11 +1,12 @@
 """What a run has to tell: plain records, written by the engine, read by manifest, tables and pages."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
+from typing import Any
 
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.report.details import LayerDetails
+from roundel.records.layer_stats import LayerDetails
 
 # The kind of a tensor for which the model's class has no place.
 EXTRA = "extra tensor"
@@ -111,6 +112,14 @@ class Outcome:
     def trained_share(self) -> float:
         """Numbers learned, over the number of quantized weights."""
         return sum(block.trained for block in self.blocks) / self._count()
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """Of all quantized layers by name, as plain data."""
+        return {
+            layer.name: asdict(layer.details)
+            for layer in self.layers
+            if layer.bits is not None and layer.details is not None
+        }
 
     def _mean(self, figure: str) -> float:
         quantized = [layer for layer in self.layers if layer.bits is not None]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roundel.errors import OutputError
-from roundel.files import json_text, reported, write_durably
+from roundel.system.files import json_text, reported, write_durably
 
 Kind = Literal["manifest", "report", "page", "figures", "comparison", "predictions"]
 

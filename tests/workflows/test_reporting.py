@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import roundel
-from roundel import reporting
-from roundel.belongings import take_stock
 from roundel.errors import CalibrationError, ModelError, RoundelError, Stopped
-from roundel.report.manifest import read_manifest
+from roundel.records.manifest import read_manifest
+from roundel.records.outcome import Outcome
+from roundel.system.belongings import take_stock
+from roundel.workflows import report as reporting
 from zoo import zoo_model
 
 pytestmark = pytest.mark.reports
@@ -202,7 +203,7 @@ def test_a_text_of_one_window_has_no_interval(words: int, llama: Path, tmp_path:
     "error", [TypeError("of a bug"), OSError(28, "No space left on device"), MemoryError("all")]
 )
 @pytest.mark.parametrize(
-    "where", ["details_of", "_measure", "_save", "write_page", "standouts", "open_measured", "sentence"]
+    "where", ["details", "_measure", "_save", "write_page", "standouts", "open_measured", "sentence"]
 )
 def test_nothing_in_the_report_costs_the_model(
     where: str, error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,7 +213,7 @@ def test_nothing_in_the_report_costs_the_model(
 
     listener, out = Listener(), tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(reporting, where, fail)
+        patched.setattr(Outcome if where == "details" else reporting, where, fail)
         done = roundel.quantize(llama, RTN, output=out, progress=listener)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     roundel.load(out)

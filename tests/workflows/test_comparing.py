@@ -266,7 +266,7 @@ def test_scales_that_went_into_a_norm_are_no_error(llama: Path, held_out: Path, 
 
 
 def test_a_large_vocabulary_is_kept_in_part(llama: Path, held_out: Path, monkeypatch) -> None:
-    from roundel import comparing
+    from roundel.workflows import compare as comparing
 
     monkeypatch.setattr(comparing, "_KEPT_BYTES", 1000)
     monkeypatch.setattr(comparing, "_LIKELIEST", 20)

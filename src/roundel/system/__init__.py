@@ -1,0 +1,1 @@
+"""What depends on the machine and the process: files, ranks, devices, memory, threads, who listens."""
