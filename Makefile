@@ -6,11 +6,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What is installed changes only with these files.
 LOCK := pyproject.toml constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo check test lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py demo-output
 
+# Two minutes on two cores, for every change.
+check: $(VENV)/dev.stamp lint
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+
+# Everything.
 test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 

@@ -19,6 +19,14 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that is left out of the quick answer says why."""
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if len(mark.args) != 1:
+                raise pytest.UsageError(f"{item.nodeid} is slow: why, in a few words, is wanted")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _reports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs leave a report where a test file is marked for it: of models this small, it takes longer than the run."""

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import roundel
 from zoo import EVERY, OWN_CODE, manual_text, zoo_model
 
+pytestmark = pytest.mark.slow("quantizes 31 architectures")
+
 DATA = {"nsamples": 16, "seqlen": 64, "batch_size": 8}
 GRID = {"bits": 3, "group_size": 32}
 RECIPES = [

@@ -42,7 +42,7 @@ from roundel.system import seal
 from zoo import zoo_model
 from zoo.quantized import awq, fp8, gptq, int8, mxfp4, nf4
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("runs more than 300 commands")]
 
 ERRORS = Path(__file__).parents[1] / "docs" / "errors.md"
 RTN = ("--method", "rtn", "--group-size", "32")

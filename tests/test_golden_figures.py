@@ -6,6 +6,8 @@ import pytest
 
 import quality
 
+pytestmark = pytest.mark.slow("measures every method on a trained model")
+
 
 @pytest.fixture(scope="module")
 def measured() -> quality.Figures:

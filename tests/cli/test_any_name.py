@@ -20,7 +20,7 @@ from roundel.system.files import json_text
 from roundel.words import printable
 from zoo import zoo_model
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("runs every command on every kind of name")]
 
 # Of every language that some library on the way might read in a name.
 PIECES = [

@@ -9,6 +9,8 @@ import torch
 import roundel
 from roundel.errors import CalibrationError, RecipeError
 
+pytestmark = pytest.mark.slow("compares methods over four architectures")
+
 SHORT = {"nsamples": 32, "seqlen": 64, "batch_size": 8}
 GPTQ = {"method": "gptq", "bits": 3, "group_size": 32, "format": "dense", **SHORT}
 SPQR = {"method": "spqr", "bits": 3, **SHORT}

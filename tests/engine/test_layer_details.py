@@ -24,6 +24,8 @@ from roundel.errors import Stopped
 from roundel.workflows.quantize import Run
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("does runs alone, on ranks and interrupted")
+
 SAMPLES, LENGTH, VOCABULARY = 12, 40, 512
 DATA = {"nsamples": SAMPLES, "seqlen": LENGTH, "batch_size": 5, "amp": "float32"}
 RECIPES = {

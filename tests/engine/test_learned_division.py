@@ -12,6 +12,8 @@ from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer, Finished
 from roundel.errors import FormatError, ModelError
 
+pytestmark = pytest.mark.slow("tunes long enough to compare methods")
+
 SHORT = {
     "nsamples": 32,
     "seqlen": 64,

@@ -13,6 +13,8 @@ from roundel.errors import ModelError
 from roundel.model.experts import stacks_in
 from zoo import MIXTURES, manual_text, zoo_model
 
+pytestmark = pytest.mark.slow("quantizes seven mixtures of experts")
+
 DATA = {"nsamples": 16, "seqlen": 64, "batch_size": 4}
 GPTQ = {"method": "gptq", "bits": 3, "group_size": 32, **DATA}
 # Whose checkpoints do not have experts as Linears.

@@ -15,6 +15,8 @@ from roundel.engine import plan as plans
 from roundel.engine.plan import Plan, bytes_kept
 from roundel.errors import OutputError
 
+pytestmark = pytest.mark.slow("measures the peak of memory in processes of their own")
+
 WIDTH, INNER = 1536, 4096
 
 

@@ -12,6 +12,8 @@ import roundel
 from roundel.errors import FormatError, NonFiniteError, RecipeError
 from roundel.system.devices import autocast_dtype, choose_device
 
+pytestmark = pytest.mark.slow("tunes over four architectures")
+
 SHORT = {"nsamples": 32, "seqlen": 64, "batch_size": 8, "iters": 40, "holdout": 4, "group_size": 32}
 
 

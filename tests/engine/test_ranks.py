@@ -23,6 +23,8 @@ from roundel.system.devices import choose_device
 from roundel.system.ranks import Ranks
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("starts processes that work together")
+
 DATA = {"nsamples": 13, "seqlen": 48, "batch_size": 5}
 TUNING = {"iters": 14, "holdout": 3, **DATA}
 # Blocks that depend on no other one, or nothing but sums in the order of the samples: the same bytes.

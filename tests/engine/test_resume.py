@@ -20,6 +20,8 @@ from roundel.engine.journal import Journal
 from roundel.errors import OutputError, Stopped
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("kills and repeats runs")
+
 DATA = {"nsamples": 12, "seqlen": 48, "batch_size": 5, "holdout": 3}
 ACTIVATIONS = {"act_bits": 8, "act_scale": "static", "smooth": 0.5}
 RECIPES = {

@@ -9,6 +9,8 @@ from roundel.model.blocks import find_blocks
 from roundel.model.capture import BlockRunner
 from roundel.model.linears import linears_in
 
+pytestmark = pytest.mark.slow("tunes over four architectures")
+
 
 def noting(largest: dict[str, torch.Tensor], name: str):
     def note(module, args) -> None:

@@ -13,6 +13,8 @@ from roundel.engine.inputs import InputHessians
 from roundel.engine.plan import plan_together
 from roundel.errors import OutputError, RecipeError, Stopped
 
+pytestmark = pytest.mark.slow("does every recipe alone and abreast")
+
 DATA = {"nsamples": 10, "seqlen": 40, "batch_size": 4, "calibration": "pydoc"}
 TUNING = {"iters": 6, "holdout": 2, **DATA}
 RECIPES = {

@@ -9,6 +9,8 @@ import roundel
 from roundel.errors import ModelError
 from zoo import EVERY, zoo_model
 
+pytestmark = pytest.mark.slow("measures 31 architectures in two ways")
+
 MEASURED = {"window": 64, "limit": 3}
 RTN = {"method": "rtn", "group_size": 32}
 FORMATS = {

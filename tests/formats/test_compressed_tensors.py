@@ -12,6 +12,8 @@ from roundel.formats import CONTAINERS, Content, Layer, Piece
 from roundel.grid.scheme import Scheme
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("writes four architectures in many settings")
+
 IDS = torch.randint(1, 1000, (2, 40), generator=torch.Generator().manual_seed(0))
 
 

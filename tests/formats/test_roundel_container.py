@@ -16,6 +16,8 @@ from roundel.grid.scheme import Scheme
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
 
+pytestmark = pytest.mark.slow("writes four architectures in many settings")
+
 FILE = "roundel.safetensors"
 TWO_LEVEL = {"round_zero": False, "scale_bits": 3, "zero_bits": 3}
 DATA = {"nsamples": 16, "seqlen": 64}

@@ -22,6 +22,8 @@ from roundel.workflows.open import open_model
 from zoo import zoo_model
 from zoo.quantized import nf4
 
+pytestmark = pytest.mark.slow("merges adapters of every kind")
+
 IDS = torch.arange(3, 35).view(2, -1)
 RTN = {"method": "rtn", "bits": 8, "group_size": 32, "sym": True}
 

@@ -21,6 +21,8 @@ from roundel.model import beside
 from roundel.system.progress import Progress
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("does every command with and without peft")
+
 RTN = {"method": "rtn", "bits": 4, "group_size": 32, "format": "roundel"}
 IDS = torch.arange(3, 35).view(2, -1)
 TARGETS = {

@@ -11,6 +11,8 @@ from roundel.model.blocks import find_blocks
 from roundel.model.capture import BlockRunner
 from zoo import EVERY, OWN_CODE, zoo_model
 
+pytestmark = pytest.mark.slow("runs 31 architectures block by block")
+
 
 def tokens(rows: int = 5) -> torch.Tensor:
     return torch.randint(1, 1000, (rows, 24), generator=torch.Generator().manual_seed(0))

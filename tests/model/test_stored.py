@@ -32,6 +32,8 @@ from roundel.workflows.open import open_model
 from zoo import zoo_model
 from zoo.quantized import E2M1, NF4, awq, fp8, gptq, int8, mxfp4, nf4
 
+pytestmark = pytest.mark.slow("builds and dequantizes sources of every form")
+
 Make = Callable[[Path, Path], Path]
 FORMS: dict[str, tuple[str, Make]] = {
     "fp8": ("llama", lambda model, folder: fp8(model, folder, (16, 32))),

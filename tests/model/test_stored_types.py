@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 import roundel
 from roundel.model.stored_types import prevailing_type
 
+pytestmark = pytest.mark.slow("writes four architectures in every format")
+
 RTN = roundel.Recipe(method="rtn", group_size=32, sym=True)
 FORMATS = ("compressed-tensors", "dense", "roundel")
 

@@ -25,6 +25,8 @@ from roundel.model.classes import auto_class
 from roundel.workflows.open import open_model
 from zoo.training import train_tokenizer
 
+pytestmark = pytest.mark.slow("builds and quantizes multimodal models")
+
 FORMATS = ("roundel", "dense", "compressed-tensors")
 # A token that stands for a piece of a picture or of sound, beside it what may stand in texts.
 PIECE, ORDINARY = 1023, (3, 900)

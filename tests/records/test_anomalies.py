@@ -13,6 +13,8 @@ from roundel.records.anomalies import standouts
 from roundel.records.outcome import LayerRecord
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("quantizes models with a broken layer")
+
 DATA = {"nsamples": 16, "seqlen": 64, "batch_size": 8}
 METHODS = {
     "rtn": {"method": "rtn", "group_size": 32},

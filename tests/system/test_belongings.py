@@ -18,7 +18,7 @@ from roundel.system.seal import unsealed, write_sealed
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("kills runs at each step of a replacement")]
 
 RTN = roundel.Recipe(method="rtn", group_size=32)
 

@@ -11,7 +11,10 @@ import torch
 
 from roundel.system.files import set_modes, write_durably
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="modes are POSIX"),
+    pytest.mark.slow("runs every command under several umasks"),
+]
 
 WRITING = """
 import os, sys

@@ -19,6 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 import roundel
 
+pytestmark = pytest.mark.slow("repeats a run in every state of a caller")
+
 # `self` calibration runs the model's own generation, tuning needs gradients and autocast, the rest is read and written.
 RECIPE = {"method": "autoround", "bits": 3, "group_size": 32, "iters": 4, "calibration": "self"}
 RECIPE |= {"nsamples": 8, "seqlen": 32, "batch_size": 4, "format": "roundel"}

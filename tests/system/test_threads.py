@@ -22,6 +22,8 @@ import roundel
 from roundel.model import turns
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("opens models in many threads")
+
 ARCHITECTURES = ("llama", "opt", "bloom", "gpt2", "mixtral")
 IDS = torch.arange(5, 45)[None]
 RECIPE = {"method": "autoround", "bits": 3, "group_size": 32, "iters": 3, "nsamples": 4, "seqlen": 32}

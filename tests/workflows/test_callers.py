@@ -34,6 +34,8 @@ from roundel.errors import ModelError, RecipeError, RoundelError
 from roundel.model.borrowed import borrowed
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("calls every function on four architectures")
+
 ARCHITECTURES = ("llama", "opt", "gpt2", "mixtral")
 RTN = {"method": "rtn", "bits": 3, "group_size": 32, "sym": True, "format": "roundel"}
 TUNED = {"method": "autoround", "bits": 3, "group_size": 32, "iters": 2, "nsamples": 4, "seqlen": 32}

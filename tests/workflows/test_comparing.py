@@ -15,6 +15,8 @@ from roundel.evaluation.measure import Measured
 from roundel.evaluation.pairs import answers_verdict, compare_pairs, holm, sign_test, verdict
 from zoo import zoo_model
 
+pytestmark = pytest.mark.slow("quantizes models and compares them")
+
 DAMAGED = "model.layers.1.mlp.down_proj"
 MEASURED = {"window": 64, "limit": 12}
 

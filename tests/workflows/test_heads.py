@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 import roundel
 from zoo import EVERY, OWN_CODE, zoo_model
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("quantizes heads in every format")]
 
 RECIPE = roundel.Recipe(
     method="gptq", bits=4, group_size=32, lm_head=True, nsamples=16, seqlen=64, batch_size=8, format="dense"

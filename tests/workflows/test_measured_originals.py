@@ -12,7 +12,7 @@ import roundel
 from zoo import zoo_model
 from zoo.quantized import fp8, gptq
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("measures sources of every form")]
 
 EIGHT = {"method": "rtn", "bits": 8, "group_size": 32, "sym": True}
 

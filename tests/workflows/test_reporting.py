@@ -15,7 +15,7 @@ from roundel.system.belongings import take_stock
 from roundel.workflows import report as reporting
 from zoo import zoo_model
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.slow("writes reports of many runs")]
 
 RTN = roundel.Recipe(method="rtn", bits=3, group_size=32)
 

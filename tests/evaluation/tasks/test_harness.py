@@ -25,6 +25,8 @@ from roundel.evaluation.tasks.harness import run_tasks
 from roundel.evaluation.tasks.results import TaskResult, flips
 from roundel.system.progress import Progress
 
+pytestmark = pytest.mark.slow("runs lm-eval itself")
+
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:

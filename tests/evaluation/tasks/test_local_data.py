@@ -12,6 +12,8 @@ from roundel.errors import CalibrationError
 from roundel.evaluation.tasks.loading import load_tasks, task_manager
 from roundel.evaluation.tasks.local_data import LocalData, read_local
 
+pytestmark = pytest.mark.slow("runs lm-eval itself")
+
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,6 +4,8 @@ from roundel.errors import RecipeError
 from roundel.evaluation.tasks.loading import task_manager
 from roundel.evaluation.tasks.suites import SUITES, expand
 
+pytestmark = pytest.mark.slow("loads lm-eval's index of tasks")
+
 
 def test_lm_eval_knows_every_task_of_every_suite() -> None:
     known = task_manager(["piqa"]).task_index
