@@ -11,7 +11,7 @@ import torch
 
 from roundel.activations.attach import attached
 from roundel.calibration.gather import CalibrationSource
-from roundel.engine.journal import Journal, sweep_up
+from roundel.engine.journal import Journal, remove_stale
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome, StreamOptions
 from roundel.engine.trial import Trial
@@ -49,8 +49,8 @@ from roundel.workflows.evaluate import (
     read_texts,
 )
 from roundel.workflows.lending import lent
-from roundel.workflows.open import Given, ModelOrPath, find_model, open_model
-from roundel.workflows.quantize import Run, Writing, decide_on, find_readers, stream_device
+from roundel.workflows.open import ModelOrPath, ModelRequest, find_model, open_model
+from roundel.workflows.quantize import OutputOptions, Run, decide_on, find_readers, stream_device
 from roundel.workflows.report import render_again
 from roundel.workflows.sweep import sweep_model
 
@@ -145,7 +145,7 @@ def quantize(
     where = choose_device(device, ranks)
     with ranks.agreed():
         found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    given = Given(
+    given = ModelRequest(
         found, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
     )
     if output is None:
@@ -161,11 +161,11 @@ def quantize(
         check_text(held_out)
     with ranks.agreed():
         if ranks.first:
-            sweep_up(target, progress.say)
+            remove_stale(target, progress.say)
             check_target(target, overwrite, found.path if isinstance(found, Place) else None)
     with Journal(target, ranks) as journal:
         home = streams.home(stream_device(recipe, where), journal.folder, ranks)
-        writing = Writing(journal, overwrite, restart, stream, streams, held_out)
+        writing = OutputOptions(journal, overwrite, restart, stream, streams, held_out)
         with ranks.agreed():
             run = Run(given, recipe, where, progress, home, writing)
         done = run.quantize()
@@ -195,7 +195,7 @@ def sweep(
     base: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Quantize a model with several recipes, block by block abreast, sharing what they have in common.
+    """Quantize a model with several recipes, block by block in lockstep, sharing what they have in common.
 
     Calibration data are read once. Recipes that read the same in the same way share the unquantized model's
     activations, the statistics of its Linears' inputs, and, with `use_quant_input=false`, Hessians. Every result has
@@ -225,7 +225,9 @@ def sweep(
     ranks = join()
     with ranks.agreed():
         found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    given = Given(found, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base)
+    given = ModelRequest(
+        found, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+    )
     return sweep_model(
         given,
         chosen,
@@ -274,7 +276,9 @@ def plan(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     where = choose_device(device)
     found = find_model(model, revision, progress=progress)
-    given = Given(found, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base)
+    given = ModelRequest(
+        found, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base
+    )
     target = Path(output).expanduser()
     with tempfile.TemporaryDirectory() as folder:
         home = streams.home(stream_device(recipe, where), Path(folder))
@@ -311,7 +315,7 @@ def inspect(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    looked_at = Given(
+    looked_at = ModelRequest(
         found, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
     ).look()
     if looked_at.read_from and progress is not None:

@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def sweep_and_keep(model: str, work: dict, several: tuple[str, ...], folder: Path) -> None:
-    """The same again with several recipes abreast, and with the result in memory."""
+    """The same again with several recipes in lockstep, and with the result in memory."""
     chosen = [roundel.Recipe(**work[name]["recipe"], name=name) for name in several]
     manifests = [
         roundel.sweep(

@@ -9,7 +9,7 @@ import torch
 
 import roundel
 from roundel.activations.attach import ActivationQuantizer
-from roundel.engine.block import BlockQuantizer, Finished
+from roundel.engine.block import BlockQuantizer, QuantizedBlock
 from roundel.errors import FormatError, ModelError
 
 pytestmark = pytest.mark.slow("tunes long enough to compare methods")
@@ -103,7 +103,7 @@ def test_evaluation_computes_what_the_loop_computed_bit_for_bit(
     streams = {}
     quantize = BlockQuantizer.quantize
 
-    def spy(worker: BlockQuantizer, *arguments: object) -> Finished:
+    def spy(worker: BlockQuantizer, *arguments: object) -> QuantizedBlock:
         done = quantize(worker, *arguments)
         streams["last"], streams["tokens"] = done.streams.quantized[:], worker.runner.tokens
         return done

@@ -13,7 +13,7 @@ from roundel.engine.inputs import InputHessians
 from roundel.engine.plan import plan_together
 from roundel.errors import OutputError, RecipeError, Stopped
 
-pytestmark = pytest.mark.slow("does every recipe alone and abreast")
+pytestmark = pytest.mark.slow("does every recipe alone and in lockstep")
 
 DATA = {"nsamples": 10, "seqlen": 40, "batch_size": 4, "calibration": "pydoc"}
 TUNING = {"iters": 6, "holdout": 2, **DATA}

@@ -53,7 +53,7 @@ _MOST_SAID = 2
 
 
 @dataclass
-class Known:
+class ReferencePass:
     """What is known of an unquantized block before it is quantized, because somebody else needed it too.
 
     Attributes:
@@ -72,7 +72,7 @@ class Known:
 
 
 @dataclass
-class Finished:
+class QuantizedBlock:
     """A quantized block, and what enters the next one; None where nothing runs.
 
     Attributes:
@@ -133,7 +133,9 @@ class BlockQuantizer:
         assert self._runner is not None
         return self._runner
 
-    def quantize(self, index: int, streams: Streams | None, known: Known | None = None) -> Finished:
+    def quantize(
+        self, index: int, streams: Streams | None, known: ReferencePass | None = None
+    ) -> QuantizedBlock:
         """Quantize a block; in float32 where the half precision does not hold it.
 
         Args:
@@ -159,14 +161,16 @@ class BlockQuantizer:
             with self._in_float32():
                 return self._quantize(index, streams, None, f"done in float32: not finite in {half}")
 
-    def _quantize(self, index: int, streams: Streams | None, known: Known | None, note: str) -> Finished:
+    def _quantize(
+        self, index: int, streams: Streams | None, known: ReferencePass | None, note: str
+    ) -> QuantizedBlock:
         record, self._notes = BlockRecord(self.stack.block_name(index), note=note), []
         views, self._sizes = self._views(index), {}
         with computing(self.stack.blocks[index], self.device):
             if streams is None:
                 weights = self._finish_each(self._to_nearest(views, None))
                 self._say_notes()
-                return Finished(weights, record, None)
+                return QuantizedBlock(weights, record, None)
             weights, original = self._with_data(index, views, streams, known, record)
         self._say_notes()
         inputs = streams.quantized
@@ -181,7 +185,7 @@ class BlockQuantizer:
         outputs = Streams(original, quantized)
         if self.recipe.block_loss:
             record.loss_end = relative_error(outputs, self.ranks)
-        return Finished(weights, record, outputs)
+        return QuantizedBlock(weights, record, outputs)
 
     def head(self, view: LinearView, streams: Streams | None) -> dict[str, QuantizedWeight]:
         """The output head: as the blocks' Linears with its own inputs where there are data, but never tuned."""
@@ -217,7 +221,7 @@ class BlockQuantizer:
             for rows in batches(streams.inputs, self.recipe.batch_size):
                 self.runner.inputs_of(view.module, streams.inputs[rows].to(self.runner.device))
 
-    def look(self, index: int, original: Stream, *, statistics: bool, hessians: bool) -> Known:
+    def look(self, index: int, original: Stream, *, statistics: bool, hessians: bool) -> ReferencePass:
         """Run an unquantized block on the original stream, for whoever quantizes it.
 
         Args:
@@ -237,7 +241,7 @@ class BlockQuantizer:
             with self._in_float32():
                 return self._look_at(index, original, statistics, hessians)
 
-    def _look_at(self, index: int, original: Stream, statistics: bool, hessians: bool) -> Known:
+    def _look_at(self, index: int, original: Stream, statistics: bool, hessians: bool) -> ReferencePass:
         views = self._views(index)
         block = self.stack.blocks[index]
         with computing(block, self.device):
@@ -250,7 +254,7 @@ class BlockQuantizer:
             collected.join(self.ranks)
         return known
 
-    def _look(self, index: int, watched: list[LinearView], original: Stream) -> Known:
+    def _look(self, index: int, watched: list[LinearView], original: Stream) -> ReferencePass:
         with (
             InputStatistics(watched) as statistics,
             TokenCounts(self.stack.linears(index)) as counts,
@@ -260,14 +264,14 @@ class BlockQuantizer:
         statistics.join(self.ranks)
         counts.join(self.ranks)
         sizes.join(self.ranks)
-        return Known(outputs, counts.seen, sizes.largest, statistics if watched else None)
+        return ReferencePass(outputs, counts.seen, sizes.largest, statistics if watched else None)
 
     def _with_data(
         self,
         index: int,
         views: list[LinearView],
         streams: Streams,
-        known: Known | None,
+        known: ReferencePass | None,
         record: BlockRecord,
     ) -> tuple[dict[str, QuantizedWeight], Stream | None]:
         """Quantize a block; its integers, and its outputs on the original stream, where there is one."""
@@ -305,7 +309,9 @@ class BlockQuantizer:
             weights |= self._finish(target, tuned.get(target.view.name, target.rounded))
         return weights, outputs
 
-    def _look_again(self, index: int, known: Known, watched: list[LinearView], original: Stream) -> None:
+    def _look_again(
+        self, index: int, known: ReferencePass, watched: list[LinearView], original: Stream
+    ) -> None:
         """See what was not seen of the unquantized block; sizes of inputs too, if they were others before smoothing."""
         smoothed = self._views(index) if self.recipe.smooth is not None else []
         if not watched and not smoothed:
@@ -358,7 +364,7 @@ class BlockQuantizer:
         self.activations.static |= static_grids(views, run_everything, self.recipe, self.ranks)
 
     def _by_hessian(
-        self, index: int, views: list[LinearView], streams: Streams, known: Known | None
+        self, index: int, views: list[LinearView], streams: Streams, known: ReferencePass | None
     ) -> Iterator[Target]:
         """Round with error feedback: one pass for all Linears, or several, each for some of their distinct inputs."""
         if self.shares_hessians(streams) and known is not None and known.hessians is not None:

@@ -41,7 +41,7 @@ class Job:
         activations: attached to the model, where activations are quantized; left enabled.
         snapshot_seconds: how often the state inside a block is written down.
         ranks: the processes that walk together.
-        abreast: other jobs are done beside this one, block by block.
+        lockstep: other jobs are done beside this one, block by block.
     """
 
     model: Any
@@ -58,13 +58,13 @@ class Job:
     activations: ActivationQuantizer | None = None
     snapshot_seconds: float = SNAPSHOT_SECONDS
     ranks: Ranks = ALONE
-    abreast: bool = False
+    lockstep: bool = False
 
     @property
     def independent(self) -> bool:
         """Whether every rank quantizes blocks of its own."""
         several = self.ranks.size > 1 and self.journal is not None
-        return several and not self.abreast and not self.recipe.needs_quantized_stream
+        return several and not self.lockstep and not self.recipe.needs_quantized_stream
 
 
 def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer | None) -> BlockRunner:

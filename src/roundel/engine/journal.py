@@ -286,7 +286,7 @@ class Journal:
         return self.folder / f"piece-{number:05d}.safetensors"
 
 
-def sweep_up(target: Path, say: Callable[[str], None] = lambda text: None) -> None:
+def remove_stale(target: Path, say: Callable[[str], None] = lambda text: None) -> None:
     """See to the work folder of a run that was killed when its output had appeared already, or was about to."""
     folder = work_folder(target)
     try:

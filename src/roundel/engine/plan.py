@@ -238,7 +238,7 @@ def make_plan(
 
 
 def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
-    """The plan of several recipes that are done block by block abreast.
+    """The plan of several recipes that are done block by block in lockstep.
 
     Weights that stay are there once for each recipe, and so are streams of quantized blocks; a block's own work is that
     of one recipe at a time. Streams of the unquantized model count once for recipes with equal calibration options.
@@ -247,7 +247,7 @@ def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
     for part in (*_STAYING, _STREAMS):
         memory[part] = sum(plan.memory.get(part, 0) for plan in plans)
     if memory[_STREAMS]:
-        memory[_STREAMS] = _streams_abreast(plans, recipes)
+        memory[_STREAMS] = _streams_in_lockstep(plans, recipes)
     return replace(
         plans[0],
         memory={name: size for name, size in memory.items() if size},
@@ -260,7 +260,7 @@ def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
     )
 
 
-def _streams_abreast(plans: list[Plan], recipes: list[Recipe]) -> int:
+def _streams_in_lockstep(plans: list[Plan], recipes: list[Recipe]) -> int:
     """Between blocks: an original stream for each kind of data, a quantized one for each recipe; inside, outputs."""
     between: dict[object, int] = {}
     inside = 0

@@ -4,8 +4,8 @@ Several ranks walk together: each carries its own samples through every block. W
 (all inputs are the unquantized model's) and there is a journal, every rank quantizes a block of its own instead.
 """
 
+from roundel.engine.independent import walk_in_rounds
 from roundel.engine.job import Job
-from roundel.engine.rounds import walk_in_rounds
 from roundel.engine.walk import Walk, saying
 from roundel.records.outcome import Outcome
 
@@ -19,7 +19,7 @@ def quantize_model(job: Job) -> Outcome:
     """
     walk = Walk(job)
     count = len(job.stack)
-    with job.progress.stage("Quantizing blocks", count), saying(lambda: walk.farewell):
+    with job.progress.stage("Quantizing blocks", count), saying(lambda: walk.stop_message):
         walk.resume()
         job.progress.advance(min(walk.finished, count))
         if job.independent:

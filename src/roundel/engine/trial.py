@@ -99,7 +99,7 @@ class _Stopwatch(Progress):
 
 
 @dataclass(frozen=True)
-class Kept:
+class ActivationFootprint:
     """Bytes that a block holds while it runs.
 
     Attributes:
@@ -111,7 +111,7 @@ class Kept:
     once: int
 
 
-def bytes_of_batch(job: Job) -> Kept:
+def bytes_of_batch(job: Job) -> ActivationFootprint:
     """What a block holds of calibration samples: what gradients need, or, without, a few tensors."""
     assert job.tokens is not None
     block, name = job.stack.blocks[0], job.stack.block_name(0)
@@ -137,9 +137,9 @@ def bytes_of_batch(job: Job) -> Kept:
         one, two = (bytes_kept(run, hidden.to(job.device).repeat(rows, 1, 1), block) for rows in (1, 2))
     job.storage.release(block, name)
     if not job.recipe.tuned:
-        return Kept(3 * (max(two, default=0) - max(one, default=0)), 0)
+        return ActivationFootprint(3 * (max(two, default=0) - max(one, default=0)), 0)
     sample = sum(two) - sum(one)
-    return Kept(sample, max(0, sum(one) - sample))
+    return ActivationFootprint(sample, max(0, sum(one) - sample))
 
 
 def run_trial(job: Job, plan: Plan) -> Trial:

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import torch
 
 from roundel.activations.scheme import StaticGrid
-from roundel.engine.block import BlockQuantizer, Known, stream_name
+from roundel.engine.block import BlockQuantizer, ReferencePass, stream_name
 from roundel.engine.job import Job, make_runner
 from roundel.engine.keeper import TuningKeeper
 from roundel.engine.streams import Stream, StreamHome, Streams
@@ -144,7 +144,7 @@ class Walk:
         """
         self.ranks.check_stop(self.job.progress.stop_asked)
 
-    def look(self, *, statistics: bool, hessians: bool) -> Known:
+    def look(self, *, statistics: bool, hessians: bool) -> ReferencePass:
         """What there is to know of the next block before it is quantized, for several walks on the same stream."""
         assert self.streams is not None
         assert self.streams.original is not None
@@ -152,7 +152,7 @@ class Walk:
         self.job.storage.load(self.stack.blocks[index], self.stack.block_name(index))
         return self.worker.look(index, self.streams.original, statistics=statistics, hessians=hessians)
 
-    def block(self, known: Known | None = None) -> None:
+    def block(self, known: ReferencePass | None = None) -> None:
         """Quantize the next block, all ranks together.
 
         Raises:
@@ -279,7 +279,7 @@ class Walk:
                 LinearView(expert, self.job.model.get_submodule(expert)).write(tensor)
 
     @property
-    def farewell(self) -> str:
+    def stop_message(self) -> str:
         """How far it is, for whoever asked it to end."""
         if self.journal is None:
             return "stopped; nothing was written"
@@ -290,11 +290,11 @@ class Walk:
 
 
 @contextmanager
-def saying(farewell: Callable[[], str]) -> Iterator[None]:
+def saying(stop_message: Callable[[], str]) -> Iterator[None]:
     """Whoever asked the work to end is told how far it is."""
     try:
         yield
     except Stopped as stopped:
-        told = Stopped(farewell())
+        told = Stopped(stop_message())
         told.everywhere = stopped.everywhere
         raise told from stopped

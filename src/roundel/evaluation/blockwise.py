@@ -1,7 +1,7 @@
 """A model measured block by block: one block's weights in memory at a time, all windows through each.
 
 Arguments of the blocks are captured from the model (capture.py), and what lies around the blocks computes in it, so the
-logits are those of a forward pass of the whole model, bit for bit. As many windows go abreast as fit into a gigabyte of
+logits are those of a forward pass of the whole model, bit for bit. As many windows go together as fit a gigabyte of
 hidden states; for the next ones the blocks are read again.
 """
 
@@ -53,8 +53,8 @@ class BlockByBlock:
     def logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
         """All windows that fit through all blocks, then their logits one by one."""
         width = self.model.config.get_text_config().hidden_size
-        abreast = max(1, _HIDDEN_BYTES // (windows.shape[1] * width * self.model.dtype.itemsize))
-        for some in windows.split(abreast):
+        lockstep = max(1, _HIDDEN_BYTES // (windows.shape[1] * width * self.model.dtype.itemsize))
+        for some in windows.split(lockstep):
             yield from self._logits(some)
 
     def _logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -35,7 +35,7 @@ _ROUNDED = "read from dense weights that Roundel had rounded; the original is no
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelRequest:
     """What a caller gave.
 
     Attributes:

@@ -28,7 +28,7 @@ from roundel.engine.journal import Journal
 from roundel.engine.plan import Plan, make_plan
 from roundel.engine.quantize import quantize_model
 from roundel.engine.streams import StreamHome, StreamOptions
-from roundel.engine.trial import Kept, Trial, bytes_of_batch, run_trial
+from roundel.engine.trial import ActivationFootprint, Trial, bytes_of_batch, run_trial
 from roundel.errors import CalibrationError, ModelError, OutputError, RoundelError
 from roundel.formats import CONTAINERS, Container, Content, Layer, Piece
 from roundel.formats.companions import Companions
@@ -56,7 +56,7 @@ from roundel.records.outcome import Outcome
 from roundel.system.devices import autocast_dtype, keep_freed_memory
 from roundel.system.progress import Progress
 from roundel.system.ranks import Ranks
-from roundel.workflows.open import Given, mark_words
+from roundel.workflows.open import ModelRequest, mark_words
 from roundel.workflows.report import write_report
 
 # Keys of a recipe that decide no integer.
@@ -64,7 +64,7 @@ _NO_MATTER = ("name", "description", "format", "extra_tensors")
 
 
 @dataclass(frozen=True)
-class Writing:
+class OutputOptions:
     """How a run writes.
 
     Attributes:
@@ -85,7 +85,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Done:
+class RunResult:
     """What a run leaves in memory, and why it left no report in the output folder, if so."""
 
     model: Any
@@ -107,7 +107,7 @@ class Run:
         writing: how the result is written; None: it stays in memory.
         stream_with: without writing: a folder for the tensors of a streamed model.
         target: without writing: the folder that would be written.
-        abreast: other runs are done beside this one, block by block.
+        lockstep: other runs are done beside this one, block by block.
 
     Raises:
         RoundelError: bad input, found before the work.
@@ -115,19 +115,19 @@ class Run:
 
     def __init__(
         self,
-        given: Given,
+        given: ModelRequest,
         recipe: Recipe,
         device: torch.device,
         progress: Progress,
         home: StreamHome,
-        writing: Writing | None = None,
+        writing: OutputOptions | None = None,
         stream_with: Path | None = None,
         target: Path | None = None,
-        abreast: bool = False,
+        lockstep: bool = False,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()  # before anything is computed
-        self.began, self.abreast = time.perf_counter(), abreast
+        self.began, self.lockstep = time.perf_counter(), lockstep
         if recipe.needs_calibration:
             recipe = for_sources(recipe, given.calibration)
         self.given, self.recipe, self.device = given, recipe, device
@@ -295,7 +295,7 @@ class Run:
             keep=not self.streamed,
             activations=activations,
             ranks=self.ranks,
-            abreast=self.abreast,
+            lockstep=self.lockstep,
         )
 
     def count(self) -> Plan:
@@ -324,8 +324,8 @@ class Run:
         )
 
     @cached_property
-    def _kept(self) -> Kept:
-        return bytes_of_batch(self.job()) if self.data else Kept(0, 0)
+    def _kept(self) -> ActivationFootprint:
+        return bytes_of_batch(self.job()) if self.data else ActivationFootprint(0, 0)
 
     def plan(self, trial: bool) -> tuple[Plan, Trial | None]:
         """The plan in bytes, and one block tried."""
@@ -337,7 +337,7 @@ class Run:
             plan = self.count()
             return plan, run_trial(self.job(), plan) if trial else None
 
-    def quantize(self) -> Done:
+    def quantize(self) -> RunResult:
         """Do it.
 
         Raises:
@@ -378,7 +378,7 @@ class Run:
                 activations.detach()
             raise
 
-    def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Done:
+    def finish(self, job: Job, outcome: Outcome, plan: Plan) -> RunResult:
         """Write, check and report.
 
         Raises:
@@ -394,7 +394,7 @@ class Run:
             manifest, no_report = self.ranks.tell(lambda: [manifest, no_report])
         if job.activations is None or job.activations.inputs is None:
             rejoin(self.model)  # else the hooks on experts stay
-        return Done(self.model, self.source.tokenizer, outcome.weights, manifest, no_report)
+        return RunResult(self.model, self.source.tokenizer, outcome.weights, manifest, no_report)
 
     def begin(self) -> None:
         """Look at model and data, before anything is changed; go on with an interrupted run, if it is the same."""
@@ -470,7 +470,7 @@ class Run:
         manifest["plan"] = {"peak_bytes": plan.peak, "memory": plan.memory, "disk_bytes": plan.disk}
         return manifest
 
-    def _write(self, writing: Writing, job: Job, manifest: dict[str, Any]) -> None:
+    def _write(self, writing: OutputOptions, job: Job, manifest: dict[str, Any]) -> None:
         """Write the output folder from the journal, check it, and let it appear."""
         journal = writing.journal
         content = Content(
@@ -500,7 +500,7 @@ class Run:
             write_manifest(folder, manifest)
             journal.seal()
 
-    def _report(self, writing: Writing, manifest: dict[str, Any], outcome: Outcome) -> str:
+    def _report(self, writing: OutputOptions, manifest: dict[str, Any], outcome: Outcome) -> str:
         """Measure what was written; nothing of that costs the folder."""
         journal, given = writing.journal, self.given
         try:

@@ -33,7 +33,7 @@ from roundel.workflows.evaluate import (
     open_measured,
     read_texts,
 )
-from roundel.workflows.open import Given
+from roundel.workflows.open import ModelRequest
 
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
@@ -43,7 +43,7 @@ def write_report(
     folder: Path,
     manifest: dict[str, Any],
     outcome: Outcome,
-    given: Given,
+    given: ModelRequest,
     held_out: str | None,
     device: torch.device,
     progress: Progress,
@@ -105,7 +105,7 @@ def write_report(
 
 
 def _quality(
-    folder: Path, given: Given, held_out: str | None, device: torch.device, progress: Progress
+    folder: Path, given: ModelRequest, held_out: str | None, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     """What was measured, or why nothing was."""
     if held_out is None:
@@ -174,7 +174,7 @@ def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(
-    folder: Path, given: Given, held_out: str, device: torch.device, progress: Progress
+    folder: Path, given: ModelRequest, held_out: str, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     with ExitStack() as opened:
         conditions = Conditions(

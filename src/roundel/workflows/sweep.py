@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from roundel.engine.abreast import quantize_abreast
-from roundel.engine.journal import Journal, sweep_up
+from roundel.engine.journal import Journal, remove_stale
+from roundel.engine.lockstep import quantize_in_lockstep
 from roundel.engine.plan import Plan, plan_together
 from roundel.engine.streams import StreamOptions
 from roundel.errors import OutputError, RecipeError
@@ -18,12 +18,12 @@ from roundel.recipe import Recipe
 from roundel.records.manifest import MANIFEST, read_manifest
 from roundel.system.progress import Progress
 from roundel.system.ranks import Ranks
-from roundel.workflows.open import Given
-from roundel.workflows.quantize import Run, Writing, stream_device, tell_plan
+from roundel.workflows.open import ModelRequest
+from roundel.workflows.quantize import OutputOptions, Run, stream_device, tell_plan
 
 
 def sweep_model(
-    given: Given,
+    given: ModelRequest,
     recipes: Sequence[Recipe],
     output: Path,
     device: torch.device,
@@ -56,15 +56,15 @@ def sweep_model(
             target = output / name
             with ranks.agreed():
                 if ranks.first:
-                    sweep_up(target, progress.say)
+                    remove_stale(target, progress.say)
                     # What an earlier sweep wrote is compared below.
                     done = not overwrite and (target / MANIFEST).is_file()
                     check_target(target, overwrite, source, vacant=not done)
             journal = journals.enter_context(Journal(target, ranks))
             home = streams.home(stream_device(recipe, device), journal.folder, ranks)
-            writing = Writing(journal, overwrite, restart, True, streams, held_out)
+            writing = OutputOptions(journal, overwrite, restart, True, streams, held_out)
             with ranks.agreed():
-                run = Run(given, recipe, device, progress, home, writing, abreast=True)
+                run = Run(given, recipe, device, progress, home, writing, lockstep=True)
             found = None if overwrite else _finished(run, target, ranks)
             if found is None:
                 runs[name] = run
@@ -90,7 +90,7 @@ def _do(runs: dict[str, Run], progress: Progress, ranks: Ranks) -> dict[str, dic
     manifests = {}
     with ExitStack() as jobs:
         ready = [jobs.enter_context(run.ready()) for run in runs.values()]
-        outcomes = quantize_abreast(ready, progress)
+        outcomes = quantize_in_lockstep(ready, progress)
         for (name, run), job, outcome in zip(runs.items(), ready, outcomes, strict=True):
             manifests[name] = run.finish(job, outcome, plan).manifest
             job.journal.remove()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from roundel.engine.block import BlockQuantizer, Known, stream_name
+from roundel.engine.block import BlockQuantizer, ReferencePass, stream_name
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk
 from roundel.system.memory import begin_part, part_peak
@@ -21,7 +21,7 @@ from roundel.system.ranks import ALONE
 
 @dataclass(frozen=True)
 class _Seen:
-    """What `Known` says of the inputs of a block's Linears."""
+    """What `ReferencePass` says of the inputs of a block's Linears."""
 
     tokens: dict[str, int]
     sizes: dict[str, torch.Tensor]
@@ -83,7 +83,9 @@ def _block(walk: Walk, worker: BlockQuantizer, index: int, seen: _Seen) -> None:
         shape = walk.streams.inputs.whole
         entering = stream_name("original", index) if index else "first"
         streams = Streams(worker.home.find(entering, shape), None)
-        known = Known(worker.home.find(stream_name("original", index + 1), shape), seen.tokens, seen.sizes)
+        known = ReferencePass(
+            worker.home.find(stream_name("original", index + 1), shape), seen.tokens, seen.sizes
+        )
     walk.job.storage.load(block, name)
     done = worker.quantize(index, streams, known)
     done.record.seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Several recipes on one model, block by block abreast, so that what they have in common is computed once.
+"""Several recipes on one model, block by block in lockstep, so that what they have in common is computed once.
 
 Recipes that read the same calibration data in the same way meet the same unquantized model: its stream of activations
 is one, and every unquantized block is run on it once, for the targets of all and the second moments of its inputs. So
@@ -6,7 +6,7 @@ are Hessians, where they are those of that stream: in the first block, and every
 recipe's own quantized blocks make of the data is its own. Every recipe ends with the bytes that it has when run alone.
 """
 
-from roundel.engine.block import Known
+from roundel.engine.block import ReferencePass
 from roundel.engine.job import Job
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk, saying
@@ -16,7 +16,7 @@ from roundel.system.progress import Progress
 _FAREWELL = "stopped; the same command goes on behind the blocks that every recipe has finished"
 
 
-def quantize_abreast(jobs: list[Job], progress: Progress) -> list[Outcome]:
+def quantize_in_lockstep(jobs: list[Job], progress: Progress) -> list[Outcome]:
     """Do jobs on the same model, each with its own copy of it.
 
     Args:
@@ -65,7 +65,7 @@ def _family(walk: Walk) -> object:
     return (*key, recipe.low_gpu_mem_usage, frozenset(job.coverage.schemes))
 
 
-def _known(kin: list[Walk]) -> Known | None:
+def _known(kin: list[Walk]) -> ReferencePass | None:
     """What one of them sees for all; a single one sees for itself."""
     if len(kin) == 1:
         return None
