@@ -64,7 +64,7 @@ def inspect_command(
             )
         _show_folder(read_contents(place.path))
         return
-    chosen = choose_recipe(recipe, {"method": method.value} if method else {}, settings)
+    chosen = choose_recipe(recipe, {"method": method.value if method else None}, settings)
     problem = None
     look = partial(
         roundel.inspect,

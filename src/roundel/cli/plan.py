@@ -66,8 +66,7 @@ def plan_command(
         "iters": iters,
         "batch_size": batch_size,
     }
-    changes = {key: value for key, value in given.items() if value is not None}
-    chosen = choose_recipe(recipe, changes, settings)
+    chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
     counted, tried = roundel.plan(

@@ -156,28 +156,24 @@ def quantize_command(
     base: BaseOption = None,
 ) -> None:
     """Quantize a model and write it, checked against the tuned weights, to a new folder."""
-    changes: dict[str, Any] = {
-        key: value
-        for key, value in {
-            "method": method.value if method else None,
-            "bits": bits,
-            "group_size": group_size,
-            "sym": sym,
-            "outliers": outliers,
-            "target_bits": target_bits,
-            "act_bits": act_bits,
-            "kv_bits": kv_bits,
-            "format": format.value if format else None,
-            "calibration": calibration,
-            "encoding": encoding,
-            "nsamples": nsamples,
-            "seqlen": seqlen,
-            "iters": iters,
-            "batch_size": batch_size,
-        }.items()
-        if value is not None
+    given: dict[str, Any] = {
+        "method": method.value if method else None,
+        "bits": bits,
+        "group_size": group_size,
+        "sym": sym,
+        "outliers": outliers,
+        "target_bits": target_bits,
+        "act_bits": act_bits,
+        "kv_bits": kv_bits,
+        "format": format.value if format else None,
+        "calibration": calibration,
+        "encoding": encoding,
+        "nsamples": nsamples,
+        "seqlen": seqlen,
+        "iters": iters,
+        "batch_size": batch_size,
     }
-    chosen = choose_recipe(recipe, changes, settings)
+    chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)
@@ -208,9 +204,9 @@ def quantize_command(
         _print_result(result)
 
 
-def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[str] | None) -> Recipe:
+def choose_recipe(recipe: str | None, given: dict[str, Any], settings: list[str] | None) -> Recipe:
     """A named recipe with changes; without a name, the defaults of the method with changes."""
-    changes = joined_settings(changes, settings)
+    changes = joined_settings(given, settings)
     if recipe is None:
         return Recipe.create(**changes)
     base = Recipe.create(**load_settings(recipe))
@@ -218,11 +214,12 @@ def choose_recipe(recipe: str | None, changes: dict[str, Any], settings: list[st
 
 
 def joined_settings(given: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
-    """Keys that have options of their own, and those of --set.
+    """Keys that have options of their own, None where they were not used, and those of --set.
 
     Raises:
         RecipeError: one is in both.
     """
+    given = {key: value for key, value in given.items() if value is not None}
     assigned = parse_assignments(settings or [])
     for key in given.keys() & assigned.keys():
         option = key.replace("_", "-")

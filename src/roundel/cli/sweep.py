@@ -110,8 +110,7 @@ def _recipe(
     """
     recipe = Recipe.create(**load_settings(name))
     options = (of_data if recipe.needs_calibration else {}) | (of_tuning if recipe.tuned else {})
-    given = {key: value for key, value in options.items() if value is not None}
-    changes = joined_settings(given, settings)
+    changes = joined_settings(options, settings)
     return recipe.with_settings(**changes, name=recipe.name) if changes else recipe
 
 

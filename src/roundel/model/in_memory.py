@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from roundel.errors import ModelError
 from roundel.model.classes import auto_class
+from roundel.model.stored_types import PLAIN_TYPES
 
-_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Packages whose modules hold weights in a form of their own.
 _QUANTIZERS = (
     "bitsandbytes",
@@ -195,7 +195,7 @@ def _check_plain(model: nn.Module) -> None:
                 "prune.remove)"
             )
     for name, parameter in model.named_parameters():
-        if parameter.dtype not in _TYPES:
+        if parameter.dtype not in PLAIN_TYPES:
             raise ModelError(
                 f"{name} of {name_of(model)} has the type {parameter.dtype}: weights in bfloat16, float16 or float32 "
                 "are wanted; take the original"

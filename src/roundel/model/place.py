@@ -44,11 +44,6 @@ class Place:
         """A single file."""
         return self.path.suffix == _GGUF and self.path.is_file()
 
-    @property
-    def words(self) -> str:
-        """The name, and which commit it stood for."""
-        return f"{self.name} (commit {self.commit[:12]})" if self.commit else self.name
-
 
 def locate(
     model: "str | Path | Place",

@@ -31,7 +31,7 @@ from roundel.model.stored import StoredCheckpoint
 from roundel.model.stored.choice import quantization_of
 from roundel.model.stored.finding import find_stored
 from roundel.model.stored.loading import load_stored
-from roundel.model.stored_types import prevailing_type
+from roundel.model.stored_types import PLAIN_TYPES, prevailing_type
 from roundel.model.text_path import text_model
 from roundel.model.turns import empty_weights, in_turn
 from roundel.words import kind_and_line
@@ -48,7 +48,6 @@ _SENSELESS = (
     StrictDataclassError,
     struct.error,
 )
-_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Any of them makes a folder one with a tokenizer.
 _TOKENIZERS = (
     "tokenizer.json",
@@ -130,7 +129,7 @@ def open_source(
         stored = find_stored(
             source, place.folder, config, trust_transformers=quantized, weights_only=not runs
         )
-    if not quantized and config.dtype not in (None, *_TYPES):
+    if not quantized and config.dtype not in (None, *PLAIN_TYPES):
         raise ModelError(
             f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
         )

@@ -16,6 +16,8 @@ from roundel.model.checkpoint import Entry, read_header, weight_files
 from roundel.model.names import loaded_names
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# In which weights are plain numbers.
+PLAIN_TYPES = tuple(_FLOATS.values())
 
 
 def prevailing_type(folder: Path) -> torch.dtype | None:

@@ -55,15 +55,6 @@ class ModelRequest:
     base: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path | None:
-        """In which other files of the model are; None where there is none."""
-        place = self.model
-        if isinstance(place, torch.nn.Module):
-            found = locate_cached(str(getattr(place, "name_or_path", "") or ""))
-            return None if found is None else found.folder
-        return None if place.is_gguf else place.folder
-
     def open(self, stream_with: Path | None = None) -> SourceModel:
         """The original model; its blocks stay on disk where there is a folder `stream_with`."""
         return open_model(
@@ -162,7 +153,9 @@ def open_model(
         words = "" if quantized else _marked(model, allow_own)
         _make_normal(model)
         model.eval().requires_grad_(False)
-        return SourceModel(name_of(model), model, tokenizer, read_from=words)
+        opened_from = locate_cached(str(getattr(model, "name_or_path", "") or ""))
+        folders = () if opened_from is None else (opened_from.folder,)
+        return SourceModel(name_of(model), model, tokenizer, read_from=words, folders=folders)
     place = locate(model, allow_pickle=allow_pickle)
     folder = place.path
     adapter = find_adapter(place, base)

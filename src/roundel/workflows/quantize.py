@@ -259,11 +259,9 @@ class Run:
     @cached_property
     def companions(self) -> Companions:
         """What goes along with the weights."""
-        sources = self.source.folders or ([self.given.folder] if self.given.folder else [])
         in_memory = not isinstance(self.given.model, Place)
-        return Companions.find(
-            sources, self.source.tokenizer, self.given.trust_remote_code, in_memory=in_memory
-        )
+        source, trust = self.source, self.given.trust_remote_code
+        return Companions.find(source.folders, source.tokenizer, trust, in_memory=in_memory)
 
     @property
     def _checkpoint(self) -> Path | None:

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from roundel.errors import ModelError
 from roundel.model.checkpoint import SAFETENSORS
 from roundel.model.stored.checkpoint import StoredCheckpoint
 from roundel.model.stored.choice import find_form, forget_quantization, is_read, method_name, quantization_of
+from roundel.model.stored_types import PLAIN_TYPES
 
-_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Where transformers quantizes the inputs of Linears too, or has a better reader.
 _RUN_BY_TRANSFORMERS = ("compressed-tensors",)
 
@@ -45,7 +44,7 @@ def find_stored(
             f"{source} holds no safetensors, and quantized weights ({form.words}) are read from these alone: "
             "model.safetensors, one file or sharded, is wanted"
         )
-    stored = StoredCheckpoint(folder, form, config.dtype if config.dtype in _TYPES else None)
+    stored = StoredCheckpoint(folder, form, config.dtype if config.dtype in PLAIN_TYPES else None)
     forget_quantization(config)
     config.dtype = stored.dtype
     return stored
