@@ -16,9 +16,9 @@ from test_resume import contents
 
 import roundel
 from roundel.engine.streams import FileStream, MemoryStream, StreamHome
+from roundel.engine.trainer import BlockData, _Trainer
 from roundel.errors import RecipeError
 from roundel.methods.options import TuningOptions
-from roundel.methods.tuner import BlockData, _Trainer
 from roundel.system.devices import choose_device
 from roundel.system.ranks import Ranks
 from zoo import zoo_model
