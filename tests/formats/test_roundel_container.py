@@ -150,10 +150,10 @@ def test_damaged_files_are_refused(llama: Path, tmp_path: Path) -> None:
 
 
 def test_other_integers_are_not_delivered(llama: Path, tmp_path: Path, monkeypatch) -> None:
-    from roundel.formats import integers
+    from roundel.grid import serialization
 
-    honest = integers.pack
-    monkeypatch.setattr(integers, "pack", lambda codes, bits: honest(codes, bits) ^ 1)
+    honest = serialization.pack
+    monkeypatch.setattr(serialization, "pack", lambda codes, bits: honest(codes, bits) ^ 1)
     recipe = roundel.Recipe(method="rtn", group_size=32, format="roundel")
     with pytest.raises(FormatError, match="read back with other integers"):
         roundel.quantize(llama, recipe, output=tmp_path / "out")

@@ -1,5 +1,6 @@
 """A layer whose scales were doubled is named; no layer of a sound model is."""
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -82,14 +83,19 @@ def made(errors: dict[str, float], blocks: int = 6, bits: int = 4) -> list[Layer
     ]
 
 
+def with_errors(layers: list[LayerRecord], errors: dict[int, float]) -> list[LayerRecord]:
+    """The same with other errors in some places."""
+    return [replace(layer, error=errors.get(place, layer.error)) for place, layer in enumerate(layers)]
+
+
 def test_the_words() -> None:
     layers = made({"up": 0.02, "down": 0.02, "q": 0.02})
-    layers[10].error = 0.98
+    layers = with_errors(layers, {10: 0.98})
     (found,) = standouts(layers)
     assert found["name"] == "h.3.down"
     assert found["median"] == pytest.approx(0.0232, abs=2e-4)
     assert found["words"] == "h.3.down: error 0.98, 42 times that of its like"
-    layers[10].error, layers[4].error = 0.5, 23_000
+    layers = with_errors(layers, {10: 0.5, 4: 23_000})
     assert [odd["name"] for odd in standouts(layers)] == ["h.1.down", "h.3.down"]
     assert standouts(layers)[0]["words"] == "h.1.down: error 2.3e+04, 870,000 times that of its like"
 
@@ -97,15 +103,17 @@ def test_the_words() -> None:
 def test_a_kind_that_is_worse_in_every_block_is_no_standout() -> None:
     layers = made({"up": 0.02, "gate": 0.02, "v": 0.02, "q": 0.09})
     assert standouts(layers) == []
-    layers[3].error = 0.7
+    layers = with_errors(layers, {3: 0.7})
     assert [odd["name"] for odd in standouts(layers)] == ["h.0.q"]
 
 
 def test_a_model_whose_errors_are_all_over_the_place_has_no_line() -> None:
     generator = torch.Generator().manual_seed(0)
     layers = made({"up": 0.002, "down": 0.002, "q": 0.002}, blocks=40)
-    for layer in layers:
-        layer.error *= float(torch.randn(1, generator=generator).exp())
+    layers = [
+        replace(layer, error=layer.error * float(torch.randn(1, generator=generator).exp()))
+        for layer in layers
+    ]
     # A normal distribution of logarithms: five standard deviations are never met among 120.
     assert max(layer.error for layer in layers) > 5 * sorted(layer.error for layer in layers)[60]
     assert standouts(layers) == []
@@ -117,8 +125,7 @@ def test_a_layer_with_a_grid_of_its_own() -> None:
     fine = LayerRecord("lm_head", "Linear", (8, 8), None, bits=8, group_size=32, error=3e-5)
     coarse = LayerRecord("lm_head", "Linear", (8, 8), None, bits=2, group_size=32, error=0.2)
     assert standouts([*layers, fine]) == standouts([*layers, coarse]) == []
-    fine.error = 1.0
-    (found,) = standouts([*layers, fine])
+    (found,) = standouts([*layers, replace(fine, error=1.0)])
     assert found["words"] == "lm_head: error 1, 40 times that of the others"
 
 
@@ -135,7 +142,7 @@ def test_what_cannot_be_compared() -> None:
 @pytest.mark.parametrize("error", [nan, inf])
 def test_an_error_that_is_no_number_is_named_first(error: float) -> None:
     layers = made({"up": 0.02, "down": 0.02})
-    layers[3].error, layers[5].error = 1.0, error
+    layers = with_errors(layers, {3: 1.0, 5: error})
     found = standouts(layers)
     assert [odd["name"] for odd in found] == ["h.2.down", "h.1.down"]
     assert found[0]["error"] is None
