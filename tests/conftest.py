@@ -34,7 +34,7 @@ def _reports(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roundel.workflows.quantize.write_report", lambda *_: "")
+        patch.setattr("roundel.workflows.run.write_report", lambda *_: "")
         yield
 
 

@@ -1,85 +1,45 @@
 """What a Python user imports: quantize, load, evaluate."""
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from roundel.activations.attach import attached
 from roundel.calibration.gather import CalibrationSource
-from roundel.engine.journal import Journal, remove_stale
 from roundel.engine.plan import Plan
-from roundel.engine.streams import StreamHome, StreamOptions
+from roundel.engine.streams import StreamOptions
 from roundel.engine.trial import Trial
-from roundel.errors import ModelError, RecipeError
+from roundel.errors import ModelError
 from roundel.evaluation.defaults import HELD_OUT
-from roundel.evaluation.per_token import check_parquet, write_tokens
-from roundel.evaluation.predict import check_reach
-from roundel.evaluation.quality import Evaluation, summarize
-from roundel.evaluation.tasks.results import to_plain
-from roundel.evaluation.windows import check_text
-from roundel.formats import CONTAINERS, INTEGER_FILES, shard_files
-from roundel.formats import read_integers as read_integer_file
-from roundel.formats.folder import check_target
+from roundel.evaluation.quality import Evaluation
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.model.experts import rejoin
 from roundel.model.in_memory import check_apart, name_of
-from roundel.model.place import Place, locate
-from roundel.model.prompt import as_chat, as_text
-from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.system.devices import choose_device
-from roundel.system.progress import Progress
 from roundel.system.ranks import join
 from roundel.system.surroundings import undisturbed
+from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
 from roundel.workflows.compare import compare_models
-from roundel.workflows.evaluate import (
-    Conditions,
-    ask_original,
-    check_tasks,
-    judge_conventions,
-    measure_tasks,
-    measure_texts,
-    open_measured,
-    read_texts,
-)
+from roundel.workflows.destination import WriteOptions
+from roundel.workflows.evaluate import evaluate_model
+from roundel.workflows.evaluation_options import EvaluationArguments, EvaluationOptions
+from roundel.workflows.generate import generate_text
+from roundel.workflows.inspect import inspect_request
 from roundel.workflows.lending import lent
-from roundel.workflows.open import ModelOrPath, ModelRequest, find_model, open_model
-from roundel.workflows.quantize import OutputOptions, Run, decide_on, find_readers, stream_device
+from roundel.workflows.open import ModelOrPath, find_model, open_model, read_integers_of
+from roundel.workflows.plan import plan_request
+from roundel.workflows.quantize import quantize_request
 from roundel.workflows.report import render_again
-from roundel.workflows.sweep import sweep_model
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What `quantize` returns.
-
-    Attributes:
-        model: the model with dequantized weights in its Linears; activations are quantized as the recipe says.
-            None where the blocks were streamed (`load` opens the output).
-        tokenizer: the model's, or None.
-        weights: the integers of every quantized Linear, by full name. None where the blocks were streamed
-            (`read_integers` reads those of some formats).
-        manifest: everything about the run as plain data.
-        output: the written folder, or None.
-        no_report: why the written folder has no report, and how to make it; empty where it has one.
-    """
-
-    model: Any
-    tokenizer: Any | None
-    weights: Any
-    manifest: dict[str, Any]
-    output: Path | None
-    no_report: str = ""
+from roundel.workflows.request import ModelRequest
+from roundel.workflows.run import Quantized as Quantized
+from roundel.workflows.sweep import sweep_request
 
 
 @undisturbed
 @lent(original=True, changed=True)
+@spelled_out(ModelOptions)
 def quantize(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -92,14 +52,8 @@ def quantize(
     restart: bool = False,
     stream: bool = False,
     streams: StreamOptions = StreamOptions(),
-    blocks: str | None = None,
     held_out: str | None = HELD_OUT,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    allow_quantized: bool = False,
-    base: str | None = None,
-    progress: Progress | None = None,
+    **opening: Unpack[ModelArguments],
 ) -> Quantized:
     """Quantize a causal language model.
 
@@ -120,62 +74,25 @@ def quantize(
         stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
             are finished, so that the model is never in memory as a whole; nor is the result.
         streams: where the activations between blocks are.
-        blocks: pattern of the decoder blocks' full names, or of their list's, where they are not found by themselves.
         held_out: with an output folder: text on which the written result is measured against the original, for its
             report (a file or a name, as for `evaluate`); None: it is not measured.
-        revision: branch, tag or commit of a hub id, which may also be `id@revision`; None: its main branch.
-        trust_remote_code: run modeling code that comes with the model.
-        allow_pickle: read pickled checkpoints (with weights_only).
-        allow_quantized: take what Roundel wrote for an original, too.
-        base: where the model is a PEFT adapter: its base model, instead of the one that the adapter names.
-        progress: is told of the work; None is silent.
 
     Raises:
         RoundelError: bad input or a failed check; nothing is written then.
         Stopped: the work was asked to end; where the result was written already, it stays, and the message says so.
     """
-    progress = progress or Progress()
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    if calibration is not None and not recipe.needs_calibration:
-        raise RecipeError(
-            f"the recipe {recipe.name} reads no calibration data and would ignore it; set start=search, or "
-            "leave the calibration out"
-        )
-    ranks = join()
+    chosen, ranks = _recipe(recipe), join()
     where = choose_device(device, ranks)
     with ranks.agreed():
-        found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    given = ModelRequest(
-        found, tokenizer, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+        request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
+    options = WriteOptions(
+        overwrite=overwrite, restart=restart, stream=stream, streams=streams, held_out=held_out
     )
-    if output is None:
-        if streams != StreamOptions():
-            raise RecipeError("activations go to the disk beside the output: give an output folder")
-        home = StreamHome(stream_device(recipe, where), ranks=ranks)
-        with ranks.agreed():
-            run = Run(given, recipe, where, progress, home)
-        done = run.quantize()
-        return Quantized(done.model, done.tokenizer, done.weights, done.manifest, None)
-    target = Path(output).expanduser()
-    if held_out is not None:
-        check_text(held_out)
-    with ranks.agreed():
-        if ranks.first:
-            remove_stale(target, progress.say)
-            check_target(target, overwrite, found.path if isinstance(found, Place) else None)
-    with Journal(target, ranks) as journal:
-        home = streams.home(stream_device(recipe, where), journal.folder, ranks)
-        writing = OutputOptions(journal, overwrite, restart, stream, streams, held_out)
-        with ranks.agreed():
-            run = Run(given, recipe, where, progress, home, writing)
-        done = run.quantize()
-        journal.remove()
-    if stream:
-        return Quantized(None, done.tokenizer, None, done.manifest, target, done.no_report)
-    return Quantized(done.model, done.tokenizer, done.weights, done.manifest, target, done.no_report)
+    return quantize_request(request, chosen, _path(output), where, ranks, options)
 
 
 @undisturbed
+@spelled_out(ModelOptions)
 def sweep(
     model: str | Path,
     recipes: Sequence[Recipe | str | Path],
@@ -186,14 +103,8 @@ def sweep(
     overwrite: bool = False,
     restart: bool = False,
     streams: StreamOptions = StreamOptions(),
-    blocks: str | None = None,
     held_out: str | None = HELD_OUT,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    allow_quantized: bool = False,
-    base: str | None = None,
-    progress: Progress | None = None,
+    **opening: Unpack[ModelArguments],
 ) -> dict[str, dict[str, Any]]:
     """Quantize a model with several recipes, block by block in lockstep, sharing what they have in common.
 
@@ -205,8 +116,7 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, blocks, held_out, revision, trust_remote_code, allow_pickle,
-            allow_quantized, base, progress: as for `quantize`.
+        calibration, device, overwrite, restart, streams, held_out: as for `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -219,31 +129,19 @@ def sweep(
             f"{name_of(model)} cannot be shared by several recipes, each of which would change it: a folder, a .gguf "
             "file or a hub id is wanted"
         )
-    if held_out is not None:
-        check_text(held_out)
-    chosen = [recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) for recipe in recipes]
-    ranks = join()
+    chosen, ranks = [_recipe(recipe) for recipe in recipes], join()
+    where = choose_device(device, ranks)
     with ranks.agreed():
-        found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    given = ModelRequest(
-        found, None, calibration, trust_remote_code, allow_pickle, blocks, allow_quantized, base
+        request = ModelRequest.find(model, ModelOptions(**opening), None, calibration)
+    options = WriteOptions(
+        overwrite=overwrite, restart=restart, stream=True, streams=streams, held_out=held_out
     )
-    return sweep_model(
-        given,
-        chosen,
-        Path(output).expanduser(),
-        choose_device(device, ranks),
-        progress or Progress(),
-        ranks,
-        streams,
-        overwrite=overwrite,
-        restart=restart,
-        held_out=held_out,
-    )
+    return sweep_request(request, chosen, Path(output).expanduser(), where, ranks, options)
 
 
 @undisturbed
 @lent(original=True)
+@spelled_out(ModelOptions)
 def plan(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
@@ -253,58 +151,35 @@ def plan(
     tokenizer: Any | None = None,
     device: str = "auto",
     streams: StreamOptions = StreamOptions(),
-    blocks: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_quantized: bool = False,
-    base: str | None = None,
     trial: bool = True,
-    progress: Progress | None = None,
+    **opening: Unpack[ModelArguments],
 ) -> tuple[Plan, Trial | None]:
     """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
 
     Args:
-        model, recipe, calibration, output, tokenizer, device, streams, blocks, revision, trust_remote_code,
-            allow_quantized, base: as for `quantize`.
+        model, recipe, calibration, output, tokenizer, device, streams: as for `quantize`.
         trial: quantize one block on a few samples for a few iterations, to measure time and memory.
-        progress: is told of the work.
 
     Raises:
         RoundelError: as `quantize` would before its work.
     """
-    progress = progress or Progress()
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    where = choose_device(device)
-    found = find_model(model, revision, progress=progress)
-    given = ModelRequest(
-        found, tokenizer, calibration, trust_remote_code, False, blocks, allow_quantized, base
-    )
-    target = Path(output).expanduser()
-    with tempfile.TemporaryDirectory() as folder:
-        home = streams.home(stream_device(recipe, where), Path(folder))
-        run = Run(given, recipe, where, progress, home, stream_with=Path(folder), target=target)
-        return run.plan(trial)
+    chosen, where = _recipe(recipe), choose_device(device)
+    request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
+    return plan_request(request, chosen, Path(output).expanduser(), where, streams, trial=trial)
 
 
 @undisturbed
 @lent(original=True)
+@spelled_out(ModelOptions)
 def inspect(
     model: ModelOrPath,
     recipe: Recipe | str | Path = "autoround-w4g128",
-    *,
-    blocks: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    allow_quantized: bool = False,
-    base: str | None = None,
-    progress: Progress | None = None,
+    **opening: Unpack[ModelArguments],
 ) -> list[LayerRecord]:
     """What `quantize` with these arguments and an output folder will do with every matrix; no weight is read.
 
     Args:
-        model, recipe, blocks, revision, trust_remote_code, allow_pickle, allow_quantized, base: as for `quantize`.
-        progress: is told which clients open the result, and where the model is no full-precision one; None is silent.
+        model, recipe: as for `quantize`.
 
     Returns:
         The coverage table: a record for every Linear, every expert and every other matrix, with its decoder block,
@@ -313,18 +188,8 @@ def inspect(
     Raises:
         RoundelError: as `quantize` would before its work.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    found = find_model(model, revision, allow_pickle=allow_pickle, progress=progress)
-    looked_at = ModelRequest(
-        found, None, None, trust_remote_code, allow_pickle, blocks, allow_quantized, base
-    ).look()
-    if looked_at.read_from and progress is not None:
-        progress.say(f"The original: {looked_at.read_from}")
-    _, coverage = decide_on(looked_at.model, recipe, blocks, CONTAINERS[recipe.format], looked_at.extra)
-    if progress is not None:
-        progress.say(find_readers(coverage, recipe, looked_at.model).words)
-    rejoin(looked_at.model)
-    return coverage.planned()
+    chosen = _recipe(recipe)
+    return inspect_request(ModelRequest.find(model, ModelOptions(**opening)), chosen)
 
 
 @undisturbed
@@ -360,154 +225,49 @@ def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
     Raises:
         ModelError: the folder holds none, or they are damaged.
     """
-    place = locate(folder)
-    for stem in INTEGER_FILES:
-        files = shard_files(place.folder, stem)
-        if files:
-            return {name: w for file in files for name, w in read_integer_file(file).weights.items()}
-    raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
+    return read_integers_of(folder)
 
 
 @undisturbed
 @lent()
+@spelled_out(EvaluationOptions)
 def evaluate(
     model: ModelOrPath,
     *,
-    text: str | Sequence[str] = "wikitext2",
-    tasks: Sequence[str] = (),
     reference: ModelOrPath | None = None,
     revision: str | None = None,
     tokenizer: Any | None = None,
-    window: int | None = None,
-    limit: int | None = None,
-    add_bos: bool | None = None,
-    encoding: str | None = None,
-    fewshot: int | None = None,
-    batch_size: int = 1,
-    data_dir: str | Path | None = None,
     per_token: str | Path | None = None,
-    cache: str | Path | None = None,
-    top_k: int | None = None,
-    block_by_block: bool | None = None,
-    blocks: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    **how: Unpack[EvaluationArguments],
 ) -> Evaluation:
     """Measure a model: perplexity on held-out text, and how far its predictions are from a reference's.
 
     Args:
         model: folder, .gguf file, hub id, or a model in memory.
-        text: local files, data sets of the papers (wikitext2, ptb, ptb_new, c4, c4_new), or `pydoc`; none is welcome
-            where there are tasks.
-        tasks: suites (`spqr-zero-shot`, `lrq-commonsense`, `autoround-11`, `mmlu`), and tasks of lm-eval
-            (docs/tasks.md).
         reference: the original model.
         revision: of the model, where it is a hub id (`id@revision` names that of any model).
         tokenizer: for a model in memory.
-        window: tokens per window; None: 2048, or as many as the models and the text reach.
-        limit: at most so many windows of a text, and documents of a task.
-        add_bos: every window begins with what the tokenizer puts in front of a text; None: those of local texts do,
-            those of the papers' data sets are cut as in the papers.
-        encoding: of local text files without a byte order mark; None: UTF-8.
-        fewshot: examples before each document of a task; None: each task's own number, 5 for MMLU.
-        batch_size: requests of a task in one pass.
-        data_dir: folder with local copies of the data sets; None: the hub's.
         per_token: parquet file to write, a row for each prediction.
-        cache: folder in which the reference's predictions are kept, for the next model that is measured against it.
-        top_k: compare with the reference's so many likeliest tokens and the mass of the rest; None: with all, exactly.
-        block_by_block: have a block's weights in memory at a time; None: where the model is larger than memory.
-        blocks: pattern of the decoder blocks' names, where they are not found by themselves.
-        device: where to compute.
-        trust_remote_code: run modeling code that comes with the models.
-        progress: is told of every window.
 
     Raises:
         RoundelError: a model or a text cannot be read, or the logits are not finite.
     """
     check_apart([model, reference])
-    conditions = Conditions(
-        texts=[text] if isinstance(text, str) else text,
-        tasks=tasks,
-        fewshot=fewshot,
-        batch_size=batch_size,
-        window=window,
-        limit=limit,
-        add_bos=add_bos,
-        encoding=encoding,
-        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
-        device=device,
-        block_by_block=block_by_block,
-        cache=None if cache is None else Path(cache).expanduser(),
-        top_k=top_k,
-        blocks=blocks,
-        trust_remote_code=trust_remote_code,
-        progress=progress or Progress(),
-        ranks=join(),
+    options = EvaluationOptions(**how, ranks=join())
+    return evaluate_model(
+        model, reference, options, revision=revision, tokenizer=tokenizer, per_token=_path(per_token)
     )
-    if reference is None and (cache is not None or top_k is not None):
-        raise RecipeError(
-            "cache and top_k are for a reference's predictions: pass --reference, or leave them out"
-        )
-    if per_token is not None:
-        if not conditions.texts:
-            raise RecipeError("per_token writes the predictions of texts: name a text, or leave it out")
-        check_parquet(Path(per_token).expanduser())
-    ranks = conditions.ranks
-    with ExitStack() as opened:
-        with ranks.agreed():
-            place = find_model(model, revision, progress=conditions.progress)
-            source = open_measured(place, tokenizer, conditions, opened)
-            original = None
-            if reference is not None:
-                original = open_measured(reference, None, conditions, opened, as_original=True)
-            reader = source.tokenizer or (original.tokenizer if original else None)
-            both = [source, *([original] if original else [])]
-            texts = read_texts(reader, both, conditions)
-            check_tasks(reader, both, conditions)
-            texts = judge_conventions(original or source, texts, conditions)
-            asked = None if original is None else ask_original(original, conditions)
-        measured = measure_texts(source, texts, asked, conditions)
-
-        def on_tasks() -> list[dict[str, Any]]:
-            theirs = None if original is None else measure_tasks(original, reader, conditions)
-            return to_plain(measure_tasks(source, reader, conditions), theirs)
-
-        if per_token is not None and ranks.first:
-            write_tokens(Path(per_token).expanduser(), texts, measured)
-        quantizer = attached(source.model)
-        return Evaluation(
-            model=source.name,
-            activations=quantizer.words if quantizer else "",
-            reference=original.name if original else None,
-            texts=[summarize(t.name, t.convention, found) for t, found in zip(texts, measured, strict=True)],
-            tasks=ranks.tell(on_tasks),
-        )
 
 
 @undisturbed
 @lent()
+@spelled_out(EvaluationOptions)
 def compare(
     models: Sequence[ModelOrPath],
     reference: ModelOrPath,
     *,
-    text: str | Sequence[str] = "wikitext2",
-    tasks: Sequence[str] = (),
     tokenizer: Any | None = None,
-    window: int | None = None,
-    limit: int | None = None,
-    add_bos: bool | None = None,
-    encoding: str | None = None,
-    fewshot: int | None = None,
-    batch_size: int = 1,
-    data_dir: str | Path | None = None,
-    cache: str | Path | None = None,
-    top_k: int | None = None,
-    block_by_block: bool | None = None,
-    blocks: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    **how: Unpack[EvaluationArguments],
 ) -> dict[str, Any]:
     """Compare models with one original, and with each other, on the same windows.
 
@@ -515,8 +275,6 @@ def compare(
         models: folders, .gguf files, hub ids, or models in memory.
         reference: the original, which runs once for all of them.
         tokenizer: for models in memory.
-        text, tasks, window, limit, add_bos, encoding, fewshot, batch_size, data_dir, cache, top_k, block_by_block,
-            blocks, device, trust_remote_code, progress: as for `evaluate`.
 
     Returns:
         Plain data: figures of the reference and of each model with 95 % intervals, size, error of each Linear's
@@ -526,25 +284,7 @@ def compare(
     Raises:
         RoundelError: a model or a text cannot be read, or logits are not finite.
     """
-    conditions = Conditions(
-        texts=[text] if isinstance(text, str) else text,
-        tasks=tasks,
-        fewshot=fewshot,
-        batch_size=batch_size,
-        window=window,
-        limit=limit,
-        add_bos=add_bos,
-        encoding=encoding,
-        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
-        device=device,
-        block_by_block=block_by_block,
-        cache=None if cache is None else Path(cache).expanduser(),
-        top_k=top_k,
-        blocks=blocks,
-        trust_remote_code=trust_remote_code,
-        progress=progress or Progress(),
-    )
-    return compare_models(models, reference, tokenizer, conditions)
+    return compare_models(models, reference, tokenizer, EvaluationOptions(**how))
 
 
 @undisturbed
@@ -586,16 +326,13 @@ def generate(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    opened = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
-    if opened.tokenizer is None:
-        raise ModelError(f"{opened.name} comes without a tokenizer: one is wanted to read the prompt")
-    chat = not raw and bool(getattr(opened.tokenizer, "chat_template", None))
-    inputs = as_chat(opened.tokenizer, prompt) if chat else as_text(opened.tokenizer, prompt)
-    check_reach(opened.model, inputs["input_ids"], max_new_tokens)
-    device = next(opened.model.parameters()).device
-    with torch.no_grad():
-        ids = text_model(opened.model).generate(
-            **inputs.to(device), do_sample=False, max_new_tokens=max_new_tokens
-        )
-    new = ids[0, inputs["input_ids"].shape[1] if chat else 0 :]
-    return str(opened.tokenizer.decode(new, skip_special_tokens=True))
+    source = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
+    return generate_text(source, prompt, max_new_tokens, raw=raw)
+
+
+def _recipe(recipe: Recipe | str | Path) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()

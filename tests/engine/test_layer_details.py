@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 import roundel
 from roundel.engine import walk
 from roundel.errors import Stopped
-from roundel.workflows.quantize import Run
+from roundel.workflows.run import Run
 from zoo import zoo_model
 
 pytestmark = pytest.mark.slow("does runs alone, on ranks and interrupted")

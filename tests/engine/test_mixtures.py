@@ -163,7 +163,7 @@ def test_larger_than_memory_mixtures_are_written_and_checked_in_parts(
         return
     recipe = roundel.Recipe(method="rtn", bits=3, group_size=32, sym=True, format=format)
     roundel.quantize(zoo_model(name), recipe, output=tmp_path / "whole")
-    monkeypatch.setattr("roundel.workflows.quantize.SHARD_BYTES", 1)
+    monkeypatch.setattr("roundel.workflows.run.SHARD_BYTES", 1)
     monkeypatch.setattr("roundel.formats.shards.SHARD_BYTES", 100_000)
     roundel.quantize(zoo_model(name), recipe, output=tmp_path / "parts", stream=True)
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1

@@ -14,7 +14,8 @@ from roundel.calibration.prefix import text_prefix
 from roundel.errors import CalibrationError, RecipeError
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
 from roundel.model.source import SourceModel
-from roundel.workflows.evaluate import Conditions, judge_conventions
+from roundel.workflows.evaluation_options import EvaluationOptions
+from roundel.workflows.measuring import judge_conventions
 from zoo.prefixes import FORMS, tokenizer_with
 
 
@@ -81,7 +82,7 @@ def test_a_window_that_holds_nothing_else(held_out: Path) -> None:
 
 def test_bos_without_a_text() -> None:
     with pytest.raises(RecipeError, match="add_bos is for texts"):
-        Conditions(tasks=["piqa"], add_bos=True)
+        EvaluationOptions(text=[], tasks=["piqa"], add_bos=True)
 
 
 class Leaning(torch.nn.Module):
@@ -111,7 +112,7 @@ def test_a_convention_that_does_not_suit_the_model_says_so(lost: float, unsuited
     windows = (torch.arange(200) % 30 + 2).view(10, 20)
     cut = EvaluationText("wikitext2", windows, "as the papers cut it", (1,))
     source = SourceModel("models/leaning", Leaning(lost), None)
-    (found,) = judge_conventions(source, [cut], Conditions(texts=["wikitext2"]))
+    (found,) = judge_conventions(source, [cut], EvaluationOptions(text=["wikitext2"]))
     assert ("does not suit leaning" in found.convention) == unsuited
     if unsuited:
         # The loss of a right answer among 32, by hand; one in 30 steps goes back to 2 and is a surprise.
@@ -123,7 +124,7 @@ def test_a_convention_that_does_not_suit_the_model_says_so(lost: float, unsuited
     assert found.windows is windows
     # Windows that begin with the token, and texts of other models, are not looked at.
     begun = EvaluationText("file", windows, "whole", ())
-    assert judge_conventions(source, [begun], Conditions(texts=["file"])) == [begun]
+    assert judge_conventions(source, [begun], EvaluationOptions(text=["file"])) == [begun]
 
 
 def test_the_words_reach_the_user(llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from roundel.cli.app import main
 from roundel.errors import ModelError, RoundelError
 from roundel.model.place import locate
 from roundel.system.progress import Progress
-from roundel.workflows.evaluate import Conditions, open_measured
+from roundel.workflows.evaluation_options import EvaluationOptions
+from roundel.workflows.measuring import open_measured
 from zoo import zoo_model
 from zoo.quantized import fp8, gptq
 
@@ -182,7 +183,7 @@ def test_a_large_one_is_read_block_by_block(
             said.append(text)
 
     with ExitStack() as opened:
-        open_measured("acme/model", None, Conditions(progress=Told()), opened)
+        open_measured("acme/model", None, EvaluationOptions(progress=Told()), opened)
     assert any("block by block" in line for line in said)
 
 

@@ -49,6 +49,16 @@ class Calibration:
     fingerprint: str
     reading: int = 0
 
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of them."""
+        samples, length = self.tokens.shape
+        return {
+            "source": self.source,
+            "samples": samples,
+            "tokens_per_sample": length,
+            "fingerprint": self.fingerprint,
+        }
+
 
 def gather_calibration(
     source: CalibrationSource | None,

@@ -28,8 +28,8 @@ from roundel.records.anomalies import standouts
 from roundel.records.folder import weight_bytes
 from roundel.records.manifest import read_manifest, versions
 from roundel.report.parts.summary import method_words
-from roundel.workflows.evaluate import (
-    Conditions,
+from roundel.workflows.evaluation_options import EvaluationOptions
+from roundel.workflows.measuring import (
     ask_original,
     check_tasks,
     judge_conventions,
@@ -54,7 +54,7 @@ class _Taken:
 
 
 def compare_models(
-    models: Sequence[ModelOrPath], reference: ModelOrPath, tokenizer: Any | None, conditions: Conditions
+    models: Sequence[ModelOrPath], reference: ModelOrPath, tokenizer: Any | None, options: EvaluationOptions
 ) -> dict[str, Any]:
     """Measure all models, and compare them.
 
@@ -62,7 +62,7 @@ def compare_models(
         models: folders, .gguf files, hub ids, or models in memory.
         reference: the original.
         tokenizer: for models in memory.
-        conditions: texts, windows, and so on.
+        options: texts, windows, and so on.
 
     Returns:
         The comparison as plain data, from which its page is made.
@@ -72,28 +72,28 @@ def compare_models(
     """
     names = _names(models)
     check_apart([*models, reference])
-    found_at = [find_model(model, progress=conditions.progress) for model in models]
+    found_at = [find_model(model, progress=options.listener) for model in models]
     with ExitStack() as opened:
-        original = open_measured(reference, tokenizer, conditions, opened, as_original=True)
-        texts = read_texts(original.tokenizer, [original], conditions)
-        check_tasks(original.tokenizer, [original], conditions)
-        texts = judge_conventions(original, texts, conditions)
-        if texts and conditions.cache is None:
+        original = open_measured(reference, tokenizer, options, opened, as_original=True)
+        texts = read_texts(original.tokenizer, [original], options)
+        check_tasks(original.tokenizer, [original], options)
+        texts = judge_conventions(original, texts, options)
+        if texts and options.cache_folder is None:
             folder = opened.enter_context(TemporaryDirectory(prefix="roundel-"))
-            conditions = _keeping(conditions, Path(folder), original, texts)
-        asked = ask_original(original, conditions)
-        theirs = measure_tasks(original, original.tokenizer, conditions)
+            options = _keeping(options, Path(folder), original, texts)
+        asked = ask_original(original, options)
+        theirs = measure_tasks(original, original.tokenizer, options)
         parameters = sum(parameter.numel() for parameter in original.model.parameters())
         taken: dict[str, _Taken] = {}
         for name, model in zip(names, found_at, strict=True):
             with ExitStack() as one:
-                source = open_measured(model, original.tokenizer, conditions, one)
-                read_texts(original.tokenizer, [source], conditions)
-                measured = measure_texts(source, texts, asked, conditions)
+                source = open_measured(model, original.tokenizer, options, one)
+                read_texts(original.tokenizer, [source], options)
+                measured = measure_texts(source, texts, asked, options)
                 about = _about(name, source, parameters)
-                tasks = to_plain(measure_tasks(source, original.tokenizer, conditions), theirs)
+                tasks = to_plain(measure_tasks(source, original.tokenizer, options), theirs)
                 about["quality"] = {"texts": _summaries(texts, measured), "tasks": tasks}
-                about["layers"] = layer_errors(source, original, conditions)
+                about["layers"] = layer_errors(source, original, options)
                 about["standouts"] = standouts(about["layers"])
                 taken[name] = _Taken(about, measured)
     pairs: list[Pair] = []
@@ -124,7 +124,9 @@ def compare_models(
     }
 
 
-def layer_errors(source: SourceModel, original: SourceModel, conditions: Conditions) -> list[dict[str, Any]]:
+def layer_errors(
+    source: SourceModel, original: SourceModel, options: EvaluationOptions
+) -> list[dict[str, Any]]:
     """How far the weights of each Linear are from the original's: `||W - W'||^2 / ||W||^2`.
 
     None for a Linear whose scale was moved into a norm (its weights differ by right), and where the model has none of
@@ -134,7 +136,7 @@ def layer_errors(source: SourceModel, original: SourceModel, conditions: Conditi
     for model in (source.model, original.model):
         divide(model)
     smoothed = _smoothed(source)
-    stack, own = find_blocks(original.model, conditions.blocks), find_blocks(source.model, conditions.blocks)
+    stack, own = find_blocks(original.model, options.blocks), find_blocks(source.model, options.blocks)
     found: list[dict[str, Any]] = []
     for index in range(len(stack)):
         name = stack.block_name(index)
@@ -168,19 +170,19 @@ def _smoothed(source: SourceModel) -> set[str]:
 
 
 def _keeping(
-    conditions: Conditions, folder: Path, original: SourceModel, texts: Sequence[EvaluationText]
-) -> Conditions:
+    options: EvaluationOptions, folder: Path, original: SourceModel, texts: Sequence[EvaluationText]
+) -> EvaluationOptions:
     """With a place for the original's predictions, and as many of them as fit there."""
     tokens = sum(text.windows.numel() for text in texts)
     vocabulary = text_model(original.model).get_input_embeddings().weight.shape[0]
-    top = conditions.top_k
+    top = options.top_k
     if top is None and tokens * vocabulary * original.model.dtype.itemsize > _KEPT_BYTES:
         top = _LIKELIEST
-        conditions.progress.say(
+        options.listener.say(
             f"KL is counted over the original's {top} likeliest tokens and the rest: its whole predictions of "
             f"{tokens} tokens would be too many to keep (--top-k decides)"
         )
-    return conditions.with_cache(folder, top)
+    return options.with_cache(folder, top)
 
 
 def _about(name: str, source: SourceModel, parameters: int) -> dict[str, Any]:

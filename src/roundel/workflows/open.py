@@ -1,23 +1,23 @@
-"""Opening what a caller named as the model: a folder, a file, a hub id, a quantized folder, a model in memory."""
+"""Opening what a caller names as a model: a folder, a file, a hub id, a quantized folder, a model in memory."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from roundel.activations.attach import attach_saved
-from roundel.calibration.gather import CalibrationSource
 from roundel.errors import ModelError
-from roundel.formats import open_packed, packed_format
+from roundel.formats import INTEGER_FILES, open_packed, packed_format, read_integers, shard_files
 from roundel.formats.reload import unpack_model
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.adapter import Adapter, check_peft, find_adapter, merge_adapter
 from roundel.model.beside import left_beside
 from roundel.model.checkpoint import is_own, own_output
 from roundel.model.in_memory import name_of
 from roundel.model.mark import BROKEN_OFF, broken_off, mark_of, put_mark
 from roundel.model.place import Place, locate, locate_cached
-from roundel.model.source import SourceModel, open_skeleton, open_source, open_tokenizer
+from roundel.model.source import SourceModel, open_source, open_tokenizer
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
 from roundel.model.turns import in_turn
@@ -28,62 +28,10 @@ ModelOrPath = str | Path | Place | torch.nn.Module
 ModelOrPlace = Place | torch.nn.Module
 
 # What only Roundel's own code opens.
-_PACKED = ("roundel", "spqr")
+ONLY_ROUNDEL_OPENS = ("roundel", "spqr")
 _PACKED_WORDS = "read from a quantized folder ({kind}), dequantized; the original is no full-precision model"
 _MARKED = "read from a model in memory that Roundel had quantized ({words}); the original is no full-precision model"
 _ROUNDED = "read from dense weights that Roundel had rounded; the original is no full-precision model"
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """What a caller gave.
-
-    Attributes:
-        blocks: pattern of its decoder blocks' names; None: they are found.
-        allow_quantized: it may be what Roundel wrote.
-        base: where it is an adapter: its base model, instead of the one that it names.
-        known: what was found out about it, for all runs on it: by what decides it.
-    """
-
-    model: ModelOrPlace
-    tokenizer: Any | None
-    calibration: CalibrationSource | None
-    trust_remote_code: bool
-    allow_pickle: bool
-    blocks: str | None = None
-    allow_quantized: bool = False
-    base: str | None = None
-    known: dict[str, Any] = field(default_factory=dict)
-
-    def open(self, stream_with: Path | None = None) -> SourceModel:
-        """The original model; its blocks stay on disk where there is a folder `stream_with`."""
-        return open_model(
-            self.model,
-            self.tokenizer,
-            self.trust_remote_code,
-            self.allow_pickle,
-            allow_own=self.allow_quantized,
-            stream_with=stream_with,
-            blocks=self.blocks,
-            base=self.base,
-        )
-
-    def look(self) -> SourceModel:
-        """Names, classes and shapes of the original model; no weight is read."""
-        model = self.model
-        if isinstance(model, torch.nn.Module):
-            return SourceModel(name_of(model), model, None, read_from=_marked(model, self.allow_quantized))
-        if find_adapter(model, self.base) is not None:
-            return self.open()
-        if packed_format(model.path) in _PACKED:
-            return self.open(stream_with=model.path)  # in which nothing is written
-        return open_skeleton(
-            model,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
-            allow_own=self.allow_quantized,
-            blocks=self.blocks,
-        )
 
 
 def find_model(
@@ -115,6 +63,20 @@ def find_model(
     if beside and progress is not None:
         progress.say(beside)
     return place
+
+
+def read_integers_of(folder: str | Path) -> dict[str, QuantizedWeight]:
+    """The integers in a folder or hub id, by the Linears' full names.
+
+    Raises:
+        ModelError: the folder holds none, or they are damaged.
+    """
+    place = locate(folder)
+    for stem in INTEGER_FILES:
+        files = shard_files(place.folder, stem)
+        if files:
+            return {name: w for file in files for name, w in read_integers(file).weights.items()}
+    raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
 
 
 @in_turn
@@ -150,7 +112,7 @@ def open_model(
         ModelError: it cannot be opened.
     """
     if isinstance(model, torch.nn.Module):
-        words = "" if quantized else _marked(model, allow_own)
+        words = "" if quantized else marked(model, allow_own)
         _make_normal(model)
         model.eval().requires_grad_(False)
         opened_from = locate_cached(str(getattr(model, "name_or_path", "") or ""))
@@ -168,7 +130,7 @@ def open_model(
     if own and not quantized and not allow_own:
         raise own_output(place.name)
     packed = None
-    if quantized or packed_format(folder) in _PACKED:
+    if quantized or packed_format(folder) in ONLY_ROUNDEL_OPENS:
         streamed = stream_with is not None
         packed = open_packed(
             folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own
@@ -206,7 +168,7 @@ def open_model(
     )
 
 
-def _marked(model: torch.nn.Module, allow_own: bool) -> str:
+def marked(model: torch.nn.Module, allow_own: bool) -> str:
     """What Roundel had made of a model in memory, for whoever takes it as an original; empty where it is one."""
     words = mark_of(model)
     if words and not allow_own:

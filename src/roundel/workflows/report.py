@@ -26,14 +26,14 @@ from roundel.system.belongings import PAGE, REPORT
 from roundel.system.progress import Progress
 from roundel.system.seal import check_place, write_sealed_json
 from roundel.words import kind_and_line
-from roundel.workflows.evaluate import (
-    Conditions,
+from roundel.workflows.evaluation_options import EvaluationOptions
+from roundel.workflows.measuring import (
     ask_original,
     measure_texts,
     open_measured,
     read_texts,
 )
-from roundel.workflows.open import ModelRequest
+from roundel.workflows.request import ModelRequest
 
 # Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
 WINDOW, WINDOWS = 256, 16
@@ -43,10 +43,9 @@ def write_report(
     folder: Path,
     manifest: dict[str, Any],
     outcome: Outcome,
-    given: ModelRequest,
+    request: ModelRequest,
     held_out: str | None,
     device: torch.device,
-    progress: Progress,
 ) -> str:
     """Write `report.json` and, where its libraries are installed, `report.html` into a finished output folder.
 
@@ -54,10 +53,9 @@ def write_report(
         folder: with everything that a client reads, under its final name.
         manifest: of the run.
         outcome: the engine's records.
-        given: the original model.
+        request: the original model.
         held_out: text on which the result is measured; None: it is not.
         device: where it is measured.
-        progress: told of the measurement, and of what could not be had.
 
     Returns:
         Why there is no report, and how to make it; empty where there is one.
@@ -65,7 +63,7 @@ def write_report(
     Raises:
         Stopped: the work was asked to end while the result was measured; the report is written.
     """
-    stopped = None
+    stopped, progress = None, request.options.listener
     try:
         report: dict[str, Any] = {
             "manifest": manifest,
@@ -76,7 +74,7 @@ def write_report(
         }
         _save(folder, report)
         try:
-            report |= _quality(folder, given, held_out, device, progress)
+            report |= _quality(folder, request, held_out, device, progress)
         except Stopped as error:
             stopped = error
             report["no_quality"] = "the run was stopped before"
@@ -105,13 +103,13 @@ def write_report(
 
 
 def _quality(
-    folder: Path, given: ModelRequest, held_out: str | None, device: torch.device, progress: Progress
+    folder: Path, request: ModelRequest, held_out: str | None, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     """What was measured, or why nothing was."""
     if held_out is None:
         return {"no_quality": "it was not asked for"}
     try:
-        quality = _measure(folder, given, held_out, device, progress)
+        quality = _measure(folder, request, held_out, device, progress)
     except Stopped:
         raise
     # A text that is too short, a device that is full, a library's fault: all are told, none is worth the model.
@@ -174,31 +172,34 @@ def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(
-    folder: Path, given: ModelRequest, held_out: str, device: torch.device, progress: Progress
+    folder: Path, request: ModelRequest, held_out: str, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     with ExitStack() as opened:
-        conditions = Conditions(
-            texts=[held_out],
+        options = request.options
+        evaluation = EvaluationOptions(
+            text=[held_out],
             window=WINDOW,
             limit=WINDOWS,
             add_bos=True,
             device=str(device),
             block_by_block=True,
-            blocks=given.blocks,
-            trust_remote_code=given.trust_remote_code,
-            allow_pickle=given.allow_pickle,
+            blocks=options.blocks,
+            trust_remote_code=options.trust_remote_code,
+            allow_pickle=options.allow_pickle,
             progress=progress,
         )
-        source = open_measured(folder, None, conditions, opened)
+        source = open_measured(folder, None, evaluation, opened)
         reach = positions(source.model)
         if reach is not None and reach < WINDOW:
-            conditions = conditions.with_window(reach)
+            evaluation = evaluation.with_window(reach)
         original = None
-        if not isinstance(given.model, torch.nn.Module):  # which has become the result itself
+        if not request.in_memory:  # which has become the result itself
             # As the run opened it, whatever it was read from.
-            original = open_measured(given.model, given.tokenizer, conditions, opened, opener=given.open)
-        texts = read_texts(source.tokenizer, [source, *([original] if original else [])], conditions)
-        asked = None if original is None else ask_original(original, conditions)
-        measured = measure_texts(source, texts, asked, conditions)
+            original = open_measured(
+                request.model, request.tokenizer, evaluation, opened, opener=request.open
+            )
+        texts = read_texts(source.tokenizer, [source, *([original] if original else [])], evaluation)
+        asked = None if original is None else ask_original(original, evaluation)
+        measured = measure_texts(source, texts, asked, evaluation)
     found = [asdict(summarize(t.name, t.convention, m)) for t, m in zip(texts, measured, strict=True)]
     return {"texts": found, "tasks": []}

@@ -8,32 +8,26 @@ from typing import Any
 import torch
 
 from roundel.engine.journal import Journal, remove_stale
-from roundel.engine.lockstep import quantize_in_lockstep
-from roundel.engine.plan import Plan, plan_together
-from roundel.engine.streams import StreamOptions
 from roundel.errors import OutputError, RecipeError
+from roundel.evaluation.windows import check_text
 from roundel.formats.folder import check_target
-from roundel.model.place import Place
 from roundel.recipe import Recipe
 from roundel.records.manifest import MANIFEST, read_manifest
-from roundel.system.progress import Progress
 from roundel.system.ranks import Ranks
-from roundel.workflows.open import ModelRequest
-from roundel.workflows.quantize import OutputOptions, Run, stream_device, tell_plan
+from roundel.workflows.common import Common
+from roundel.workflows.destination import WriteOptions
+from roundel.workflows.quantize import execute, open_run
+from roundel.workflows.request import ModelRequest
+from roundel.workflows.run import Run
 
 
-def sweep_model(
-    given: ModelRequest,
+def sweep_request(
+    request: ModelRequest,
     recipes: Sequence[Recipe],
     output: Path,
     device: torch.device,
-    progress: Progress,
     ranks: Ranks,
-    streams: StreamOptions,
-    *,
-    overwrite: bool,
-    restart: bool,
-    held_out: str | None,
+    options: WriteOptions,
 ) -> dict[str, dict[str, Any]]:
     """Quantize a model with every recipe, into a folder of its name below `output`; the manifests by that name.
 
@@ -46,8 +40,10 @@ def sweep_model(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(f"{twice[0]} is given twice: recipes of different names are wanted")
-    source = given.model.path if isinstance(given.model, Place) else None
+    if options.held_out is not None:
+        check_text(options.held_out)
     manifests: dict[str, dict[str, Any]] = {}
+    say, common = request.options.listener.say, Common()
     with ExitStack() as journals:
         if ranks.first and not output.exists():
             journals.callback(_leave_nothing_empty, output)
@@ -56,49 +52,22 @@ def sweep_model(
             target = output / name
             with ranks.agreed():
                 if ranks.first:
-                    remove_stale(target, progress.say)
+                    remove_stale(target, say)
                     # What an earlier sweep wrote is compared below.
-                    done = not overwrite and (target / MANIFEST).is_file()
-                    check_target(target, overwrite, source, vacant=not done)
+                    done = not options.overwrite and (target / MANIFEST).is_file()
+                    check_target(target, options.overwrite, request.path, vacant=not done)
             journal = journals.enter_context(Journal(target, ranks))
-            home = streams.home(stream_device(recipe, device), journal.folder, ranks)
-            writing = OutputOptions(journal, overwrite, restart, True, streams, held_out)
-            with ranks.agreed():
-                run = Run(given, recipe, device, progress, home, writing, lockstep=True)
-            found = None if overwrite else _finished(run, target, ranks)
+            run = open_run(request, recipe, device, journal, options, common)
+            found = None if options.overwrite else _finished(run, target, ranks)
             if found is None:
                 runs[name] = run
             else:
-                progress.say(f"{name} is there already")
+                say(f"{name} is there already")
                 manifests[name] = found
                 journal.remove()
-        manifests |= _do(runs, progress, ranks)
+        results = execute(list(runs.values()))
+    manifests |= {name: result.manifest for name, result in zip(runs, results, strict=True)}
     return {name: manifests[name] for name in names}
-
-
-def _do(runs: dict[str, Run], progress: Progress, ranks: Ranks) -> dict[str, dict[str, Any]]:
-    if not runs:
-        return {}
-    for run in runs.values():
-        run.begin()
-    plan = _plan(list(runs.values()))
-    if next(iter(runs.values())).prefers_files(plan):
-        for run in runs.values():
-            run.keep_streams_in_files()
-        plan = _plan(list(runs.values()))
-    tell_plan(plan, progress, ranks)
-    manifests = {}
-    with ExitStack() as jobs:
-        ready = [jobs.enter_context(run.ready()) for run in runs.values()]
-        outcomes = quantize_in_lockstep(ready, progress)
-        for (name, run), job, outcome in zip(runs.items(), ready, outcomes, strict=True):
-            manifests[name] = run.finish(job, outcome, plan).manifest
-            job.journal.remove()  # type: ignore[union-attr]
-    return manifests
-
-
-def _plan(runs: list[Run]) -> Plan:
-    return plan_together([run.count() for run in runs], [run.recipe for run in runs])
 
 
 def _finished(run: Run, target: Path, ranks: Ranks) -> dict[str, Any] | None:

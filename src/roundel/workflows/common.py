@@ -1,0 +1,28 @@
+"""What several runs on one model have in common; the first that needs it finds it out."""
+
+from collections.abc import Callable
+
+from roundel.calibration.gather import Calibration
+from roundel.calibration.options import CalibrationOptions
+from roundel.model.source import SourceModel, fingerprint
+
+
+class Common:
+    """Findings about one model and its data."""
+
+    def __init__(self) -> None:
+        self._fingerprint = ""
+        self._calibration: dict[str, Calibration] = {}
+
+    def fingerprint(self, source: SourceModel) -> str:
+        """Of the model's weights: it takes a pass over the whole checkpoint."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(source.model, source.storage, source.extra)
+        return self._fingerprint
+
+    def calibration(self, options: CalibrationOptions, read: Callable[[], Calibration]) -> Calibration:
+        """Tokens, by the options that decide them."""
+        key = str({name: getattr(options, name) for name in CalibrationOptions.model_fields})
+        if key not in self._calibration:
+            self._calibration[key] = read()
+        return self._calibration[key]

@@ -1,0 +1,64 @@
+"""What becomes of every matrix of a model, and whether the container carries it, before any weight is touched."""
+
+from typing import Any
+
+from roundel.engine.coverage import Coverage, decide
+from roundel.errors import RoundelError
+from roundel.formats import CONTAINERS, Container, Layer
+from roundel.formats.readers import Readers
+from roundel.model.blocks import BlockStack, find_blocks
+from roundel.model.experts import divide, rejoin
+from roundel.model.extra_tensors import ExtraTensors
+from roundel.recipe import Recipe
+
+
+def decide_on(
+    model: Any,
+    recipe: Recipe,
+    blocks: str | None,
+    container: Container | None,
+    extra: ExtraTensors,
+) -> tuple[BlockStack, Coverage]:
+    """Find what there is to quantize in a model, and decide what becomes of it.
+
+    Args:
+        model: names, classes and shapes are looked at; tensors may be absent. Its stacked experts stay divided, if they
+            are to be quantized.
+        recipe: what to do.
+        blocks: pattern of the decoder blocks' names; None: they are found.
+        container: that is to carry the result; None: none.
+        extra: tensors of the checkpoint for which the model has no place.
+
+    Raises:
+        RoundelError: the blocks are not found, the recipe does not fit the model, or the container not the recipe.
+    """
+    divide(model)
+    try:
+        stack = find_blocks(model, blocks)
+        coverage = decide(model, stack, recipe, extra.shapes)
+        if container is not None:
+            container.check(_layers(coverage, recipe, model), model, recipe.activations)
+    except RoundelError:
+        rejoin(model)
+        raise
+    rejoin(model, keep={name.rpartition(".")[0] for name in coverage.schemes})
+    return stack, coverage
+
+
+def find_readers(coverage: Coverage, recipe: Recipe, model: Any) -> Readers:
+    """Which clients will open a result that its container has not refused."""
+    layers = _layers(coverage, recipe, model)
+    return CONTAINERS[recipe.format].readers(layers, model, recipe.activations)
+
+
+def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
+    layers = []
+    for record in coverage.layers:
+        scheme = coverage.schemes.get(record.name)
+        if scheme is None:
+            continue
+        shape = (record.shape[0], record.shape[1])
+        bias = getattr(model.get_submodule(record.name), "bias", None) is not None
+        permuted = recipe.permutes(scheme, shape[1])
+        layers.append(Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted))
+    return layers
