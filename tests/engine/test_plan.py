@@ -11,8 +11,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import roundel
-from roundel.engine import plan as plans
-from roundel.engine.plan import Plan, bytes_kept
+from roundel.engine import count_bytes
+from roundel.engine.footprint import bytes_kept
+from roundel.engine.plan import Plan
 from roundel.errors import OutputError
 
 pytestmark = pytest.mark.slow("measures the peak of memory in processes of their own")
@@ -149,7 +150,7 @@ def test_streams_go_to_files_where_memory_does_not_hold_them(
     streams = 2 * 16 * 64 * 96 * 4
     counted, _ = roundel.plan(llama, recipe, calibration="pydoc", trial=False)
     rest = sum(counted.memory.values()) - counted.memory["the process itself"] - streams
-    monkeypatch.setattr(plans, "free_memory", lambda: rest + streams // 2)
+    monkeypatch.setattr(count_bytes, "free_memory", lambda: rest + streams // 2)
     said: list[str] = []
 
     class Listener(roundel.Progress):
@@ -169,7 +170,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(plans.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(count_bytes.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"the run needs .* on the disk .* 1\.0 kB are free: make room"):
         roundel.quantize(llama, roundel.Recipe(method="rtn", group_size=32), output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

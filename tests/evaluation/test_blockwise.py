@@ -92,7 +92,7 @@ def test_packed_experts_under_other_names_are_measured_whole(held_out: Path, tmp
 
 
 def test_a_model_larger_than_memory_goes_block_by_block(llama: Path, held_out: Path, monkeypatch) -> None:
-    from roundel.workflows import evaluate as evaluating
+    from roundel.workflows import measuring
 
     told: list[str] = []
 
@@ -102,8 +102,8 @@ def test_a_model_larger_than_memory_goes_block_by_block(llama: Path, held_out: P
 
     whole = roundel.evaluate(llama, text=str(held_out), progress=Listener(), **MEASURED)
     assert told == []
-    monkeypatch.setattr(evaluating, "free_memory", lambda: 1_000_000)
-    monkeypatch.setattr(evaluating, "Whole", None)
+    monkeypatch.setattr(measuring, "free_memory", lambda: 1_000_000)
+    monkeypatch.setattr(measuring, "Whole", None)
     assert roundel.evaluate(llama, text=str(held_out), progress=Listener(), **MEASURED) == whole
     assert told == [f"{llama.name} is measured block by block: memory does not hold it"]
 

@@ -175,7 +175,7 @@ def test_a_large_one_is_read_block_by_block(
     outputs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(cache, outputs["original"], "acme/model", FIRST, "main")
-    monkeypatch.setattr("roundel.workflows.evaluate.free_memory", lambda: 1000)
+    monkeypatch.setattr("roundel.workflows.measuring.free_memory", lambda: 1000)
     said: list[str] = []
 
     class Told(Progress):

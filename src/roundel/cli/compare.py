@@ -8,54 +8,23 @@ from rich.table import Table
 
 import roundel
 from roundel.cli.display import err, out, terminal_progress
-from roundel.cli.evaluate import (
-    BatchOption,
-    BosOption,
-    ByBlocksOption,
-    CacheOption,
-    DataOption,
-    FewshotOption,
-    LimitOption,
-    TasksOption,
-    TextEncodingOption,
-    TextOption,
-    TopOption,
-    WindowOption,
-    check_file,
-    chosen_tasks,
-    chosen_texts,
-    figure_words,
-    score_words,
-)
-from roundel.cli.quantize import BlocksOption
+from roundel.cli.groups import with_groups
+from roundel.cli.measuring import check_file, evaluation, figure_words, score_words
 from roundel.errors import OutputError
 from roundel.system.seal import write_sealed, write_sealed_json
 from roundel.words import size
 
 
+@with_groups(how=evaluation)
 def compare_command(
     models: Annotated[
         list[str], typer.Argument(help="Model folders, quantized or not, .gguf files or hub ids.")
     ],
     reference: Annotated[str, typer.Option(help="The original.")],
-    text: TextOption = None,
-    window: WindowOption = None,
-    limit: LimitOption = None,
-    add_bos: BosOption = None,
-    encoding: TextEncodingOption = None,
-    tasks: TasksOption = None,
-    fewshot: FewshotOption = None,
-    batch_size: BatchOption = 1,
-    data_dir: DataOption = None,
+    how: dict[str, Any],
     page: Annotated[Path, typer.Option("-o", "--page", help="The page to write.")] = Path("comparison.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,
-    cache: CacheOption = None,
-    top_k: TopOption = None,
-    block_by_block: ByBlocksOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
-    blocks: BlocksOption = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the models.")] = False,
 ) -> None:
     """Compare models with their original and with each other: one table and one page."""
     check_file(page, "comparison")
@@ -63,26 +32,7 @@ def compare_command(
         check_file(json_file, "figures")
     if page.exists() and not overwrite:
         raise OutputError(f"{page} exists: choose another file with --page, or pass --overwrite")
-    found = roundel.compare(
-        models,
-        reference,
-        text=chosen_texts(text, tasks),
-        tasks=chosen_tasks(tasks),
-        fewshot=fewshot,
-        batch_size=batch_size,
-        window=window,
-        limit=limit,
-        add_bos=add_bos,
-        encoding=encoding,
-        data_dir=data_dir,
-        cache=cache,
-        top_k=top_k,
-        block_by_block=block_by_block,
-        blocks=blocks,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        progress=terminal_progress(),
-    )
+    found = roundel.compare(models, reference, progress=terminal_progress(), **how)
     from roundel.report.comparison_page import render_comparison
     from roundel.report.page import available
 

@@ -6,7 +6,7 @@ import typer
 
 import roundel
 from roundel.cli.display import out
-from roundel.cli.quantize import RevisionOption
+from roundel.cli.options import RevisionOption, TrustOption
 
 
 def generate_command(
@@ -17,7 +17,7 @@ def generate_command(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
     revision: RevisionOption = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer a prompt greedily, or continue it, where the model has no chat template."""
     text = roundel.generate(

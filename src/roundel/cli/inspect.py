@@ -1,7 +1,6 @@
 """`roundel inspect`: before a run what will become of every matrix of a model, after it what has."""
 
 import re
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,16 +9,9 @@ from rich.table import Table
 
 import roundel
 from roundel.cli.display import out, terminal_progress
-from roundel.cli.quantize import (
-    AllowQuantizedOption,
-    BaseOption,
-    BlocksOption,
-    MethodChoice,
-    RevisionOption,
-    choose_recipe,
-    grid_words,
-    recipe_words,
-)
+from roundel.cli.groups import with_groups
+from roundel.cli.options import MethodOption, RecipeOption, SettingsOption, choose_recipe, opening
+from roundel.cli.words import grid_words, recipe_words
 from roundel.errors import FormatError, RecipeError
 from roundel.words import size
 
@@ -28,21 +20,15 @@ if TYPE_CHECKING:
     from roundel.records.outcome import LayerRecord
 
 
+@with_groups(model_options=opening)
 def inspect_command(
     model: Annotated[
         str, typer.Argument(help="Model folder, .gguf file or hub id; or a folder that Roundel wrote.")
     ],
-    recipe: Annotated[str | None, typer.Option(help="Name of a shipped recipe or a YAML file.")] = None,
-    method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
-    ] = None,
-    blocks: BlocksOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
-    allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
-    allow_quantized: AllowQuantizedOption = False,
-    base: BaseOption = None,
+    model_options: dict[str, Any],
+    recipe: RecipeOption = None,
+    method: MethodOption = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Show every Linear of a model and what a recipe will do with it; of a quantized folder, what was done.
 
@@ -55,9 +41,10 @@ def inspect_command(
     from roundel.workflows.open import find_model
 
     progress = terminal_progress()
-    place: Any = undisturbed(find_model)(model, revision, allow_pickle=allow_pickle, progress=progress)
-    if is_own(place.path) and not allow_quantized:
-        if recipe or method or settings or blocks:
+    revision, pickle = model_options.pop("revision"), model_options["allow_pickle"]
+    place: Any = undisturbed(find_model)(model, revision, allow_pickle=pickle, progress=progress)
+    if is_own(place.path) and not model_options["allow_quantized"]:
+        if recipe or method or settings or model_options["blocks"]:
             raise RecipeError(
                 f"{model} is quantized already, so there is nothing for a recipe to decide: leave recipe and blocks "
                 "out, or name the original model"
@@ -66,20 +53,12 @@ def inspect_command(
         return
     chosen = choose_recipe(recipe, {"method": method.value if method else None}, settings)
     problem = None
-    look = partial(
-        roundel.inspect,
-        place,
-        blocks=blocks,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-        allow_quantized=allow_quantized,
-        base=base,
-    )
     try:
-        layers = look(chosen, progress=progress)
+        layers = roundel.inspect(place, chosen, progress=progress, **model_options)
     except FormatError as error:
         # What there is in the model is worth seeing all the same.
-        layers, problem = look(chosen.with_settings(format="dense")), error
+        dense = chosen.with_settings(format="dense")
+        layers, problem = roundel.inspect(place, dense, **model_options), error
     out.print(_decisions(layers, chosen.method))
     out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", soft_wrap=True)
     out.print(summary(layers), soft_wrap=True)

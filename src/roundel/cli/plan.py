@@ -1,27 +1,24 @@
 """`roundel plan`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 import roundel
 from roundel.cli.display import out, terminal_progress
-from roundel.cli.quantize import (
-    AllowQuantizedOption,
-    BaseOption,
-    BatchSizeOption,
-    BlocksOption,
-    EncodingOption,
-    ItersOption,
-    LengthOption,
-    MethodChoice,
-    RevisionOption,
-    SamplesOption,
-    StreamChoice,
+from roundel.cli.groups import with_groups
+from roundel.cli.options import (
+    DeviceOption,
+    MethodOption,
+    RecipeOption,
+    SettingsOption,
     choose_recipe,
-    streams_of,
+    data_settings,
+    opening,
+    streams,
+    tuning_settings,
 )
 from roundel.words import size
 
@@ -30,42 +27,26 @@ if TYPE_CHECKING:
     from roundel.engine.trial import Trial
 
 
+@with_groups(data=data_settings, tuning=tuning_settings, where=streams, model_options=opening)
 def plan_command(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    data: dict[str, Any],
+    tuning: dict[str, Any],
+    where: "roundel.StreamOptions",
+    model_options: dict[str, Any],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder that would be written.")] = Path(
         "quantized"
     ),
-    recipe: Annotated[str | None, typer.Option(help="Name of a shipped recipe or a YAML file.")] = None,
-    method: Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")] = None,
+    recipe: RecipeOption = None,
+    method: MethodOption = None,
     calibration: Annotated[str | None, typer.Option(help="As for `roundel quantize`.")] = None,
-    encoding: EncodingOption = None,
-    nsamples: SamplesOption = None,
-    seqlen: LengthOption = None,
-    iters: ItersOption = None,
-    batch_size: BatchSizeOption = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")
-    ] = None,
-    stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
+    settings: SettingsOption = None,
     low_memory: Annotated[bool, typer.Option(help="As for `roundel quantize`.")] = False,
     trial: Annotated[bool, typer.Option(help="Try one block, to measure time and memory.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
-    blocks: BlocksOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
-    allow_quantized: AllowQuantizedOption = False,
-    base: BaseOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
-    given = {
-        "method": method.value if method else None,
-        "calibration": calibration,
-        "encoding": encoding,
-        "nsamples": nsamples,
-        "seqlen": seqlen,
-        "iters": iters,
-        "batch_size": batch_size,
-    }
+    given = {"method": method.value if method else None, "calibration": calibration, **data, **tuning}
     chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
@@ -74,14 +55,10 @@ def plan_command(
         chosen,
         output=output,
         device=device,
-        streams=streams_of(stream_to_disk),
-        blocks=blocks,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_quantized=allow_quantized,
-        base=base,
+        streams=where,
         trial=trial,
         progress=terminal_progress(stoppable=True),
+        **model_options,
     )
     out.print(_table(counted))
     out.print(counted.words, soft_wrap=True)

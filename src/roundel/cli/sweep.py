@@ -8,29 +8,24 @@ from rich.table import Table
 
 import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
+from roundel.cli.groups import with_groups
 from roundel.cli.launch import on_ranks
-from roundel.cli.quantize import (
-    NOT_MEASURED,
-    AllowQuantizedOption,
-    BaseOption,
-    BatchSizeOption,
-    BlocksOption,
-    EncodingOption,
-    HeldOutOption,
-    ItersOption,
-    LengthOption,
-    RevisionOption,
-    SamplesOption,
-    StreamChoice,
+from roundel.cli.options import (
+    DeviceOption,
+    ProcessesOption,
+    data_settings,
     joined_settings,
-    streams_of,
+    opening,
+    streams,
+    tuning_settings,
+    writing,
 )
 from roundel.errors import RecipeError
-from roundel.evaluation.defaults import HELD_OUT
 from roundel.recipe import Recipe, load_settings
 from roundel.words import size
 
 
+@with_groups(data=data_settings, tuning=tuning_settings, write=writing, where=streams, model_options=opening)
 def sweep_command(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
     recipes: Annotated[
@@ -40,41 +35,23 @@ def sweep_command(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder in which every recipe writes one of its name.")
     ],
+    data: dict[str, Any],
+    tuning: dict[str, Any],
+    write: dict[str, Any],
+    where: "roundel.StreamOptions",
+    model_options: dict[str, Any],
     calibration: Annotated[
         str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")
     ] = None,
-    encoding: EncodingOption = None,
-    nsamples: SamplesOption = None,
-    seqlen: LengthOption = None,
-    iters: ItersOption = None,
-    batch_size: BatchSizeOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A key of all recipes, e.g. --set seed=1."),
     ] = None,
-    nproc: Annotated[
-        int | None, typer.Option(help="Share the work among so many processes of this machine.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")] = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace what roundel wrote there already.")] = False,
-    restart: Annotated[
-        bool, typer.Option(help="Begin again where an interrupted sweep could go on.")
-    ] = False,
-    stream_to_disk: Annotated[StreamChoice | None, typer.Option(help="As for `roundel quantize`.")] = None,
-    blocks: BlocksOption = None,
-    held_out: HeldOutOption = HELD_OUT,
-    revision: RevisionOption = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run modeling code of the model.")] = False,
-    allow_pickle: Annotated[bool, typer.Option(help="Read pickled checkpoints.")] = False,
-    allow_quantized: AllowQuantizedOption = False,
-    base: BaseOption = None,
+    nproc: ProcessesOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Quantize a model with several recipes at once; what they have in common is computed once."""
-    of_data = {"encoding": encoding, "nsamples": nsamples, "seqlen": seqlen}
-    of_tuning = {"iters": iters, "batch_size": batch_size}
-    chosen = [
-        _recipe(name.strip(), settings, of_data, of_tuning) for name in recipes.split(",") if name.strip()
-    ]
+    chosen = [_recipe(name.strip(), settings, data, tuning) for name in recipes.split(",") if name.strip()]
     if not chosen:
         raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
     on_ranks(nproc)
@@ -84,17 +61,10 @@ def sweep_command(
         output,
         calibration=calibration,
         device=device,
-        overwrite=overwrite,
-        restart=restart,
-        streams=streams_of(stream_to_disk),
-        blocks=blocks,
-        held_out=None if held_out == NOT_MEASURED else held_out,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-        allow_quantized=allow_quantized,
-        base=base,
+        streams=where,
         progress=terminal_progress(stoppable=True),
+        **write,
+        **model_options,
     )
     if first_rank():
         out.print(_table(manifests))

@@ -16,9 +16,8 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.job import Job, make_runner
-from roundel.engine.plan import Plan, bytes_kept, largest_block
+from roundel.engine.plan import Plan, PlanPart
 from roundel.engine.streams import MemoryStream, Streams
-from roundel.system.devices import autocast_dtype, autocasting, computing
 from roundel.system.memory import peak_memory
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE
@@ -98,50 +97,6 @@ class _Stopwatch(Progress):
         return statistics.median(self.steps) if self.steps else 0.0
 
 
-@dataclass(frozen=True)
-class ActivationFootprint:
-    """Bytes that a block holds while it runs.
-
-    Attributes:
-        sample: of every sample of a batch.
-        once: whatever the batch: weights in half precision.
-    """
-
-    sample: int
-    once: int
-
-
-def bytes_of_batch(job: Job) -> ActivationFootprint:
-    """What a block holds of calibration samples: what gradients need, or, without, a few tensors."""
-    assert job.tokens is not None
-    block, name = job.stack.blocks[0], job.stack.block_name(0)
-    runner = make_runner(job, job.tokens[:1], None)
-    amp = autocast_dtype(job.device, job.recipe.amp)
-    job.storage.load(block, name)
-    with job.storage.around(job.model, job.stack):
-        hidden = next(runner.first_inputs(1)).float()
-        for rows in (1, 2):
-            runner.prepare(rows)
-    # What enters the first block will do for any.
-    index = largest_block(job.stack)
-    if index:
-        job.storage.release(block, name)
-        block, name = job.stack.blocks[index], job.stack.block_name(index)
-        job.storage.load(block, name)
-
-    def run(sample: torch.Tensor) -> object:
-        with autocasting(job.device, amp):
-            return runner.run(index, sample)
-
-    with computing(block, job.device):
-        one, two = (bytes_kept(run, hidden.to(job.device).repeat(rows, 1, 1), block) for rows in (1, 2))
-    job.storage.release(block, name)
-    if not job.recipe.tuned:
-        return ActivationFootprint(3 * (max(two, default=0) - max(one, default=0)), 0)
-    sample = sum(two) - sum(one)
-    return ActivationFootprint(sample, max(0, sum(one) - sample))
-
-
 def run_trial(job: Job, plan: Plan) -> Trial:
     """Quantize the first block on a little data; the model is left without it.
 
@@ -193,7 +148,7 @@ def _extrapolate(job: Job, plan: Plan, watch: _Stopwatch, seconds: float, peak: 
     if job.tokens is not None:
         share = len(job.tokens) / rows
         block += watch.passed * watch.batch * share
-        streams = plan.memory.get("streams of activations", 0) * max(0.0, 1 - 1 / share)
+        streams = plan.memory.get(PlanPart.STREAMS, 0) * max(0.0, 1 - 1 / share)
     spread = _LEAST_SPREAD
     if len(watch.steps) > 2:
         quartiles = statistics.quantiles(watch.steps[1:], n=4)

@@ -54,3 +54,17 @@ def _mark() -> int:
     # macOS counts in bytes, the others in kibibytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take, a control group's limit counted."""
+    free: int = psutil.virtual_memory().available
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, max(0, int(Path(limit).read_text()) - int(Path(usage).read_text())))
+        except (OSError, ValueError):
+            continue  # no such group, or no limit
+    return free

@@ -12,7 +12,6 @@ from typing import Any
 
 from roundel.activations.attach import attached
 from roundel.calibration.prefix import with_prefix
-from roundel.engine.plan import free_memory
 from roundel.errors import ModelError
 from roundel.evaluation.blockwise import BlockByBlock
 from roundel.evaluation.defaults import WINDOW
@@ -27,6 +26,7 @@ from roundel.model.place import Place
 from roundel.model.source import SourceModel, fingerprint, positions
 from roundel.model.storage import InMemory
 from roundel.records.folder import original_bytes
+from roundel.system.memory import free_memory
 from roundel.system.progress import Progress
 from roundel.workflows.evaluation_options import EvaluationOptions
 from roundel.workflows.open import ModelOrPath, find_model, open_model

@@ -13,11 +13,13 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer, attached
 from roundel.calibration.gather import Calibration, for_sources
+from roundel.engine.count_bytes import make_plan
 from roundel.engine.coverage import check_complete
+from roundel.engine.footprint import ActivationFootprint, bytes_of_batch
 from roundel.engine.job import Job
-from roundel.engine.plan import Plan, make_plan
+from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome
-from roundel.engine.trial import ActivationFootprint, Trial, bytes_of_batch, run_trial
+from roundel.engine.trial import Trial, run_trial
 from roundel.errors import ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
@@ -231,8 +233,7 @@ class Run:
             checks_whole=self._checks_whole,
             measures=destination.journal is None or destination.options.held_out is not None,
             resident=self.resident,
-            of_sample=self._footprint.sample,
-            of_batch=self._footprint.once,
+            footprint=self._footprint,
             ranks=self.ranks.size,
             processes=self.ranks.here,
             independent=self.job(lockstep=lockstep).independent,
