@@ -84,7 +84,8 @@ def decide(
             coverage.head = view
             _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, None)
         else:
-            _add(coverage, view, None, _reason_outside(model, view, beside), None)
+            tied = view.parameter is text_model(model).get_input_embeddings().weight
+            _add(coverage, view, None, _reason_outside(model, view, beside, tied=tied), None, tied=tied)
     if recipe.lm_head and (coverage.head is None or coverage.head.name not in coverage.schemes):
         raise RecipeError(
             "lm_head=true wants an output head that is a Linear and not left out; none was found"
@@ -192,18 +193,26 @@ def _reason_no_linear(module: nn.Module, parameter: str, beside: set[int]) -> st
     return "no Linear: stays as it is"
 
 
-def _reason_outside(model: Any, view: LinearView, beside: set[int]) -> str:
+def _reason_outside(model: Any, view: LinearView, beside: set[int], *, tied: bool) -> str:
     reader = text_model(model)
     if view.module is not reader.get_output_embeddings():
         return _BESIDE if id(view.module) in beside else "outside the blocks"
-    tied = view.parameter is reader.get_input_embeddings().weight
     return "output head" + (", tied to the embedding" if tied else "") + "; lm_head=true quantizes it"
 
 
-def _add(coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: str, block: int | None) -> None:
+def _add(
+    coverage: Coverage,
+    view: LinearView,
+    scheme: Scheme | None,
+    reason: str,
+    block: int | None,
+    *,
+    tied: bool = False,
+) -> None:
     if scheme is not None:
         coverage.schemes[view.name], reason = scheme, ""
-    coverage.layers.append(LayerRecord(view.name, type(view.module).__name__, view.shape, block, reason))
+    kind = type(view.module).__name__
+    coverage.layers.append(LayerRecord(view.name, kind, view.shape, block, reason, tied))
 
 
 def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:

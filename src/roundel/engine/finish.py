@@ -59,13 +59,14 @@ def _record(
 ) -> LayerRecord:
     name, scheme = record.name, quantized.scheme
     power = target.weight.square().mean().clamp_min(1e-30)
-    sizes = seen.sizes.get(name)
+    sizes, smoothing = seen.sizes.get(name), seen.smoothing.get(name)
     return replace(
         record,
         note=target.note,
         tokens=seen.tokens.get(name),
         inputs=inputs,
-        smoothing=seen.smoothing.get(name, ""),
+        smoothing=smoothing.words if smoothing else "",
+        smoothed=smoothing is not None and smoothing.done,
         bits=scheme.bits,
         group_size=scheme.group_size,
         sym=scheme.sym,

@@ -16,7 +16,7 @@ from roundel.engine.observers import (
     sharing_inputs,
 )
 from roundel.engine.ranges import static_grids
-from roundel.engine.smoothing import smooth_block
+from roundel.engine.smoothing import Smoothing, smooth_block
 from roundel.engine.streams import Stream
 from roundel.errors import NonFiniteError
 from roundel.model.linears import LinearView
@@ -57,7 +57,7 @@ class Observations:
 
     tokens: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, torch.Tensor] = field(default_factory=dict)
-    smoothing: dict[str, str] = field(default_factory=dict)
+    smoothing: dict[str, Smoothing] = field(default_factory=dict)
     heads: dict[str, Heads] = field(default_factory=dict)
 
     def add_reference(self, reference: ReferencePass) -> None:
@@ -155,7 +155,7 @@ class Observer:
         sample = self.passes.sample(inputs)
         return sharing_inputs(lambda: self.passes.run(index, sample), views)
 
-    def smooth(self, index: int, views: list[LinearView], inputs: Stream) -> dict[str, str]:
+    def smooth(self, index: int, views: list[LinearView], inputs: Stream) -> dict[str, Smoothing]:
         """Smooth a block (SmoothQuant), in place; what became of every Linear, by name."""
         assert self.job.recipe.smooth is not None
         sample = self.passes.sample(inputs)

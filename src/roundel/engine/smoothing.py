@@ -9,6 +9,7 @@ norm is seen by running it again: where its output changed, the fold is taken ba
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -24,6 +25,19 @@ _SMALLEST = 1e-5
 _NORM_ORIGINS = (0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Smoothing:
+    """What became of a Linear.
+
+    Attributes:
+        done: its weight was changed.
+        words: the same for the coverage table, and why not, or where the scale went.
+    """
+
+    done: bool
+    words: str
+
+
 def smooth_block(
     block: nn.Module,
     views: list[LinearView],
@@ -31,7 +45,7 @@ def smooth_block(
     run_everything: Callable[[], object],
     exponent: float,
     ranks: Ranks = ALONE,
-) -> dict[str, str]:
+) -> dict[str, Smoothing]:
     """Smooth the Linears of a block, in place.
 
     Args:
@@ -43,7 +57,7 @@ def smooth_block(
         ranks: that share the data.
 
     Returns:
-        For every Linear by name what became of it, for the coverage table.
+        What became of every Linear, by name.
     """
     norms = _norms_before(block, views, run_sample)
     largest = {view.name: _Largest() for view in views}
@@ -51,13 +65,13 @@ def smooth_block(
         run_everything()
     for view in views:
         largest[view.name].join(ranks, view)
-    said: dict[str, str] = {}
+    found: dict[str, Smoothing] = {}
     for group in sharing_inputs(run_sample, views):
-        words = _smooth_group(
+        smoothing = _smooth_group(
             group, norms.get(group[0].name), largest[group[0].name].value, run_sample, exponent
         )
-        said |= {view.name: words for view in group}
-    return said
+        found |= {view.name: smoothing for view in group}
+    return found
 
 
 class _Largest:
@@ -117,9 +131,9 @@ def _smooth_group(
     largest: torch.Tensor | None,
     run_sample: Callable[[], torch.Tensor],
     exponent: float,
-) -> str:
+) -> Smoothing:
     if norm is None or largest is None:
-        return "not smoothed: no norm before it"
+        return Smoothing(False, "not smoothed: no norm before it")
     name, module = norm
     weight_size = torch.stack([view.weight.abs().amax(0) for view in group]).amax(0)
     scale = largest.clamp_min(_SMALLEST).pow(exponent) / weight_size.clamp_min(_SMALLEST).pow(1 - exponent)
@@ -136,7 +150,7 @@ def _smooth_group(
             view.weight.mul_(scale)
         error = (run_sample() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30)
         if float(error.sqrt()) < _TOLERANCE:
-            return f"smoothed into {name}"
+            return Smoothing(True, f"smoothed into {name}")
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
-    return f"not smoothed: {name} feeds more than these Linears"
+    return Smoothing(False, f"not smoothed: {name} feeds more than these Linears")

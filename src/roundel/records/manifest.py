@@ -133,7 +133,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}; a JSON file is wanted") from error
+    complete_layers(manifest)
     return manifest
+
+
+def complete_layers(manifest: dict[str, Any]) -> None:
+    """Give a manifest of an earlier version what layers say since: until then it stood in their words alone."""
+    for layer in manifest["layers"]:
+        layer.setdefault("tied", "tied to the embedding" in layer.get("reason", ""))
+        layer.setdefault("smoothed", layer.get("smoothing", "").startswith("smoothed into"))
 
 
 def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:

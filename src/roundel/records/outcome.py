@@ -23,10 +23,12 @@ class LayerRecord:
         shape: of the weight; `[out, in]` for a Linear.
         block: index of its decoder block, None outside the stack.
         reason: why it stays as it is; empty for a quantized layer.
+        tied: it has no weight of its own, but the embedding's.
         note: what happened to a quantized layer that was not asked for.
         tokens: of the calibration data that it saw; None where none were read.
         inputs: the grid of its inputs; empty where they are not quantized.
-        smoothing: whether SmoothQuant reached it, and where its scale went.
+        smoothing: whether SmoothQuant reached it, and where its scale went, in words.
+        smoothed: SmoothQuant changed its weight.
         bits_per_weight: everything stored of the weight, over the number of weights.
         paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
@@ -39,10 +41,12 @@ class LayerRecord:
     shape: tuple[int, ...]
     block: int | None
     reason: str = ""
+    tied: bool = False
     note: str = ""
     tokens: int | None = None
     inputs: str = ""
     smoothing: str = ""
+    smoothed: bool = False
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None

@@ -165,8 +165,7 @@ def _error(view: LinearView, model: Any) -> float | None:
 def _smoothed(source: SourceModel) -> set[str]:
     if source.place is None or not is_own(source.place.path):
         return set()
-    layers = read_manifest(source.place.path)["layers"]
-    return {layer["name"] for layer in layers if str(layer.get("smoothing", "")).startswith("smoothed into")}
+    return {layer["name"] for layer in read_manifest(source.place.path)["layers"] if layer["smoothed"]}
 
 
 def _keeping(

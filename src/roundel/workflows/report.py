@@ -18,7 +18,7 @@ from roundel.errors import ModelError, RoundelError, Stopped
 from roundel.evaluation.quality import summarize
 from roundel.model.source import positions
 from roundel.records.anomalies import standouts
-from roundel.records.manifest import layer_records, read_manifest
+from roundel.records.manifest import complete_layers, layer_records, read_manifest
 from roundel.records.outcome import Outcome
 from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
@@ -152,6 +152,7 @@ def render_again(folder: Path) -> Path:
     if missing:
         raise RoundelError(missing)
     try:
+        complete_layers(report["manifest"])
         return write_page(folder, report)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(

@@ -64,9 +64,7 @@ def budget(manifest: dict[str, Any]) -> list[Entry]:
 def _others(manifest: dict[str, Any], left: float) -> list[Entry]:
     """What the file holds beside quantized weights: matrices in the original's type, and what remains."""
     wide = (manifest.get("original") or {}).get("bits_per_weight")
-    kept = [
-        layer for layer in manifest["layers"] if layer["bits"] is None and "tied to" not in layer["reason"]
-    ]
+    kept = [layer for layer in manifest["layers"] if layer["bits"] is None and not layer["tied"]]
     embeddings = _size([layer for layer in kept if layer["kind"] == "Embedding"], wide)
     matrices = _size([layer for layer in kept if layer["kind"] != "Embedding"], wide)
     if embeddings + matrices > left:  # written in another type, or shared: not to be told apart from here

@@ -111,9 +111,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     """What to look at before the model is used; empty where nothing is out of line."""
     manifest = report["manifest"]
     read_from = manifest["original"].get("read_from")
-    found = (
-        [f"the original was {read_from}" if read_from.startswith("read") else read_from] if read_from else []
-    )
+    found = [f"the original: {read_from}"] if read_from else []
     found += [
         f"{standout['name']} is out of line: {remark(standout)}" for standout in report.get("standouts") or []
     ]
