@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import roundel
 from zoo import ARCHITECTURES, manual_text, zoo_model
 
+# The law of bad inputs says what it compared, as a test does.
+pytest.register_assert_rewrite("bad_inputs.law")
+
 # Models this small lose more time handing work to a second thread than it saves.
 torch.set_num_threads(1)
 

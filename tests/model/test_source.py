@@ -13,6 +13,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from bad_inputs.box import UP, Box
 from roundel.errors import ModelError
 from roundel.model.source import fingerprint, open_source
 
@@ -224,3 +225,14 @@ def test_a_damaged_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(50))
     with pytest.raises(ModelError, match=r"bad\.gguf"):
         open_source(str(tmp_path / "bad.gguf"))
+
+
+def test_absolute_and_climbing_paths_are_refused_before_anything_is_read(tmp_path: Path, monkeypatch) -> None:
+    """Neither the file outside nor those inside."""
+    opened: list[str] = []
+    monkeypatch.setattr("roundel.model.checkpoint.read_header", lambda path: opened.append(str(path)) or {})
+    for number, place in enumerate(["/etc/passwd", "a/../../x", "C:\\x", "\\\\host\\x", "..", "."]):
+        model = Box(tmp_path / str(number)).index(lambda places, place=place: places.update({UP: place}))
+        with pytest.raises(ModelError, match="inside the folder"):
+            open_source(str(model))
+    assert opened == []

@@ -1,0 +1,14 @@
+"""Bad places for an output."""
+
+import pytest
+
+from bad_inputs.case import Case
+from bad_inputs.law import one_message_and_no_change
+from formats import bad_outputs
+
+pytestmark = [pytest.mark.reports, pytest.mark.slow("runs a command for each case")]
+
+
+@pytest.mark.parametrize("case", bad_outputs.AREA.cases, ids=str)
+def test_bad_input_is_one_message_and_changes_nothing(case: Case) -> None:
+    one_message_and_no_change(case)
