@@ -20,9 +20,9 @@ from statistics import median
 
 import torch
 
+from roundel.engine.moments import Hessian
 from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
-from roundel.methods.hessian import Hessian
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
 

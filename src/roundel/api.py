@@ -324,11 +324,7 @@ def inspect(
     if progress is not None:
         progress.say(find_readers(coverage, recipe, looked_at.model).words)
     rejoin(looked_at.model)
-    for layer in coverage.layers:
-        scheme = coverage.schemes.get(layer.name)
-        if scheme is not None:
-            layer.bits, layer.group_size, layer.sym = scheme.bits, scheme.group_size, scheme.sym
-    return coverage.layers
+    return coverage.planned()
 
 
 @undisturbed

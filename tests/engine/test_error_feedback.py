@@ -76,15 +76,15 @@ def test_a_linear_that_saw_too_few_tokens_is_rounded_and_listed(llama: Path) -> 
 
 
 def test_a_linear_that_went_astray_is_rounded_to_nearest_and_listed(llama: Path, monkeypatch) -> None:
-    from roundel.engine import targets
+    from roundel.engine import target
 
-    honest, calls = targets.gptq, []
+    honest, calls = target.gptq, []
 
     def astray(weight: torch.Tensor, *rest: object):
         calls.append(1)
         return honest(weight * 3 if len(calls) == 4 else weight, *rest)
 
-    monkeypatch.setattr(targets, "gptq", astray)
+    monkeypatch.setattr(target, "gptq", astray)
     result = quantize(llama, **GPTQ)
     notes = [layer["note"] for layer in result.manifest["layers"] if layer["note"]]
     assert notes == ["rounded to nearest: error feedback went astray"]
@@ -92,7 +92,7 @@ def test_a_linear_that_went_astray_is_rounded_to_nearest_and_listed(llama: Path,
 
 
 def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
-    from roundel.methods import hessian
+    from roundel.methods import cholesky
 
     honest = torch.linalg.cholesky_ex
 
@@ -101,7 +101,7 @@ def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
         return lower, failed + int(calls.append(1) or len(calls) == 1)
 
     calls: list[int] = []
-    monkeypatch.setattr(hessian.torch.linalg, "cholesky_ex", fails_at_first)
+    monkeypatch.setattr(cholesky.torch.linalg, "cholesky_ex", fails_at_first)
     notes = [layer["note"] for layer in quantize(llama, **GPTQ).manifest["layers"] if layer["note"]]
     assert notes == ["damping raised to 0.1"]
 

@@ -105,7 +105,7 @@ def test_evaluation_computes_what_the_loop_computed_bit_for_bit(
 
     def spy(worker: BlockQuantizer, *arguments: object) -> QuantizedBlock:
         done = quantize(worker, *arguments)
-        streams["last"], streams["tokens"] = done.streams.quantized[:], worker.runner.tokens
+        streams["last"], streams["tokens"] = done.streams.quantized[:], worker.passes.runner.tokens
         return done
 
     monkeypatch.setattr(BlockQuantizer, "quantize", spy)

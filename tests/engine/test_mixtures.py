@@ -1,5 +1,6 @@
 """Mixtures of experts: nothing passed over, nothing uncalibrated in silence, and no babble after reloading."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import roundel
+from roundel.engine.block_pass import BlockPass
 from roundel.engine.coverage import check_complete
 from roundel.errors import ModelError
 from roundel.model.experts import stacks_in
+from roundel.records.outcome import LayerRecord
 from zoo import MIXTURES, manual_text, zoo_model
 
 pytestmark = pytest.mark.slow("quantizes seven mixtures of experts")
@@ -89,14 +92,13 @@ def test_no_expert_stays_in_full_precision_without_being_listed(name: str) -> No
 
 def test_an_expert_that_nobody_mentions_is_an_error() -> None:
     done = quantize("mixtral", method="rtn")
-    layers = [roundel.api.LayerRecord(**layer) for layer in done.manifest["layers"]]
+    layers = [LayerRecord.read(layer) for layer in done.manifest["layers"]]
     check_complete(layers, done.model)
     lost = "model.layers.1.mlp.experts.down_proj.2"
     with pytest.raises(ModelError, match=rf"{lost} was neither quantized nor left out"):
         check_complete([layer for layer in layers if layer.name != lost], done.model)
-    for layer in layers:
-        if layer.name == "model.layers.0.self_attn.q_proj":
-            layer.bits = None
+    q_proj = "model.layers.0.self_attn.q_proj"
+    layers = [replace(layer, bits=None) if layer.name == q_proj else layer for layer in layers]
     with pytest.raises(ModelError, match=r"q_proj.weight was neither quantized"):
         check_complete(layers, done.model)
 
@@ -216,8 +218,8 @@ def test_a_callers_model_is_whole_whatever_happens() -> None:
 
 def test_hessians_of_many_experts_are_collected_in_stages(monkeypatch) -> None:
     at_once = quantize("mixtral")
-    monkeypatch.setattr("roundel.engine.inputs.HESSIAN_BYTES", 200_000)
-    monkeypatch.setattr("roundel.engine.block.HESSIAN_BYTES", 200_000)
+    monkeypatch.setattr("roundel.engine.observers.HESSIAN_BYTES", 200_000)
+    monkeypatch.setattr("roundel.engine.observations.HESSIAN_BYTES", 200_000)
     staged = quantize("mixtral")
     assert staged.weights.keys() == at_once.weights.keys()
     # The first stage is the same; later ones see the first one rounded.
@@ -230,12 +232,8 @@ def test_hessians_of_many_experts_are_collected_in_stages(monkeypatch) -> None:
 def test_one_after_the_other_means_stacks_for_experts(monkeypatch) -> None:
     """`true_sequential` takes all experts of a stack together: they do not feed each other."""
     passes = []
-    from roundel.engine.block import BlockQuantizer
-
-    run_all = BlockQuantizer._run_all
-    monkeypatch.setattr(
-        BlockQuantizer, "_run_all", lambda self, *args: (passes.append(args[0]), run_all(self, *args))[1]
-    )
+    feed = BlockPass.feed
+    monkeypatch.setattr(BlockPass, "feed", lambda self, *args: (passes.append(args[0]), feed(self, *args))[1])
     quantize("mixtral", true_sequential=True)
     # qkv, o, gate_up, down; then the block's outputs.
     assert passes.count(0) == 5

@@ -20,9 +20,9 @@ import processes
 import roundel
 from processes import Started, run_on_ranks, start_ranks
 from roundel.engine.streams import FileStream, MemoryStream, StreamHome
+from roundel.engine.trainer import BlockData, _Trainer
 from roundel.errors import RecipeError
 from roundel.methods.options import TuningOptions
-from roundel.methods.tuner import BlockData, _Trainer
 from roundel.system.devices import choose_device
 from roundel.system.ranks import Ranks
 from zoo import zoo_model

@@ -15,8 +15,8 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 import roundel
-from roundel.engine import walk
 from roundel.engine.journal import Journal
+from roundel.engine.snapshots import TuningSnapshots
 from roundel.errors import OutputError, Stopped
 from zoo import zoo_model
 
@@ -290,19 +290,19 @@ def test_two_runs_on_one_output_folder(llama: Path, tmp_path: Path) -> None:
 def test_snapshots_come_by_the_clock_too(llama: Path, tmp_path: Path, monkeypatch) -> None:
     """Killed, not stopped: the state inside a block is there without having been asked for."""
     written = []
-    keep = walk.TuningKeeper._write
+    write = TuningSnapshots._write
     monkeypatch.setattr(
-        walk.TuningKeeper, "_write", lambda keeper, found: (written.append(found.step), keep(keeper, found))
+        TuningSnapshots, "_write", lambda store, found: (written.append(found.step), write(store, found))
     )
-    monkeypatch.setattr(walk.TuningKeeper, "after_step", _eager(walk.TuningKeeper.after_step))
+    monkeypatch.setattr(TuningSnapshots, "after_step", _eager(TuningSnapshots.after_step))
     recipe = roundel.Recipe(**RECIPES["autoround"])
     quantize(llama, recipe, output=tmp_path / "out", calibration="pydoc")
     assert written == [*range(1, 15)] * 2
 
 
 def _eager(after_step):
-    def eager(keeper, snapshot):
-        keeper.every, keeper._cost = 0.0, 0.0
-        after_step(keeper, snapshot)
+    def eager(store, snapshot):
+        store.every, store._cost = 0.0, 0.0
+        after_step(store, snapshot)
 
     return eager

@@ -8,8 +8,9 @@ from test_resume import StopAfter, contents, quantize
 
 import roundel
 from roundel.calibration import gather
-from roundel.engine.block import BlockQuantizer
-from roundel.engine.inputs import InputHessians
+from roundel.engine.block_pass import BlockPass
+from roundel.engine.observations import Observer
+from roundel.engine.observers import InputHessians
 from roundel.engine.plan import plan_together
 from roundel.errors import OutputError, RecipeError, Stopped
 
@@ -60,7 +61,7 @@ def test_the_bytes_of_runs_alone(files: bool, llama: Path, alone: Path, tmp_path
 def test_what_is_common_is_computed_once(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {"data": 0, "look": 0, "outputs": 0, "hessians": 0}
+    calls = {"data": 0, "reference": 0, "outputs": 0, "hessians": 0}
 
     def counted(owner: object, name: str, key: str) -> None:
         original = getattr(owner, name)
@@ -73,13 +74,13 @@ def test_what_is_common_is_computed_once(
         monkeypatch.setattr(owner, name, count)
 
     counted(gather, "read_documents", "data")
-    counted(BlockQuantizer, "look", "look")
-    counted(BlockQuantizer, "_outputs", "outputs")
+    counted(Observer, "prepared_reference", "reference")
+    counted(BlockPass, "outputs", "outputs")
     counted(InputHessians, "join", "hessians")
     names = ("search", "auto", "sign", "guided", "guided spqr")
     sweep(llama, recipes(*names), tmp_path / "all")
     # Two blocks, each seen once for all five.
-    assert calls == {"data": 1, "look": 2, "outputs": 2, "hessians": 2}
+    assert calls == {"data": 1, "reference": 2, "outputs": 2, "hessians": 2}
 
 
 def test_an_interrupted_sweep_goes_on(llama: Path, alone: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM
 
 import roundel
 from roundel.errors import FormatError, ModelError
-from roundel.formats.integers import pack_weight, read_integers, unpack_weight
+from roundel.formats.integers import read_integers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+from roundel.grid.serialization import pack_weight, unpack_weight
 from roundel.methods.options import HessianOptions
 from roundel.methods.spqr import spqr
 

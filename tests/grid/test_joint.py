@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from roundel.grid.joint import joint_start
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Tiles
+from roundel.grid.two_level import Tiles
 
 TWO_LEVEL = {"round_zero": False, "scale_bits": 3, "zero_bits": 3}
 KINDS = {

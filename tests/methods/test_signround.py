@@ -8,7 +8,7 @@ from roundel.grid.joint import joint_start
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.grid.search import searched_start
-from roundel.grid.statistics import statistic_values
+from roundel.grid.two_level import statistic_values
 from roundel.methods.signround import RoundingOffsets
 
 SCHEMES = st.builds(

@@ -64,14 +64,14 @@ def test_a_broken_layer_is_named_where_it_happens(llama: Path, tmp_path: Path, m
     from roundel.engine import block
 
     broken = "model.layers.1.self_attn.v_proj"
-    honest = block.BlockQuantizer._finish
+    honest = block.finish
 
-    def doubling(self, target, quantized):
-        if target.view.name == broken:
-            quantized = replace(quantized, scale=quantized.scale * 2)
-        return honest(self, target, quantized)
+    def doubled(chosen):
+        for target, quantized in chosen:
+            wrong = target.view.name == broken
+            yield target, replace(quantized, scale=quantized.scale * 2) if wrong else quantized
 
-    monkeypatch.setattr(block.BlockQuantizer, "_finish", doubling)
+    monkeypatch.setattr(block, "finish", lambda chosen, *rest: honest(doubled(chosen), *rest))
     listener = Listener()
     roundel.quantize(llama, RTN, output=tmp_path / "out", progress=listener)
     assert [layer["name"] for layer in report_of(tmp_path / "out")["standouts"]] == [broken]

@@ -11,6 +11,7 @@ from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.launch import on_ranks
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
+from roundel.methods.registry import METHODS
 from roundel.recipe import Recipe, load_settings, parse_assignments
 from roundel.words import size
 
@@ -258,7 +259,7 @@ def recipe_words(recipe: Recipe) -> str:
         words += f", {recipe.outliers:.2%} outliers"
     elif recipe.outlier_threshold is not None:
         words += f", outliers above {recipe.outlier_threshold:g}"
-    elif recipe.method == "spqr":
+    elif METHODS[recipe.method].outliers:
         words += ", no outliers (--outliers or --target-bits decides how many)"
     return f"{words}, written as {recipe.format}"
 

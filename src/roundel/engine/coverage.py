@@ -1,7 +1,7 @@
 """Which layer gets which grid, decided before anything runs; no layer is passed over in silence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -41,6 +41,15 @@ class Coverage:
     schemes: dict[str, Scheme]
     layers: list[LayerRecord]
     head: LinearView | None = None
+
+    def planned(self) -> list[LayerRecord]:
+        """The records with the grids that the layers will have."""
+        return [
+            replace(layer, bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym)
+            if (scheme := self.schemes.get(layer.name))
+            else layer
+            for layer in self.layers
+        ]
 
 
 def decide(
@@ -192,12 +201,9 @@ def _reason_outside(model: Any, view: LinearView, beside: set[int]) -> str:
 
 
 def _add(coverage: Coverage, view: LinearView, scheme: Scheme | None, reason: str, block: int | None) -> None:
-    record = LayerRecord(view.name, type(view.module).__name__, view.shape, block)
-    if scheme is None:
-        record.reason = reason
-    else:
-        coverage.schemes[view.name] = scheme
-    coverage.layers.append(record)
+    if scheme is not None:
+        coverage.schemes[view.name], reason = scheme, ""
+    coverage.layers.append(LayerRecord(view.name, type(view.module).__name__, view.shape, block, reason))
 
 
 def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:

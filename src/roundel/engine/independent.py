@@ -7,21 +7,21 @@ interruption leaves it out, or (alone) does it again. What enters a block is on 
 round, so the block that comes next can always be begun.
 """
 
-import time
 from dataclasses import dataclass, replace
 
 import torch
 
-from roundel.engine.block import BlockQuantizer, ReferencePass, stream_name
+from roundel.engine.block import BlockQuantizer
+from roundel.engine.block_pass import stream_name
+from roundel.engine.observations import ReferencePass
 from roundel.engine.streams import Streams
-from roundel.engine.walk import Walk
-from roundel.system.memory import begin_part, part_peak
+from roundel.engine.walk import Walk, quantize_part
 from roundel.system.ranks import ALONE
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What `ReferencePass` says of the inputs of a block's Linears."""
+class _Inputs:
+    """What `ReferencePass` says of the inputs of a block's Linears, on the samples of all ranks."""
 
     tokens: dict[str, int]
     sizes: dict[str, torch.Tensor]
@@ -34,10 +34,11 @@ def walk_in_rounds(walk: Walk) -> None:
         NonFiniteError: NaN or infinity in weights, activations or losses.
         Stopped: the work was asked to end.
     """
-    journal, ranks = walk.journal, walk.ranks
+    job, journal, ranks = walk.job, walk.journal, walk.ranks
     assert journal is not None
     count = len(walk.stack)
-    alone = walk.make_worker(replace(walk.home, ranks=ALONE), ALONE)
+    alone = replace(job, home=replace(job.home, ranks=ALONE), ranks=ALONE)
+    worker = BlockQuantizer(alone, walk.runner)
     while walk.finished < count:
         walk.check_stop()
         last = min(walk.finished + ranks.size, count)
@@ -46,49 +47,43 @@ def walk_in_rounds(walk: Walk) -> None:
         # Who fails lets the others finish what they are at: it is not lost.
         with ranks.agreed():
             if mine < last and not journal.has(mine):
-                _block(walk, alone, mine, seen.get(mine, _Seen({}, {})))
+                _block(walk, worker, mine, seen.get(mine, _Inputs({}, {})))
         behind = journal.finished
         for index in range(walk.finished, behind):
-            walk.take_over(index)
+            walk.parts.take_over(index)
             walk.discard_streams(index)
-            walk.job.progress.advance()
+            job.progress.advance()
         walk.finished = behind
         if walk.streams is not None and behind > last:
             walk.find_streams()  # a piece of an earlier process came next
 
 
-def _carry(walk: Walk, last: int) -> dict[int, _Seen]:
+def _carry(walk: Walk, last: int) -> dict[int, _Inputs]:
     """This rank's samples through the blocks before `last`; of each what the Linears saw on all ranks."""
     assert walk.streams is not None
     assert walk.streams.original is not None
     stream, seen = walk.streams.original, {}
+    observer = walk.worker.observer
     for index in range(walk.finished, last):
         block, name = walk.stack.blocks[index], walk.stack.block_name(index)
         walk.job.storage.load(block, name)
-        known = walk.worker.look(index, stream, statistics=False, hessians=False)
-        stream, seen[index] = known.outputs, _Seen(known.tokens, known.sizes)
+        reference = observer.prepared_reference(index, stream, statistics=False, hessians=False)
+        stream, seen[index] = reference.outputs, _Inputs(reference.tokens, reference.sizes)
         walk.job.storage.release(block, name)
-        walk.home.keep(stream_name("original", index + 1), stream)
+        walk.job.home.keep(stream_name("original", index + 1), stream)
     walk.streams = Streams(stream, None)
     return seen
 
 
-def _block(walk: Walk, worker: BlockQuantizer, index: int, seen: _Seen) -> None:
-    """Quantize a block on the samples of all ranks."""
-    began = time.perf_counter()
-    begin_part()
-    block, name = walk.stack.blocks[index], walk.stack.block_name(index)
-    streams = known = None
+def _block(walk: Walk, worker: BlockQuantizer, index: int, seen: _Inputs) -> None:
+    """Quantize a block on the samples of all ranks, and write it to the journal, from which all take it over."""
+    streams = reference = None
     if walk.streams is not None:
-        shape = walk.streams.inputs.whole
+        shape, home = walk.streams.inputs.whole, worker.job.home
         entering = stream_name("original", index) if index else "first"
-        streams = Streams(worker.home.find(entering, shape), None)
-        known = ReferencePass(
-            worker.home.find(stream_name("original", index + 1), shape), seen.tokens, seen.sizes
-        )
-    walk.job.storage.load(block, name)
-    done = worker.quantize(index, streams, known)
-    done.record.seconds = time.perf_counter() - began
-    done.record.peak_bytes = part_peak()
-    walk.commit(index, name, block, done.weights, done.record)
-    walk.job.storage.release(block, name)
+        streams = Streams(home.find(entering, shape), None)
+        outputs = home.find(stream_name("original", index + 1), shape)
+        reference = ReferencePass(outputs, seen.tokens, seen.sizes)
+    _, part = quantize_part(worker.job, worker, index, streams, reference)
+    walk.parts.write(part)
+    walk.job.storage.release(part.module, part.name)

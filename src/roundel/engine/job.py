@@ -10,9 +10,11 @@ import torch
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.coverage import Coverage
 from roundel.engine.journal import Journal
+from roundel.engine.snapshots import TuningSnapshots
 from roundel.engine.streams import StreamHome
 from roundel.model.blocks import BlockStack
 from roundel.model.capture import BlockRunner
+from roundel.model.linears import LinearView
 from roundel.model.storage import InMemory, Storage
 from roundel.recipe import Recipe
 from roundel.system.progress import Progress
@@ -65,6 +67,17 @@ class Job:
         """Whether every rank quantizes blocks of its own."""
         several = self.ranks.size > 1 and self.journal is not None
         return several and not self.lockstep and not self.recipe.needs_quantized_stream
+
+    def linears(self, index: int) -> list[LinearView]:
+        """Those of a block that are to be quantized."""
+        return [view for view in self.stack.linears(index) if view.name in self.coverage.schemes]
+
+    def snapshots(self, attempt: str) -> TuningSnapshots | None:
+        """Where the state of tuning a block is written down, by the name of the attempt; None: it is not."""
+        if self.journal is None:
+            return None
+        path = self.journal.folder / f"tuning-{attempt}.safetensors"
+        return TuningSnapshots(path, self.model, self.progress, self.snapshot_seconds, self.ranks)
 
 
 def make_runner(job: Job, tokens: torch.Tensor, activations: ActivationQuantizer | None) -> BlockRunner:

@@ -6,14 +6,15 @@ are Hessians, where they are those of that stream: in the first block, and every
 recipe's own quantized blocks make of the data is its own. Every recipe ends with the bytes that it has when run alone.
 """
 
-from roundel.engine.block import ReferencePass
 from roundel.engine.job import Job
+from roundel.engine.observations import ReferencePass
+from roundel.engine.starts import shares_hessians
 from roundel.engine.streams import Streams
 from roundel.engine.walk import Walk, saying
 from roundel.records.outcome import Outcome
 from roundel.system.progress import Progress
 
-_FAREWELL = "stopped; the same command goes on behind the blocks that every recipe has finished"
+_STOP_MESSAGE = "stopped; the same command goes on behind the blocks that every recipe has finished"
 
 
 def quantize_in_lockstep(jobs: list[Job], progress: Progress) -> list[Outcome]:
@@ -30,24 +31,24 @@ def quantize_in_lockstep(jobs: list[Job], progress: Progress) -> list[Outcome]:
     count = len(jobs[0].stack)
     with (
         progress.stage(f"Quantizing blocks with {len(jobs)} recipes", count * len(jobs)),
-        saying(lambda: _FAREWELL),
+        saying(lambda: _STOP_MESSAGE),
     ):
         for walk in walks:
             walk.resume()
             progress.advance(min(walk.finished, count))
         for index in range(count):
             waiting = [walk for walk in walks if walk.finished == index]
-            for kin in _kin(waiting):
-                known = _known(kin)
+            for kin in _families(waiting):
+                reference = _shared_reference(kin)
                 for walk in kin:
-                    walk.block(known)
+                    walk.block(reference)
                     progress.advance(note=walk.job.recipe.name)
         for walk in walks:
             walk.head()
-    return [walk.outcome for walk in walks]
+    return [walk.parts.outcome for walk in walks]
 
 
-def _kin(walks: list[Walk]) -> list[list[Walk]]:
+def _families(walks: list[Walk]) -> list[list[Walk]]:
     """Those that meet the same unquantized block with the same inputs, in the same arithmetic."""
     families: dict[object, list[Walk]] = {}
     for walk in walks:
@@ -65,8 +66,8 @@ def _family(walk: Walk) -> object:
     return (*key, recipe.low_gpu_mem_usage, frozenset(job.coverage.schemes))
 
 
-def _known(kin: list[Walk]) -> ReferencePass | None:
-    """What one of them sees for all; a single one sees for itself."""
+def _shared_reference(kin: list[Walk]) -> ReferencePass | None:
+    """One pass of the unquantized block for all of them; a single one makes its own."""
     if len(kin) == 1:
         return None
     leader = kin[0]
@@ -78,8 +79,8 @@ def _known(kin: list[Walk]) -> ReferencePass | None:
         first = walk.streams.quantized is walk.streams.original
         walk.streams = Streams(original, original if first else walk.streams.quantized)
     recipes = [walk.job.recipe for walk in kin]
-    sharing = [walk for walk in kin if walk.streams is not None and walk.worker.shares_hessians(walk.streams)]
-    return leader.look(
+    sharing = [walk for walk in kin if walk.streams and shares_hessians(walk.job, walk.streams)]
+    return leader.reference(
         statistics=any(recipe.start == "search" for recipe in recipes),
         hessians=len(sharing) > 1,
     )

@@ -2,9 +2,10 @@
 
 import torch
 
-from roundel.engine.targets import Target
+from roundel.engine.target import Target
 from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor
 from roundel.methods.parametrization import Parametrization
+from roundel.methods.registry import METHODS
 from roundel.methods.signround import RoundingOffsets
 from roundel.recipe import Recipe
 
@@ -27,7 +28,7 @@ def make_parametrization(target: Target, recipe: Recipe, generator: torch.Genera
             offset_lr = recipe.lr or offset_lr / 2
             division_lr = recipe.division_lr or division_lr / 2
         divisor: FullDivisor | LowRankDivisor = FullDivisor(target.base)
-        if recipe.method == "lrq":
+        if METHODS[recipe.method].divisor == "low-rank":
             divisor = LowRankDivisor(target.base, recipe.resolved_rank(target.rounded.shape), generator)
         return LearnedDivision(
             target.base,

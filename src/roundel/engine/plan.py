@@ -18,9 +18,10 @@ from torch import nn
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.engine.coverage import Coverage
-from roundel.engine.inputs import HESSIAN_BYTES
+from roundel.engine.observers import HESSIAN_BYTES
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
+from roundel.methods.registry import METHODS
 from roundel.model.blocks import BlockStack
 from roundel.model.experts import Expert
 from roundel.model.linears import LinearView, linears_in
@@ -378,7 +379,7 @@ def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) 
     entries = kept = 0
     if recipe.divides:
         kept = _FLOAT  # log D
-        if recipe.method == "lrq":
+        if METHODS[recipe.method].divisor == "low-rank":
             entries += sum(recipe.resolved_rank(shape) * sum(shape) for shape in shapes)
         else:
             entries += weights

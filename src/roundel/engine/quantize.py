@@ -28,4 +28,4 @@ def quantize_model(job: Job) -> Outcome:
             walk.block()
             job.progress.advance()
         walk.head()
-    return walk.outcome
+    return walk.parts.outcome

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from roundel.activations.options import ActivationOptions
 from roundel.activations.ranges import RangeObserver
 from roundel.activations.scheme import StaticGrid
-from roundel.engine.inputs import Watch, counterparts
+from roundel.engine.observers import Watch, counterparts
 from roundel.errors import ModelError
 from roundel.model.linears import LinearView
 from roundel.system.ranks import Ranks

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
-from roundel.engine.inputs import Watch, sharing_inputs, tensor_key
+from roundel.engine.observers import Watch, sharing_inputs, tensor_key
 from roundel.model.linears import LinearView
 from roundel.system.ranks import ALONE, Ranks
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from roundel.engine.targets import Target
-from roundel.formats.integers import pack_weight, unpack_weight
+from roundel.engine.target import Target
 from roundel.grid.affine import Start
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Tiles
+from roundel.grid.serialization import pack_weight, unpack_weight
+from roundel.grid.two_level import Tiles
 from roundel.model.linears import LinearView
 from roundel.system.ranks import Ranks
 

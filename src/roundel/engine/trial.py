@@ -15,13 +15,13 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.engine.block import BlockQuantizer
-from roundel.engine.coverage import Coverage
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, bytes_kept, largest_block
 from roundel.engine.streams import MemoryStream, Streams
 from roundel.system.devices import autocast_dtype, autocasting, computing
 from roundel.system.memory import peak_memory
 from roundel.system.progress import Progress
+from roundel.system.ranks import ALONE
 
 _BATCHES = 3
 _ITERATIONS = 6
@@ -166,18 +166,16 @@ def run_trial(job: Job, plan: Plan) -> Trial:
             first = MemoryStream(torch.cat(list(runner.first_inputs(recipe.batch_size))).float())
         original, quantized = recipe.needs_original_stream, recipe.needs_quantized_stream
         streams = Streams(first if original else None, first if quantized else None)
-    worker = BlockQuantizer(
-        job.stack,
-        Coverage(job.coverage.schemes, [replace(layer) for layer in job.coverage.layers]),
-        recipe,
-        job.device,
-        watch,
-        replace(job.home, on_disk=False),
-        runner,
-        activations,
-        job.storage,
-        lambda attempt: None,
+    tried = replace(
+        job,
+        recipe=recipe,
+        progress=watch,
+        home=replace(job.home, on_disk=False),
+        journal=None,
+        activations=activations,
+        ranks=ALONE,
     )
+    worker = BlockQuantizer(tried, runner)
     began = time.perf_counter()
     worker.quantize(0, streams)
     seconds = time.perf_counter() - began

@@ -37,8 +37,10 @@ from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.compressed_form import Form, choose_form, readers_of, written_schemes
+from roundel.formats.compressed_reader import read_decoded
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
+from roundel.formats.decoded import Decoded
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload
@@ -119,6 +121,10 @@ class CompressedTensors:
         schemes = _written_schemes(content)
         decode = partial(_decode, schemes, _form_of(content, schemes))
         check_reload(folder, content, trust_remote_code, decode)
+
+    def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
+        """By the format's own library; transformers opens a whole one."""
+        return read_decoded(folder, trust_remote_code) if streamed else None
 
 
 def _decode(

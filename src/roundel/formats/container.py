@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
+from roundel.formats.decoded import Decoded
 from roundel.formats.readers import Readers
 from roundel.grid.scheme import Scheme
 
@@ -52,4 +53,17 @@ class Container(Protocol):
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Raise FormatError where the written folder differs from what was tuned, bit for bit."""
+        ...
+
+    def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
+        """The tensors of a folder in this format, decoded as they are read; None where transformers opens it better.
+
+        Args:
+            folder: of this format, whoever wrote it.
+            trust_remote_code: run modeling code that comes with it.
+            streamed: the weights are to stay on disk, which transformers cannot do.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
         ...

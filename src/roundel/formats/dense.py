@@ -11,6 +11,7 @@ from typing import Any
 from roundel.activations.scheme import Activations
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
+from roundel.formats.decoded import Decoded
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
@@ -41,3 +42,7 @@ class Dense:
         """Reopen the folder through transformers, and read the integers back."""
         check_integers(folder, INTEGERS, content)
         check_reload(folder, content, trust_remote_code, None)
+
+    def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
+        """An ordinary checkpoint."""
+        return None

@@ -1,16 +1,6 @@
 """Integers in a file: everything that QuantizedWeights hold, in its real size.
 
-Tensors of a Linear P [out, in]:
-
-    P.codes                 int32 [w]         all codes, row after row, in one little-endian bit stream (packing.py)
-    P.scale                 [out, G]          plain; or on two levels:
-    P.scale.codes           int32 [w]         one stream as well
-    P.scale.scale, .zero    [T, G]            T = ceil(out / tile_rows)
-    P.zero                  int32 [w]         integers, one stream; [out, G] where real; or two levels as above
-    P.outliers.values       float16 [n]       weight minus dequantized code, row after row
-    P.outliers.positions    uint16 or uint8   column, or column modulo 256
-    P.outliers.counts       uint16 [out], or uint8 [out, ceil(in / 256)] with 8-bit positions
-    P.order                 uint16 [in]       column k of the codes belongs to input channel order[k]
+The tensors of a Linear P are P.codes, P.scale and so on (grid/serialization.py has the list).
 
 The header's metadata entry `roundel` is JSON: version, the model's dtype, and for every P its shape, its scheme, and
 whether the module stores [in, out] (GPT-2). Any other tensor has a name of its own.
@@ -29,11 +19,9 @@ from safetensors.torch import save_file
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
 from roundel.formats.shards import in_shards, shard_files, shard_name, size_of
-from roundel.grid.outliers import SEGMENT, Outliers
-from roundel.grid.packing import pack, unpack
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Statistic, Tiles
+from roundel.grid.serialization import pack_weight, unpack_weight
 from roundel.model.linears import LinearView
 from roundel.words import kind_and_line
 
@@ -172,74 +160,3 @@ def read_about(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {kind_and_line(error)}; a whole folder is wanted"
         ) from error
     return about
-
-
-def pack_weight(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
-    """The tensors of one weight, by the part of their name behind the layer's."""
-    parts = {"codes": _stream(weight.codes, weight.scheme.bits)}
-    parts |= _pack_statistic("scale", weight.scale, weight.scheme.bits)
-    if weight.zero is not None:
-        parts |= _pack_statistic("zero", weight.zero, weight.scheme.bits)
-    if weight.outliers is not None:
-        outliers, narrow = weight.outliers, weight.outliers.narrow()
-        small = torch.uint8 if narrow else torch.uint16
-        counts = outliers.segment_counts() if narrow else outliers.counts
-        parts["outliers.values"] = outliers.values
-        parts["outliers.positions"] = (outliers.columns % SEGMENT if narrow else outliers.columns).to(small)
-        parts["outliers.counts"] = counts.to(small)
-    if weight.order is not None:
-        parts["order"] = weight.order.to(torch.uint16 if weight.shape[1] <= 2**16 else torch.int32)
-    return {name: tensor.cpu().contiguous() for name, tensor in parts.items()}
-
-
-def unpack_weight(
-    tensors: dict[str, torch.Tensor], name: str, shape: list[int], scheme: Scheme
-) -> QuantizedWeight:
-    """Undo `pack_weight`, taking the tensors of layer `name` out of `tensors`."""
-    out, width = shape
-    groups = scheme.groups(width)
-    codes = unpack(tensors.pop(f"{name}.codes")[None], scheme.bits, out * width).view(out, width)
-    scale = _unpack_statistic(tensors, f"{name}.scale", (out, groups), scheme, scheme.scale_bits)
-    zero = None
-    if not scheme.sym:
-        zero = _unpack_statistic(tensors, f"{name}.zero", (out, groups), scheme, scheme.zero_bits)
-    outliers = _unpack_outliers(tensors, name, width) if f"{name}.outliers.values" in tensors else None
-    order = tensors.pop(f"{name}.order", None)
-    return QuantizedWeight(
-        codes, scale, zero, scheme, outliers, None if order is None else order.to(torch.int64)
-    )
-
-
-def _stream(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    return pack(codes.reshape(1, -1), bits)[0]
-
-
-def _pack_statistic(name: str, statistic: Statistic, bits: int) -> dict[str, torch.Tensor]:
-    if isinstance(statistic, Tiles):
-        codes = _stream(statistic.codes, statistic.bits)
-        return {f"{name}.codes": codes, f"{name}.scale": statistic.scale, f"{name}.zero": statistic.zero}
-    return {name: _stream(statistic, bits) if statistic.dtype is torch.uint8 else statistic}
-
-
-def _unpack_statistic(
-    tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, int], scheme: Scheme, bits: int | None
-) -> Statistic:
-    count = shape[0] * shape[1]
-    if bits is not None:
-        codes = unpack(tensors.pop(f"{name}.codes")[None], bits, count).view(shape)
-        return Tiles(codes, tensors.pop(f"{name}.scale"), tensors.pop(f"{name}.zero"), bits, scheme.tile_rows)
-    stored = tensors.pop(name)
-    if stored.dtype is torch.int32:
-        return unpack(stored[None], scheme.bits, count).view(shape)
-    return stored
-
-
-def _unpack_outliers(tensors: dict[str, torch.Tensor], name: str, width: int) -> Outliers:
-    values = tensors.pop(f"{name}.outliers.values")
-    columns = tensors.pop(f"{name}.outliers.positions").to(torch.int32)
-    counts = tensors.pop(f"{name}.outliers.counts").to(torch.int32)
-    if counts.ndim == 2:
-        first = torch.arange(counts.shape[1], dtype=torch.int32) * SEGMENT
-        columns = columns + first.repeat(counts.shape[0]).repeat_interleave(counts.flatten().long())
-        counts = counts.sum(1, dtype=torch.int32)
-    return Outliers(counts, columns.to(torch.int32), values, width)

@@ -20,11 +20,12 @@ from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
-from roundel.formats.integers import check_integers, read_about, unpack_weight, write_integer_files
+from roundel.formats.integers import check_integers, read_about, write_integer_files
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
 from roundel.grid.scheme import Scheme
+from roundel.grid.serialization import unpack_weight
 
 FILE = "roundel"
 
@@ -67,6 +68,10 @@ class RoundelContainer:
                 if name not in stored:
                     raise FormatError(f"{name} is not in the written files; please report this")
                 compare(name, stored[name], tensor)
+
+    def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
+        """In the model's own type; transformers does not know this format."""
+        return read_decoded(folder)
 
 
 def _untied(piece: Piece) -> Piece:

@@ -33,7 +33,7 @@ from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Tiles
+from roundel.grid.two_level import Tiles
 from roundel.model.linears import linears_in
 
 _BITS, _TILE = 3, 16
@@ -112,6 +112,10 @@ class Spqr:
         """Decode the written tensors and compare; transformers opens such files on a CUDA device only."""
         halves = replace(content, read_pieces=lambda: map(_in_halves, content.written_pieces()), types=None)
         compare_stored(ShardReader(folder), halves, _decode)
+
+    def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
+        """In the client's float16; transformers wants a CUDA device."""
+        return read_decoded(folder)
 
 
 def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:

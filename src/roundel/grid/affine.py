@@ -16,7 +16,7 @@ import torch
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Statistic, Tiles, concatenate
+from roundel.grid.two_level import Statistic, Tiles, concatenate
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from roundel.grid.affine import Start, join_starts
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Tiles
+from roundel.grid.two_level import Tiles
 
 # Codes to either side of the nearest that are tried.
 _SCALE_REACH = 2

@@ -12,7 +12,7 @@ from roundel.errors import FormatError
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
-from roundel.grid.statistics import Statistic, Tiles, equal, statistic_values
+from roundel.grid.two_level import Statistic, Tiles, equal, statistic_values
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from roundel.grid.affine import Start, join_starts
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.methods.hessian import Factor, factorize
+from roundel.methods.cholesky import Factor, factorize
 from roundel.methods.options import HessianOptions
 from roundel.methods.order import column_order
 from roundel.methods.rtn import make_start

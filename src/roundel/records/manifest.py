@@ -149,4 +149,4 @@ def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:
                 f"{MANIFEST} says {key} of {layer['name']}, which this roundel does not know: the version that wrote "
                 "it is wanted, or a newer one"
             )
-    return [LayerRecord(**{**layer, "shape": tuple(layer["shape"])}) for layer in manifest["layers"]]
+    return [LayerRecord.read(layer) for layer in manifest["layers"]]

@@ -1,6 +1,7 @@
 """What a run has to tell: plain records, written by the engine, read by manifest, tables and pages."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from roundel.records.layer_stats import LayerDetails
 EXTRA = "extra tensor"
 
 
-@dataclass
+@dataclass(frozen=True)
 class LayerRecord:
     """One layer of the coverage table: what became of it and why.
 
@@ -50,6 +51,18 @@ class LayerRecord:
     outliers: float | None = None
     error: float | None = None
     details: LayerDetails | None = None
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "LayerRecord":
+        """Back from what `asdict` made of it, with or without a way through JSON."""
+        details = plain.get("details")
+        return cls(
+            **{
+                **plain,
+                "shape": tuple(plain["shape"]),
+                "details": None if details is None else LayerDetails.read(details),
+            }
+        )
 
 
 def summary(layers: list[LayerRecord]) -> str:

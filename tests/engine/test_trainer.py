@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from roundel.engine.trainer import BlockData, Tuned, _Trainer, tune
 from roundel.errors import NonFiniteError
 from roundel.grid.affine import minmax_start
 from roundel.grid.scheme import Scheme
 from roundel.methods.options import TuningOptions
 from roundel.methods.signround import RoundingOffsets
-from roundel.methods.tuner import BlockData, Tuned, _Trainer, tune
 from roundel.model.linears import linears_in
 
 SCHEME = Scheme(bits=2, group_size=16)

@@ -108,10 +108,10 @@ class Snapshot:
     best: dict[str, QuantizedWeight]
 
 
-class Keeper(Protocol):
-    """Remembers tuning that may be interrupted."""
+class SnapshotStore(Protocol):
+    """Where the state of tuning that may be interrupted is written down."""
 
-    def found(self) -> Snapshot | None:
+    def latest(self) -> Snapshot | None:
         """Where an earlier process got to."""
         ...
 
@@ -139,7 +139,7 @@ def tune(
     options: TuningOptions,
     generator: torch.Generator,
     on_step: Callable[[float], None] = lambda loss: None,
-    keeper: Keeper | None = None,
+    snapshots: SnapshotStore | None = None,
 ) -> Tuned:
     """Tune a block's Linears.
 
@@ -151,7 +151,7 @@ def tune(
         options: iterations, batch, optimizer, what to keep.
         generator: draws the minibatches.
         on_step: told the loss of every step.
-        keeper: goes on where an earlier process was interrupted.
+        snapshots: where an earlier process was interrupted, tuning goes on.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
@@ -168,7 +168,7 @@ def tune(
     schedule = make_schedule(optimizer, options.lr_schedule, options.iters)
     best = _Best(options.keep)
     state = _State(trainer, optimizer, schedule, best, generator, result.curve)
-    first = state.restore(keeper.found() if keeper else None)
+    first = state.restore(snapshots.latest() if snapshots else None)
     for loss in result.curve:
         on_step(loss)
     for step in range(first, options.iters):
@@ -190,8 +190,8 @@ def tune(
             parametrization.project()
         result.curve.append(loss)
         on_step(loss)
-        if keeper is not None:
-            keeper.after_step(state.snapshot)
+        if snapshots is not None:
+            snapshots.after_step(state.snapshot)
 
     last = trainer.export()
     loss_last = trainer.judge(last)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from roundel.engine.moments import Hessian
 from roundel.errors import NonFiniteError
 from roundel.grid.affine import Start
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
-from roundel.methods.hessian import Hessian
 from roundel.methods.rtn import make_start
 from roundel.methods.spqr import spqr
 from roundel.model.linears import LinearView

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from roundel.methods.hessian import Hessian, HessianDiagonal
+from roundel.engine.moments import Hessian, HessianDiagonal
 from roundel.model.linears import LinearView
 from roundel.system.ranks import Ranks
 

@@ -1,16 +1,26 @@
-"""Which of the output formats a folder has, and how it is opened where transformers alone would not do."""
+"""The containers by name; which of them a folder is in, and how it is opened where transformers alone would not do."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roundel.formats import compressed_reader, roundel_container, spqr
-from roundel.formats.decoded import Decoded, open_decoded
-from roundel.formats.roundel_container import FILE
+from roundel.formats.compressed_tensors import CompressedTensors
+from roundel.formats.container import Container
+from roundel.formats.decoded import open_decoded
+from roundel.formats.dense import Dense
+from roundel.formats.integers import INTEGERS
+from roundel.formats.roundel_container import FILE, RoundelContainer
 from roundel.formats.shards import shard_files
+from roundel.formats.spqr import Spqr
 from roundel.model.extra_tensors import ExtraTensors, extra_among
 from roundel.model.storage import OnDisk
+
+_ALL: tuple[Container, ...] = (CompressedTensors(), RoundelContainer(), Spqr(), Dense())
+CONTAINERS: dict[str, Container] = {c.name: c for c in _ALL}
+
+# Stems of the files that hold integers.
+INTEGER_FILES = (FILE, INTEGERS)
 
 _UNREAD = "quantization_config"
 
@@ -46,9 +56,6 @@ def open_packed(
 ) -> Packed | None:
     """The model of a folder of integers; None where others open it better.
 
-    transformers reads compressed-tensors, whole; it does not know Roundel's own container, and wants a CUDA device for
-    SpQR's.
-
     Args:
         folder: of any model.
         trust_remote_code: run modeling code that comes with it.
@@ -58,15 +65,11 @@ def open_packed(
     Raises:
         ModelError: it cannot be read.
     """
-    kind = packed_format(folder)
-    decoded: Decoded
-    if kind == "roundel":
-        decoded = roundel_container.read_decoded(folder)
-    elif kind == "spqr":
-        decoded = spqr.read_decoded(folder)
-    elif kind == "compressed-tensors" and streamed and not weights_only:
-        decoded = compressed_reader.read_decoded(folder, trust_remote_code)
-    else:
+    container = CONTAINERS.get(packed_format(folder) or "")
+    if container is None:
+        return None
+    decoded = container.decoded(folder, trust_remote_code, streamed=streamed and not weights_only)
+    if decoded is None:
         return None
     model, storage = open_decoded(folder, decoded, trust_remote_code, streamed=streamed)
     # Experts are stored one by one, and are in the model all the same.

@@ -8,11 +8,9 @@ errors.
 import reprlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from roundel.activations.options import ActivationOptions
@@ -20,40 +18,13 @@ from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
 from roundel.grid.scheme import Scheme
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
+from roundel.methods.registry import METHODS, Method, MethodName
+from roundel.recipe.loading import load_settings
 
 if TYPE_CHECKING:
     import torch
 
-MethodName = Literal["rtn", "gptq", "spqr", "signround", "autoround", "flexround", "lrq"]
 FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
-
-# What a method sets where the recipe is silent. SignRound: the values of the paper's first version.
-_METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "rtn": {"start": "minmax"},
-    "gptq": {},
-    "spqr": {
-        "group_size": 16,
-        "round_zero": False,
-        "scale_bits": 4,
-        "zero_bits": 4,
-        "tile_rows": 32,
-        "format": "roundel",
-    },
-    "signround": {
-        "start": "minmax",
-        "loss": "mse",
-        "iters": 400,
-        "enable_minmax_tuning": False,
-        "use_quant_input": False,
-        "nsamples": 512,
-        "seqlen": 512,
-    },
-    "autoround": {},
-    "flexround": {"optimizer": "adamw", "lr_schedule": "cosine"},
-    "lrq": {"optimizer": "adamw", "lr_schedule": "cosine"},
-}
-_LEARNED = ("signround", "autoround", "flexround", "lrq")
-_DIVIDING = ("flexround", "lrq")
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
@@ -116,14 +87,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         if not isinstance(data, Mapping):
             return data
         method, start = data.get("method", "autoround"), data.get("start")
-        if not isinstance(method, str):
+        if not isinstance(method, str) or method not in METHODS:
             return data  # refused as any other wrong value
         ignored = set(data) & _ignored_keys(method, start)
         if ignored:
             raise ValueError(
                 f"{_words(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
-        return {**_METHOD_DEFAULTS.get(method, {}), **data}
+        return {**METHODS[method].defaults, **data}
 
     @field_validator("layers")
     @classmethod
@@ -146,7 +117,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     @model_validator(mode="after")
     def _start_suits_the_method(self) -> Self:
-        if self.start in ("gptq", "spqr"):
+        if _is_feedback(self.start):
             if not self.tuned:
                 raise ValueError(
                     f"method {self.method} cannot start from {self.start}; minmax or search is wanted"
@@ -156,8 +127,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                     f"tuning cannot start from codes in the order {self.order}; set order=group_aware or "
                     "static_groups=true"
                 )
-        if self.method == "signround" and self.enable_minmax_tuning:
-            raise ValueError("signround tunes no ranges; method autoround does")
+        if self.enable_minmax_tuning and not self._method.tunes_ranges:
+            raise ValueError(f"{self.method} tunes no ranges; method autoround does")
         if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
             raise ValueError(
                 "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
@@ -247,7 +218,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             # The old method's values mean nothing to the new one.
             fresh = {*TuningOptions.model_fields, *HessianOptions.model_fields}
             fresh |= {*DivisionOptions.model_fields, *CalibrationOptions.model_fields}
-            fresh |= {"start", *_METHOD_DEFAULTS[self.method]}
+            fresh |= {"start", *METHODS[self.method].defaults}
             kept = {key: value for key, value in kept.items() if key not in fresh}
         if changes and "name" not in changes:
             kept["name"] = f"{self.name.removesuffix(_CHANGED)}{_CHANGED}"
@@ -292,19 +263,23 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         return self.method != "rtn" or self.start == "search" or reading
 
     @property
+    def _method(self) -> Method:
+        return METHODS[self.method]
+
+    @property
     def tuned(self) -> bool:
         """Whether parameters are learned."""
-        return self.method in _LEARNED
+        return self._method.learned
 
     @property
     def divides(self) -> bool:
         """Whether an element-wise division is learned."""
-        return self.method in _DIVIDING
+        return self._method.divides
 
     @property
     def hessian_guided(self) -> bool:
         """Whether rounding feeds errors back (GPTQ, SpQR), as the method or as its start."""
-        return self.method in ("gptq", "spqr") or self.start in ("gptq", "spqr")
+        return self._method.feedback or _is_feedback(self.start)
 
     @property
     def keeps_outliers(self) -> bool:
@@ -338,129 +313,35 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
 def _ignored_keys(method: str, start: str | None) -> set[str]:
     """Keys of options that mean nothing to a method with this start."""
-    ignored = set() if method in _LEARNED else set(_TUNING)
-    if method in ("gptq", "spqr"):
+    facts = METHODS[method]
+    ignored = set() if facts.learned else set(_TUNING)
+    if facts.feedback:
         ignored -= _GUIDED
-    if method not in _DIVIDING:
-        ignored |= set(DivisionOptions.model_fields)
-    else:
-        ignored |= {"minmax_limit"}
-    if method == "flexround":
+    ignored |= {"minmax_limit"} if facts.divides else set(DivisionOptions.model_fields)
+    if facts.divisor == "full":
         ignored |= {"rank"}
-    spqr, gptq = "spqr" in (method, start), "gptq" in (method, start)
-    if not spqr:
+    stages = [facts]
+    if _is_feedback(start):
+        stages.append(METHODS[start])
+    if not any(stage.outliers for stage in stages):
         ignored |= {*_OUTLIER_RULES, "simplified_outliers"}
-    if not spqr and not gptq:
+    if not any(stage.feedback for stage in stages):
         ignored |= set(HessianOptions.model_fields)
     return ignored
+
+
+def _is_feedback(start: object) -> TypeGuard[str]:
+    """Whether a start is one of the methods with error feedback."""
+    return isinstance(start, str) and start in METHODS and METHODS[start].feedback
 
 
 def _words(method: str, ignored: set[str]) -> str:
     """The method, and which of its properties makes it ignore a key."""
     if method == "rtn" and ignored & _TUNING:
         return "method rtn, which tunes nothing,"
-    if method in _LEARNED and ignored & set(HessianOptions.model_fields):
+    if METHODS[method].learned and ignored & set(HessianOptions.model_fields):
         return f"method {method} from a start other than gptq or spqr"
     return f"method {method}"
-
-
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(p.name.removesuffix(".yaml") for p in _shipped().iterdir() if p.name.endswith(".yaml"))
-
-
-def load_settings(name_or_file: str | Path) -> dict[str, Any]:
-    """The keys of a shipped recipe or of a YAML file, not yet validated; `name` is filled in."""
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        name, text = path.stem, _read(path)
-    else:
-        name = str(name_or_file)
-        if name not in recipe_names():
-            raise RecipeError(
-                f"no recipe {name!r}: a YAML file or one of {', '.join(recipe_names())} is wanted"
-            )
-        text = (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        settings = _load_yaml(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(
-            f"{name_or_file} is no valid YAML ({_one_line(error)}): lines of `key: value` are wanted"
-        ) from error
-    if not isinstance(settings, dict):
-        found = "nothing" if settings is None else type(settings).__name__
-        raise RecipeError(
-            f"{name_or_file} holds {found}: a mapping of recipe keys, lines of `key: value`, is wanted"
-        )
-    strange = [key for key in settings if not isinstance(key, str)]
-    if strange:
-        raise RecipeError(f"{name_or_file} has the key {strange[0]!r}: names of recipe keys are wanted")
-    return {"name": name, **settings}
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only, and no key twice: YAML's own rule, which PyYAML does not keep."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base class, from a node whose keys all differ."""
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value} is given twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
-
-
-def _one_line(error: Exception) -> str:
-    """What YAML says, without the picture of the place."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if problem is None or mark is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`key=value` strings, values in YAML, as a mapping.
-
-    Raises:
-        RecipeError: no `=`, a key twice, or a value that is no YAML.
-    """
-    settings: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set {assignment!r}: key=value is wanted, for example --set iters=200")
-        if key.strip() in settings:
-            raise RecipeError(f"--set gives {key.strip()} twice: one value is wanted")
-        try:
-            settings[key.strip()] = _load_yaml(value)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise RecipeError(
-                f"--set {assignment!r}: the value is no YAML ({_one_line(error)}); a number, a word or a list is wanted"
-            ) from error
-    return settings
-
-
-def _shipped() -> Any:
-    return resources.files("roundel") / "recipes"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"the recipe {path} cannot be read: {error}; a YAML file in UTF-8 is wanted"
-        ) from error
 
 
 def _short(value: Any) -> str:

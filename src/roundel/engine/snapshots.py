@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from roundel.engine.trainer import Snapshot
 from roundel.formats.integers import read_integers, write_integers
-from roundel.methods.tuner import Snapshot
 from roundel.system.files import write_durably
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE, Ranks
 
 
-class TuningKeeper:
+class TuningSnapshots:
     """Writes a snapshot at intervals, and when the work is asked to stop.
 
     Args:
@@ -31,7 +31,7 @@ class TuningKeeper:
         self._last = time.monotonic()
         self._cost = 0.0
 
-    def found(self) -> Snapshot | None:
+    def latest(self) -> Snapshot | None:
         """What an earlier process left."""
         if not self.path.is_file():
             return None
@@ -53,7 +53,7 @@ class TuningKeeper:
             self._cost = self._last - began
         self.ranks.check_stop(stop)
 
-    def _write(self, found: Snapshot) -> None:
-        note = {"step": found.step, "numbers": found.numbers}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.tensors.items()}
-        write_durably(self.path, lambda part: write_integers(part, self.model, found.best, tensors, note))
+    def _write(self, snapshot: Snapshot) -> None:
+        note = {"step": snapshot.step, "numbers": snapshot.numbers}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
+        write_durably(self.path, lambda part: write_integers(part, self.model, snapshot.best, tensors, note))

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import torch
 
-from roundel.engine.inputs import InputHessians, InputStatistics, sharing_inputs
+from roundel.engine.observers import InputHessians, InputStatistics, sharing_inputs
 from roundel.model.blocks import find_blocks
 from roundel.model.linears import LinearView
 

@@ -1,0 +1,7 @@
+"""Everything that decides a result, as data: the `Recipe`, and the files that it is read from."""
+
+from roundel.methods.registry import MethodName
+from roundel.recipe.loading import load_settings, parse_assignments, recipe_names
+from roundel.recipe.recipe import FormatName, Recipe
+
+__all__ = ["FormatName", "MethodName", "Recipe", "load_settings", "parse_assignments", "recipe_names"]
