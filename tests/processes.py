@@ -1,7 +1,7 @@
 """Processes of their own that begin with everything imported: forked from a server that imported it once.
 
 Imports take some seconds, more than most of what such a process is for. How `python -m roundel` and torchrun start from
-nothing is tested where that is the question.
+nothing is tested where that is the question. These leave no reports.
 """
 
 import multiprocessing
@@ -62,11 +62,9 @@ class Started:
 
 
 def command(*words: object) -> None:
-    """The work of `roundel WORD...`, which leaves no report."""
+    """The work of `roundel WORD...`."""
     from roundel.cli.app import main
-    from roundel.workflows import quantize
 
-    quantize.write_report = lambda *_: ""
     sys.argv = ["roundel", *map(str, words)]
     main()
 
@@ -98,4 +96,7 @@ def _begin(said: Mapping[str, Path], env: Mapping[str, str], work: Callable[...,
         os.close(file)
     os.environ.clear()
     os.environ.update(env)
+    from roundel.workflows import quantize
+
+    quantize.write_report = lambda *_: ""  # as in conftest.py
     work(*given)
