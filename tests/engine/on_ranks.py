@@ -1,4 +1,4 @@
-"""Run by torchrun in the tests: quantize a model with several recipes, one after the other, on all ranks."""
+"""What each rank does in the tests: quantize a model with several recipes, one after the other."""
 
 import json
 import sys
@@ -10,9 +10,8 @@ import roundel
 from roundel.system.ranks import join, leave
 
 
-def main() -> None:
+def quantize_all(model: Path, work: dict[str, dict], folder: Path) -> None:
     torch.set_num_threads(1)
-    model, work, folder = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     for name, entry in work.items():
         recipe = roundel.Recipe(**entry["recipe"])
         done = roundel.quantize(model, recipe, output=folder / name, **entry["how"])
@@ -30,7 +29,7 @@ def main() -> None:
     leave()
 
 
-def sweep_and_keep(model: str, work: dict, several: tuple[str, ...], folder: Path) -> None:
+def sweep_and_keep(model: Path, work: dict, several: tuple[str, ...], folder: Path) -> None:
     """The same again with several recipes in lockstep, and with the result in memory."""
     chosen = [roundel.Recipe(**work[name]["recipe"], name=name) for name in several]
     manifests = [
@@ -46,5 +45,5 @@ def sweep_and_keep(model: str, work: dict, several: tuple[str, ...], folder: Pat
     assert len(in_memory.weights) == 14
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # by torchrun
+    quantize_all(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]))

@@ -5,9 +5,6 @@ its inputs; GPTQ and SpQR, which never run it, of what the blocks quantized so f
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +16,10 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import roundel
+from processes import run_on_ranks
 from roundel.engine import walk
 from roundel.errors import Stopped
+from roundel.system.ranks import join, leave
 from roundel.workflows.run import Run
 from zoo import zoo_model
 
@@ -343,14 +342,7 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
     found = {}
     for size in (1, 2):
         out = tmp_path / str(size)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if size == 2 else []
-        command = [sys.executable, *launch, __file__, str(zoo_model("qwen3_moe")), str(out)]
-        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-        paths += os.pathsep + os.environ.get("PYTHONPATH", "")
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
-        )
-        assert not done.returncode, done.stderr
+        run_on_ranks(size, tmp_path / "said", tell, zoo_model("qwen3_moe"), out)
         found[size] = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(size)]
     assert found[2][0] == found[2][1]
     for name, one, two in zip(RANKED, found[1][0], found[2][0], strict=True):
@@ -365,21 +357,13 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
                     assert two[layer]["inputs"][figure] == pytest.approx(told["inputs"][figure], rel=near)
 
 
-def main(model: str, out: Path) -> None:
+def tell(model: Path, out: Path) -> None:
     """A rank: all recipes one after the other."""
-    from roundel.system.ranks import join, leave
-
     torch.set_num_threads(1)
     found = collect(setattr)
     out.mkdir(exist_ok=True)
     for name in RANKED:
-        recipe = {**RECIPES[name]}
-        if "moe" in model:
-            recipe.pop("lm_head", None)
-        quantize(Path(model), recipe, output=out / name.replace(" ", "-"))
+        recipe = {key: value for key, value in RECIPES[name].items() if key != "lm_head"}
+        quantize(model, recipe, output=out / name.replace(" ", "-"))
     (out / f"rank-{join().number}.json").write_text(json.dumps(found))
     leave()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

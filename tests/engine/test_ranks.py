@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import on_ranks
 import psutil
 import pytest
 import torch
 from test_resume import contents
 
+import processes
 import roundel
+from processes import Started, run_on_ranks, start_ranks
 from roundel.engine.streams import FileStream, MemoryStream, StreamHome
 from roundel.engine.trainer import BlockData, _Trainer
 from roundel.errors import RecipeError
@@ -62,20 +66,9 @@ def work() -> dict[str, dict]:
 def results(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Outputs of one, two and four ranks, in folders `1`, `2` and `4`."""
     folder = tmp_path_factory.mktemp("ranks")
-    run_on_ranks(llama, work(), folder, (1, 2, 4))
+    for size in (1, 2, 4):
+        run_on_ranks(size, folder, on_ranks.quantize_all, llama, work(), folder / str(size))
     return folder
-
-
-def run_on_ranks(model: Path, entries: dict[str, dict], folder: Path, sizes: tuple[int, ...]) -> None:
-    (folder / "work.json").write_text(json.dumps(entries))
-    script = Path(__file__).with_name("on_ranks.py")
-    for size in sizes:
-        launch = (
-            [] if size == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-        )
-        arguments = [str(script), str(model), str(folder / "work.json"), str(folder / str(size))]
-        done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True)
-        assert not done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -85,7 +78,10 @@ def test_the_same_bytes(name: str, size: int, results: Path) -> None:
 
 
 def test_experts_on_ranks(tmp_path: Path) -> None:
-    """Each rank sees its own tokens of an expert; whether they are enough is decided by all of them together."""
+    """Each rank sees its own tokens of an expert; whether they are enough is decided by all of them together.
+
+    By torchrun, and a script of one's own.
+    """
     recipes = {
         name: {"format": "roundel", "min_tokens": 0.5, **EXACT[name]}
         for name in ("signround", "gptq, unquantized inputs")
@@ -94,7 +90,13 @@ def test_experts_on_ranks(tmp_path: Path) -> None:
         name: {"recipe": recipe, "how": {"calibration": "pydoc", "stream": name == "signround"}}
         for name, recipe in recipes.items()
     }
-    run_on_ranks(zoo_model("qwen3_moe"), entries, tmp_path, (1, 2))
+    model = zoo_model("qwen3_moe")
+    on_ranks.quantize_all(model, entries, tmp_path / "1")
+    (tmp_path / "work.json").write_text(json.dumps(entries))
+    script = [on_ranks.__file__, str(model), str(tmp_path / "work.json"), str(tmp_path / "2")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launch, *script], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
     for name in recipes:
         assert contents(tmp_path / "2" / name) == contents(tmp_path / "1" / name)
         one, two = (json.loads((tmp_path / n / name / "roundel.json").read_text()) for n in "12")
@@ -138,98 +140,91 @@ def test_a_sweep(size: int, results: Path) -> None:
             assert found == contents(results / "1" / name)
 
 
-def command(llama: Path, out: Path, *more: str) -> list[str]:
-    settings = [f"--set={key}={value}" for key, value in TUNING.items()]
-    base = [sys.executable, "-m", "roundel", "quantize", str(llama), "-o", str(out), "--group-size", "32"]
-    return [*base, *settings, *more]
+def command(llama: Path, out: Path, *more: str, **settings: object) -> list[str]:
+    chosen = [f"--set={key}={value}" for key, value in {**TUNING, **settings}.items()]
+    return ["quantize", str(llama), "-o", str(out), "--group-size", "32", *chosen, *more]
+
+
+def in_python(words: list[str]) -> list[str]:
+    return [sys.executable, "-m", "roundel", *words]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed the POSIX way")
 def test_a_killed_rank_ends_all_and_any_number_goes_on(llama: Path, tmp_path: Path) -> None:
-    # Long enough to be hit between the first block and the end.
-    run = command(llama, tmp_path / "out", "--set=iters=150", "--calibration=pydoc")
-    two = [*run, "--nproc", "2"]
-    straight = [
-        *command(llama, tmp_path / "straight", "--set=iters=150", "--calibration=pydoc"),
-        "--nproc",
-        "2",
-    ]
-    run, two, straight = ([a for a in c if a != "--set=iters=14"] for c in (run, two, straight))
-    assert not subprocess.run(straight, capture_output=True).returncode
-    for resume in (two, run):
-        process = subprocess.Popen(two, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while not (tmp_path / ".out.roundel" / "piece-00000.safetensors").is_file():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        ranks = psutil.Process(process.pid).children()
-        victim = max(ranks, key=lambda rank: rank.pid)
-        victim.kill()
-        _, said = process.communicate()
-        assert process.returncode == 8
-        assert "was killed (SIGKILL), and the others were stopped" in said
-        assert not any(rank.is_running() for rank in ranks)
-        assert not (tmp_path / "out").exists()
-        done = subprocess.run(resume, capture_output=True, text=True)
-        assert not done.returncode, done.stderr
-        assert "Going on behind 1 finished block" in done.stderr
-        if resume is two:
-            assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
-        for path in (tmp_path / "out").iterdir():
-            path.unlink()
-        (tmp_path / "out").rmdir()
+    def run(folder: str) -> list[str]:
+        # Long enough to be hit between the first block and the end.
+        return command(llama, tmp_path / folder / "out", "--calibration=pydoc", iters=150)
+
+    run_on_ranks(2, tmp_path / "said", processes.command, *run("straight"))
+    process = subprocess.Popen(
+        in_python([*run("two"), "--nproc", "2"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "two" / ".out.roundel" / "piece-00000.safetensors").is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    ranks = psutil.Process(process.pid).children()
+    victim = max(ranks, key=lambda rank: rank.pid)
+    victim.kill()
+    _, said = process.communicate()
+    assert process.returncode == 8
+    assert "was killed (SIGKILL), and the others were stopped" in said
+    assert not any(rank.is_running() for rank in ranks)
+    assert not (tmp_path / "two" / "out").exists()
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    run_on_ranks(2, tmp_path / "said by two", processes.command, *run("two"))
+    assert contents(tmp_path / "two" / "out") == contents(tmp_path / "straight" / "out")
+    run_on_ranks(1, tmp_path / "said by one", processes.command, *run("one"))
+    for who, folder in (("two", "two"), ("one", "one")):
+        told = (tmp_path / f"said by {who}" / "rank-0" / "stderr").read_text()
+        assert "Going on behind 1 finished block" in told
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--calibration", "nowhere.txt"], 4, "no file nowhere.txt"),
-        (
-            ["--calibration", "pydoc", "--set=nsamples=1", "--set=holdout=1"],
-            4,
-            "1 samples cannot be shared by 2 ranks",
-        ),
-        (["--nproc", "0"], 2, "--nproc 0: 1 process or more is wanted"),
-    ],
-)
-def test_an_error_is_said_once(
-    arguments: list[str], code: int, message: str, llama: Path, tmp_path: Path
-) -> None:
-    run = [
-        a
-        for a in command(llama, tmp_path / "out")
-        if not any(a.startswith(b[:14]) for b in arguments if "=" in b)
-    ]
-    launch = [] if "--nproc" in arguments else ["--nproc", "2"]
-    done = subprocess.run([*run, *arguments, *launch], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.count("error:") == 1
-    assert message in " ".join(done.stderr.split())
-    assert not list(tmp_path.iterdir())
+def check_error(said: str, message: str, folder: Path) -> None:
+    assert said.count("error:") == 1
+    assert message in " ".join(said.split())
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+def test_an_error_is_said_once(llama: Path, place: Path) -> None:
+    run = in_python(command(llama, place / "out", "--calibration", "nowhere.txt", "--nproc", "2"))
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    check_error(done.stderr, "no file nowhere.txt", place)
+
+
+def test_an_error_of_ranks_is_said_once(llama: Path, place: Path, tmp_path: Path) -> None:
+    few = command(llama, place / "out", "--calibration", "pydoc", nsamples=1, holdout=1)
+    ranks = start_ranks(2, tmp_path / "said", processes.command, *few)
+    assert [rank.wait() for rank in ranks] == [4, 4], [rank.stderr for rank in ranks]
+    check_error("".join(rank.stderr for rank in ranks), "1 samples cannot be shared by 2 ranks", place)
+
+
+def test_no_ranks_at_all_are_an_error(llama: Path, place: Path, tmp_path: Path) -> None:
+    run = Started(tmp_path / "said", processes.command, *command(llama, place / "out", "--nproc", "0"))
+    assert run.wait() == 2
+    check_error(run.stderr, "--nproc 0: 1 process or more is wanted", place)
 
 
 def test_evaluation_is_the_same_to_the_last_digit(
     llama: Path, results: Path, held_out: Path, tmp_path: Path
 ) -> None:
-    figures = []
-    for size in ("1", "2"):
-        file = tmp_path / f"{size}.json"
-        run = [
-            sys.executable,
-            "-m",
-            "roundel",
-            "eval",
-            str(results / "1" / "gptq"),
-            "--reference",
-            str(llama),
-        ]
-        run += ["--text", str(held_out), "--window", "64", "--limit", "9", "--json", str(file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads change the last bits, ranks do not
-        done = subprocess.run([*run, "--nproc", size], capture_output=True, text=True, env=environment)
-        assert not done.returncode, done.stderr
-        assert done.stdout.count("KL to the original") == 1
-        figures.append(json.loads(file.read_text()))
-    assert figures[0] == figures[1]
+    words = ["eval", str(results / "1" / "gptq"), "--reference", str(llama), "--text", str(held_out)]
+    words += ["--window", "64", "--limit", "9", "--json"]
+    run_on_ranks(1, tmp_path, processes.command, *words, tmp_path / "1.json")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads change the last bits, ranks do not
+    run = in_python([*words, str(tmp_path / "2.json"), "--nproc", "2"])
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
+    assert not done.returncode, done.stderr
+    for said in (done.stdout, (tmp_path / "rank-0" / "stdout").read_text()):
+        assert said.count("KL to the original") == 1
+    assert json.loads((tmp_path / "1.json").read_text()) == json.loads((tmp_path / "2.json").read_text())
 
 
 def test_every_minibatch_takes_one_sample_of_each_residue() -> None:
