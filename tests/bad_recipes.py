@@ -58,7 +58,7 @@ ROWS = [
         "bits=[[[...], [...], [...], [...], ...]",
         recipe(f"bits: {_aliases(12)}\n"),
     ),
-    ("bytes that are no text", 2, "a YAML file in UTF-8 is wanted", recipe(b"\xff\xfe\x00")),
+    ("bytes that are no text", 2, "a YAML file in UTF-8 is expected", recipe(b"\xff\xfe\x00")),
     ("no such file", 2, "No such file", lambda b: ["quantize", zoo_model("llama"), "--recipe", "none.yaml"]),
     (
         "no such recipe",
@@ -66,7 +66,7 @@ ROWS = [
         "no recipe 'gptq-w4'",
         lambda b: ["quantize", zoo_model("llama"), "--recipe", "gptq-w4"],
     ),
-    ("`--set bits`", 2, "key=value is wanted", plain("--set", "bits")),
+    ("`--set bits`", 2, "key=value is expected", plain("--set", "bits")),
     ("`--set bitz=4`", 2, "unknown key bitz", plain("--set", "bitz=4")),
     ("`--set bits=[4`", 2, "the value is no YAML", plain("--set", "bits=[4")),
     ("`--set bits=`", 2, "bits=None", plain("--set", "bits=")),

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("slow"):
             if len(mark.args) != 1:
-                raise pytest.UsageError(f"{item.nodeid} is slow: why, in a few words, is wanted")
+                raise pytest.UsageError(f"{item.nodeid} is slow: why, in a few words, is expected")
 
 
 @pytest.fixture(autouse=True, scope="module")

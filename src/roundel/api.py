@@ -18,7 +18,7 @@ from roundel.model.in_memory import check_apart, name_of
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.system.devices import choose_device
-from roundel.system.ranks import join
+from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
 from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
 from roundel.workflows.compare import compare_models
@@ -81,9 +81,9 @@ def quantize(
         RoundelError: bad input or a failed check; nothing is written then.
         Stopped: the work was asked to end; where the result was written already, it stays, and the message says so.
     """
-    chosen, ranks = _recipe(recipe), join()
+    chosen, ranks = _recipe(recipe), init_ranks()
     where = choose_device(device, ranks)
-    with ranks.agreed():
+    with ranks.raise_together():
         request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
     options = WriteOptions(
         overwrite=overwrite, restart=restart, stream=stream, streams=streams, held_out=held_out
@@ -127,11 +127,11 @@ def sweep(
     if isinstance(model, torch.nn.Module):
         raise ModelError(
             f"{name_of(model)} cannot be shared by several recipes, each of which would change it: a folder, a .gguf "
-            "file or a hub id is wanted"
+            "file or a hub id is expected"
         )
-    chosen, ranks = [_recipe(recipe) for recipe in recipes], join()
+    chosen, ranks = [_recipe(recipe) for recipe in recipes], init_ranks()
     where = choose_device(device, ranks)
-    with ranks.agreed():
+    with ranks.raise_together():
         request = ModelRequest.find(model, ModelOptions(**opening), None, calibration)
     options = WriteOptions(
         overwrite=overwrite, restart=restart, stream=True, streams=streams, held_out=held_out
@@ -212,7 +212,7 @@ def load(
         ModelError: it cannot be opened, or tensors are missing.
     """
     if isinstance(path, torch.nn.Module):
-        raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is wanted")
+        raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is expected")
     place = find_model(path, revision, allow_pickle=allow_pickle)
     source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True)
     return source.model, source.tokenizer
@@ -253,7 +253,7 @@ def evaluate(
         RoundelError: a model or a text cannot be read, or the logits are not finite.
     """
     check_apart([model, reference])
-    options = EvaluationOptions(**how, ranks=join())
+    options = EvaluationOptions(**how, ranks=init_ranks())
     return evaluate_model(
         model, reference, options, revision=revision, tokenizer=tokenizer, per_token=_path(per_token)
     )

@@ -1,6 +1,6 @@
 """One family of errors.
 
-Every message states what was found, what is wanted and what to do. The command line prints the message
+Every message states what was found, what is expected and what to do. The command line prints the message
 alone and leaves with `exit_code`; Python users catch `RoundelError`.
 """
 

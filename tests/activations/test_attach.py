@@ -60,9 +60,9 @@ def test_a_model_knows_what_is_attached(llama: Path, load_model) -> None:
     assert attached(model) is None
     quantizer = ActivationQuantizer(model, LAYERS, BOTH)
     assert attached(model) is quantizer
-    assert quantizer.words == ""
+    assert quantizer.summary == ""
     quantizer.enabled = True
-    assert quantizer.words == (
+    assert quantizer.summary == (
         "inputs of 2 Linears 8 bit asym, per token; KV cache 8 bit sym, per token and head"
     )
     assert torch.equal(copy.deepcopy(model)(IDS).logits, model(IDS).logits)

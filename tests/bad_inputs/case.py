@@ -15,20 +15,20 @@ class Case:
 
     Attributes:
         section: heading in the docs.
-        words: the input, for the docs.
+        summary: the input, for the docs.
         code: exit code.
         message: a part of the message.
         arrange: makes the input; returns the command's arguments. `quantize` is given `-o out` if it has no output.
     """
 
     section: str
-    words: str
+    summary: str
     code: int
     message: str
     arrange: Arrange
 
     def __str__(self) -> str:
-        return f"{self.section}: {self.words}".replace("`", "")
+        return f"{self.section}: {self.summary}".replace("`", "")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,6 @@ class Area:
 
 
 def area(section: str, rows: Sequence[tuple[Any, ...]], code: int | None = None) -> Area:
-    """Of rows with words, exit code, message and what makes the input; an exit code that all have is given once."""
+    """Of rows with a summary, exit code, message and what makes the input; an exit code that all have is given once."""
     shared = () if code is None else (code,)
-    return Area(section, tuple(Case(section, words, *shared, *row) for words, *row in rows))
+    return Area(section, tuple(Case(section, summary, *shared, *row) for summary, *row in rows))

@@ -8,7 +8,7 @@ from bad_inputs.run import outcome
 
 # A message says what to do, one way or another; or it lists what there is to choose from.
 ADVICE = re.compile(
-    r"\b(wanted|should|choose|pass|use|give|set|take|leave|narrow|must|known keys|may override|look like"
+    r"\b(expected|should|choose|pass|use|give|set|take|leave|narrow|must|known keys|may override|look like"
     r"|Possible options|auto, cpu, cuda)\b"
 )
 

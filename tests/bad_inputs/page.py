@@ -21,8 +21,8 @@ def written(areas: Iterable[Area], answer: Callable[[Case], str]) -> str:
     lines = [
         "# What bad input gives",
         "",
-        "Every command leaves with one message, which says what was found, what is wanted and what to do, and with the",
-        "exit code of its kind; no output folder appears, and an existing one keeps its bytes. Each row is tested; "
+        "Every command leaves with one message, which says what was found, what is expected and what to do, and with",
+        "the exit code of its kind; no output folder appears, and an existing one keeps its bytes. Each row is tested; "
         "written by",
         "",
         f"    {COMMAND}",
@@ -39,12 +39,12 @@ def written(areas: Iterable[Area], answer: Callable[[Case], str]) -> str:
 def row(case: Case, said: Said) -> str:
     """Of what a case gave."""
     message = re.sub(r"([|*<\\_`\[\]])", r"\\\1", said.message)
-    return f"| {case.words} | {said.code} | {message} |"
+    return f"| {case.summary} | {said.code} | {message} |"
 
 
 def listed(case: Case) -> str:
     """The row that stands in the docs; empty if there is none."""
-    return _rows().get((case.section, case.words), "")
+    return _rows().get((case.section, case.summary), "")
 
 
 @cache

@@ -78,7 +78,7 @@ def _neutral(text: str, folder: Path) -> str:
     for place in (folder, zoo_model("llama").parent):
         text = text.replace(f"{place}/", "").replace(str(place), "FOLDER")
     text = re.sub(r"known keys: .*", "known keys: ...", text)
-    text = re.sub(r"one of autoround.* is wanted", "one of ... is wanted", text)
+    text = re.sub(r"one of autoround.* is expected", "one of ... is expected", text)
     text = re.sub(r"\(Expected one of .*\)", "(...)", text)
     text = re.sub(r"\.unfinished-\w+", ".unfinished-...", text)
     # Of trained weights, and training differs between CPUs.

@@ -68,7 +68,7 @@ ROWS = [
     ("a file of blanks", "no text in", calibrated("c.txt", " \n")),
     ("too little text", "give more text", calibrated("c.txt", "Too little text.")),
     ("bytes that are no text", "UTF-8 text", calibrated("c.txt", bytes(range(256)))),
-    ("half a character", "Unicode text is wanted", calibrated("c.jsonl", '{"text": "abc \\ud800 def"}\n')),
+    ("half a character", "Unicode text is expected", calibrated("c.jsonl", '{"text": "abc \\ud800 def"}\n')),
     ("an id that the model does not know", "token id 5000", calibrated("c.jsonl", json.dumps([5000] * 500))),
     ("a negative id", "token id -5", calibrated("c.jsonl", json.dumps([-5] * 500))),
     ("an id without end", "a list of token ids", calibrated("c.jsonl", json.dumps([10**30] * 500))),

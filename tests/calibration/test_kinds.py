@@ -144,12 +144,12 @@ def test_rows_without_text_are_skipped_and_counted(tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(lines(rows))
         found = read(tmp_path / "a.jsonl")
         assert found.documents == TEXTS
-        assert found.words == "texts of the column text" + (f", {said}" if said else "")
+        assert found.summary == "texts of the column text" + (f", {said}" if said else "")
     parquet([{"text": None}, *({"text": text} for text in TEXTS)], tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet").words.endswith("1 row without text skipped")
+    assert read(tmp_path / "a.parquet").summary.endswith("1 row without text skipped")
     (tmp_path / "b.jsonl").write_text(lines([{"body": None}, {"body": "x"}]))
     assert (
-        read_documents(Source(f"{tmp_path}/b.jsonl", "body")).words
+        read_documents(Source(f"{tmp_path}/b.jsonl", "body")).summary
         == "the field body, 1 row without text skipped"
     )
 

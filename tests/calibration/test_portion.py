@@ -100,8 +100,8 @@ def test_rows_come_from_all_over_a_large_file(name: str, tmp_path: Path, monkeyp
     monkeypatch.setattr("roundel.calibration.tables._HEAD", 1 << 12)
     WRITTEN[name](tmp_path / name)
     found = gather(tmp_path / name)
-    (tmp_path / "wanted.jsonl").write_text(lines(ROWS), encoding="utf-8")
-    assert torch.equal(found.tokens, gather(tmp_path / "wanted.jsonl").tokens)
+    (tmp_path / "expected.jsonl").write_text(lines(ROWS), encoding="utf-8")
+    assert torch.equal(found.tokens, gather(tmp_path / "expected.jsonl").tokens)
     kept, stride = map(
         int, re.findall(r"(\d+) rows spread evenly over it, one of every (\d+)", found.source)[0]
     )

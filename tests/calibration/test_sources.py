@@ -210,7 +210,7 @@ def text_of(messages: list[dict[str, Any]], template: str) -> tuple[str, str]:
     tokenizer = tokenizer_with("<s> $A")
     tokenizer.chat_template = template
     renderer = Renderer(tokenizer, None)
-    return renderer.text(Chat(messages)), renderer.words
+    return renderer.text(Chat(messages)), renderer.summary
 
 
 def test_a_template_that_refuses_system_texts_and_other_orders() -> None:
@@ -289,11 +289,11 @@ def test_what_else_belongs_to_a_row() -> None:
             r"a\.jsonl:instruction\+output\+input \(instructions with answers \(Alpaca\)\) or a\.jsonl:text",
         ),
         ({"input_ids": [1], "text": "x"}, "read in 2 ways"),
-        ({"text": 3}, "text of .* is 3; a text is wanted"),
+        ({"text": 3}, "text of .* is 3; a text is expected"),
         ({"messages": 3}, "has 3 for messages"),
         ({"messages": [{"who": "me"}]}, "message 0 of .* has the keys who; role and content"),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "from 'narrator'; one of human"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a part of the type image; text is wanted"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "part of the type image; text is expected"),
         ({"prompt": "a", "question": "b", "chosen": "c", "rejected": "d"}, "prompt and question beside chosen"),
         ({"instruction": "a", "output": ["b", 3]}, "for messages"),
         ({"messages": [], "tools": "{"}, "tools of .* is no JSON"),

@@ -15,9 +15,9 @@ from rich.text import Text
 from roundel.cli import display
 from roundel.cli.app import main
 from roundel.cli.display import PlainConsole, TerminalProgress
+from roundel.formatting import printable
 from roundel.report.parts.template import fill
 from roundel.system.files import json_text
-from roundel.words import printable
 from zoo import zoo_model
 
 pytestmark = [pytest.mark.reports, pytest.mark.slow("runs every command on every kind of name")]

@@ -208,7 +208,7 @@ def test_options_overrule_the_recipe(llama: Path, tmp_path: Path, capsys, monkey
         (["--bits", "1"], 2, "bits=1: input should be greater than or equal to 2"),
         (["--bits", "9"], 2, "bits=9"),
         (["--set", "iterations=5"], 2, "unknown key iterations; known keys: act_bits"),
-        (["--set", "iters"], 2, "key=value is wanted"),
+        (["--set", "iters"], 2, "key=value is expected"),
         (["--recipe", "gptq-w4"], 2, "no recipe 'gptq-w4'"),
         (["--calibration", "nowhere.jsonl", "--set", "seqlen=64"], 4, "no file nowhere.jsonl"),
         (["--calibration", "{empty}", "--set", "seqlen=64"], 4, "no text in"),
@@ -283,7 +283,7 @@ def test_ctrl_c_stops_after_the_step_and_the_same_command_goes_on(llama: Path, t
     rest = process.stderr.read()
     assert process.wait(timeout=60) == 130
     assert "Stopping after this step" in rest
-    assert "stopped behind 0 finished blocks of 2; the same command goes on from here" in " ".join(
+    assert "stopped after 0 finished blocks of 2; the same command goes on from here" in " ".join(
         rest.split()
     )
     assert "Traceback" not in rest

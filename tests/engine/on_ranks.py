@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import roundel
-from roundel.system.ranks import join, leave
+from roundel.system.ranks import destroy_ranks, init_ranks
 
 
 def quantize_all(model: Path, work: dict[str, dict], folder: Path) -> None:
@@ -22,11 +22,12 @@ def quantize_all(model: Path, work: dict[str, dict], folder: Path) -> None:
                 found = state[stack][int(index)] if stack in state else state[f"{key}.weight"]
                 assert torch.equal(weight.dequantize(found.dtype), found)
             digest = sum(float(tensor.double().abs().sum()) for tensor in state.values())
-            assert join().in_order([digest], [join().number], join().size) == [digest] * join().size
+            ranks = init_ranks()
+            assert ranks.in_order([digest], [ranks.number], ranks.size) == [digest] * ranks.size
     several = ("rtn", "search", "autoround")
     if work.keys() >= {*several, "gptq"}:
         sweep_and_keep(model, work, several, folder)
-    leave()
+    destroy_ranks()
 
 
 def sweep_and_keep(model: Path, work: dict, several: tuple[str, ...], folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_linear_that_went_astray_is_rounded_to_nearest_and_listed(llama: Path,
     monkeypatch.setattr(target, "gptq", astray)
     result = quantize(llama, **GPTQ)
     notes = [layer["note"] for layer in result.manifest["layers"] if layer["note"]]
-    assert notes == ["rounded to nearest: error feedback went astray"]
+    assert notes == ["rounded to nearest: error feedback diverged"]
     assert all(layer["error"] < 0.1 for layer in result.manifest["layers"] if layer["bits"])
 
 

@@ -1,4 +1,4 @@
-"""What the report is told of every layer: seen from the weights, and from hooks on passes of the whole model.
+"""What the report is given every layer: seen from the weights, and from hooks on passes of the whole model.
 
 Which stream the inputs belong to: recipes that run the unquantized model (a searched grid, learned methods) tell of
 its inputs; GPTQ and SpQR, which never run it, of what the blocks quantized so far make of the data.
@@ -19,7 +19,7 @@ import roundel
 from processes import run_on_ranks
 from roundel.engine import walk
 from roundel.errors import Stopped
-from roundel.system.ranks import join, leave
+from roundel.system.ranks import destroy_ranks, init_ranks
 from roundel.workflows.run import Run
 from zoo import zoo_model
 
@@ -342,7 +342,7 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
     found = {}
     for size in (1, 2):
         out = tmp_path / str(size)
-        run_on_ranks(size, tmp_path / "said", tell, zoo_model("qwen3_moe"), out)
+        run_on_ranks(size, tmp_path / "said", tell_details, zoo_model("qwen3_moe"), out)
         found[size] = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(size)]
     assert found[2][0] == found[2][1]
     for name, one, two in zip(RANKED, found[1][0], found[2][0], strict=True):
@@ -357,7 +357,7 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
                     assert two[layer]["inputs"][figure] == pytest.approx(told["inputs"][figure], rel=near)
 
 
-def tell(model: Path, out: Path) -> None:
+def tell_details(model: Path, out: Path) -> None:
     """A rank: all recipes one after the other."""
     torch.set_num_threads(1)
     found = collect(setattr)
@@ -365,5 +365,5 @@ def tell(model: Path, out: Path) -> None:
     for name in RANKED:
         recipe = {key: value for key, value in RECIPES[name].items() if key != "lm_head"}
         quantize(model, recipe, output=out / name.replace(" ", "-"))
-    (out / f"rank-{join().number}.json").write_text(json.dumps(found))
-    leave()
+    (out / f"rank-{init_ranks().number}.json").write_text(json.dumps(found))
+    destroy_ranks()

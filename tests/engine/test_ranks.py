@@ -176,7 +176,7 @@ def test_a_killed_rank_ends_all_and_any_number_goes_on(llama: Path, tmp_path: Pa
     run_on_ranks(1, tmp_path / "said by one", processes.command, *run("one"))
     for who, folder in (("two", "two"), ("one", "one")):
         told = (tmp_path / f"said by {who}" / "rank-0" / "stderr").read_text()
-        assert "Going on behind 1 finished block" in told
+        assert "Going on after 1 finished block" in told
         assert [path.name for path in (tmp_path / folder).iterdir()] == ["out"]
 
 
@@ -209,7 +209,7 @@ def test_an_error_of_ranks_is_said_once(llama: Path, place: Path, tmp_path: Path
 def test_no_ranks_at_all_are_an_error(llama: Path, place: Path, tmp_path: Path) -> None:
     run = Started(tmp_path / "said", processes.command, *command(llama, place / "out", "--nproc", "0"))
     assert run.wait() == 2
-    check_error(run.stderr, "--nproc 0: 1 process or more is wanted", place)
+    check_error(run.stderr, "--nproc 0: 1 process or more is expected", place)
 
 
 def test_evaluation_is_the_same_to_the_last_digit(
@@ -274,7 +274,7 @@ def test_a_stream_that_is_in_a_file_gets_another_name(tmp_path: Path) -> None:
     homes = [StreamHome(torch.device("cpu"), tmp_path / name) for name in ("one", "other")]
     stream = MemoryStream(torch.randn(5, 2, 3))
     for home in homes:
-        home.keep("x", stream)
+        home.persist("x", stream)
         assert torch.equal(home.find("x", (5, 2, 3))[:], stream.tensor)
     assert (tmp_path / "one" / "x.bin").samefile(tmp_path / "other" / "x.bin")
     homes[0].discard("x")

@@ -39,10 +39,10 @@ ROWS = [
     ("no such text", 4, "no text none.txt", lambda b: evaluated(b, zoo_model("llama"), "--text", "none.txt")),
     ("an empty text", 4, "no text in", read("")),
     ("a text shorter than a window", 4, "a smaller --window", read("Few words.")),
-    ("bytes that are no text", 4, "UTF-8 text is wanted", read(bytes(range(256)))),
+    ("bytes that are no text", 4, "UTF-8 text is expected", read(bytes(range(256)))),
     ("a table without a column of text", 4, "which make no form", _table("id,story\n1,x\n")),
     ("a table with two columns of text", 4, "(texts) or", _table("text,content\nx,y\n")),
-    ("a number of samples of a text", 4, "FILE:FIELD is wanted", _table("text\nx\n", ":300")),
+    ("a number of samples of a text", 4, "FILE:FIELD is expected", _table("text\nx\n", ":300")),
     (
         "an encoding that nobody knows",
         2,

@@ -9,7 +9,7 @@ ROWS = [
     (
         "bytes that are no text",
         4,
-        "UTF-8 text is wanted",
+        "UTF-8 text is expected",
         lambda b: quantize(zoo_model("llama"), "--held-out", b.write("t.txt", bytes(range(256)))),
     ),
 ]

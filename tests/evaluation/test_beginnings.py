@@ -76,7 +76,7 @@ def test_local_texts_cut_as_in_the_papers_on_request(held_out: Path) -> None:
 
 
 def test_a_window_that_holds_nothing_else(held_out: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"holds nothing but the 2 .* a larger --window is wanted"):
+    with pytest.raises(CalibrationError, match=r"holds nothing but the 2 .* a larger --window is expected"):
         evaluation_windows(str(held_out), tokenizer_with("[gMASK] <s> $A"), 2)
 
 

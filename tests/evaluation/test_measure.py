@@ -47,7 +47,7 @@ def test_windows_are_cut_from_one_tokenizer_call(llama: Path, load_model, held_o
 def test_too_short_or_missing_text(llama: Path, load_model, tmp_path: Path) -> None:
     _, tokenizer = load_model(llama)
     (tmp_path / "short.txt").write_text("few words")
-    with pytest.raises(CalibrationError, match="one window of 100 is wanted"):
+    with pytest.raises(CalibrationError, match="one window of 100 is expected"):
         evaluation_windows(str(tmp_path / "short.txt"), tokenizer, 100)
     with pytest.raises(CalibrationError, match="no text nowhere"):
         evaluation_windows("nowhere", tokenizer, 100)

@@ -70,7 +70,7 @@ def test_documents_of_a_local_file(tmp_path: Path, llama: Path, load_model) -> N
         "some.jsonl: texts of the column text, 30 documents joined by blanks, one tokenizer call"
     )
     path.write_text(json.dumps({"input_ids": [1, 2, 3]}))
-    with pytest.raises(CalibrationError, match="documents of text are wanted"):
+    with pytest.raises(CalibrationError, match="documents of text are expected"):
         evaluation_windows(str(path), tokenizer, 32)
 
 
@@ -81,7 +81,7 @@ def test_what_is_not_there_or_too_short(data: Path, llama: Path, load_model, tmp
     with pytest.raises(CalibrationError, match="none of 20001 documents of c4 is longer than 512 tokens"):
         evaluation_windows("c4", tokenizer, 512, data_dir=data)
     (data / "c4" / "c4-validation.00000-of-00008.json").write_text('{"words": "none"}\n')
-    with pytest.raises(CalibrationError, match="the file as it was published is wanted"):
+    with pytest.raises(CalibrationError, match="the file as it was published is expected"):
         evaluation_windows("c4_new", tokenizer, 64, data_dir=data)
 
 

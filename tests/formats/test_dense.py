@@ -34,7 +34,7 @@ def test_integers_come_from_our_own_container_too(llama: Path, tmp_path: Path) -
 
 
 def test_a_folder_without_integers_says_so(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="a folder written as roundel or dense is wanted"):
+    with pytest.raises(ModelError, match="a folder written as roundel or dense is expected"):
         roundel.read_integers(llama)
     roundel.quantize(llama, roundel.Recipe(method="rtn", format="dense"), output=tmp_path / "out")
     (tmp_path / "out" / "roundel_integers.safetensors").write_bytes(b"nothing")

@@ -140,12 +140,12 @@ def test_damaged_files_are_refused(llama: Path, tmp_path: Path) -> None:
     roundel.quantize(llama, roundel.Recipe(method="rtn", group_size=32, format="roundel"), output=out)
     whole = (out / FILE).read_bytes()
     (out / FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="a whole folder is wanted"):
+    with pytest.raises(ModelError, match="a whole folder is expected"):
         roundel.load(out)
     (out / FILE).write_bytes(
         whole.replace(b'version\\\\\\": 1', b'version\\\\\\": 9').replace(b'version\\": 1', b'version\\": 9')
     )
-    with pytest.raises(ModelError, match="a newer roundel is wanted"):
+    with pytest.raises(ModelError, match="a newer roundel is expected"):
         roundel.load(out)
 
 

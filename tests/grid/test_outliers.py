@@ -41,7 +41,7 @@ def test_the_smaller_form_is_stored(count: int, narrow: bool, bits: int) -> None
 def test_a_full_segment_takes_the_wide_form() -> None:
     outliers, _ = make(2, 300, 600)
     assert not outliers.narrow()
-    with pytest.raises(FormatError, match="fewer outliers are wanted"):
+    with pytest.raises(FormatError, match="fewer outliers are expected"):
         make(1, 2**16, 2**16)[0].stored_bits()
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.grid.affine import Start, minmax_start
+from roundel.grid.affine import QParams, minmax_start
 from roundel.grid.joint import joint_start
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
@@ -20,7 +20,9 @@ SCHEMES = st.builds(
 )
 
 
-def make(scheme: Scheme, seed: int, *, searched: bool = False) -> tuple[torch.Tensor, Start, RoundingOffsets]:
+def make(
+    scheme: Scheme, seed: int, *, searched: bool = False
+) -> tuple[torch.Tensor, QParams, RoundingOffsets]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(5, 48, generator=generator)
     start = searched_start(weight, scheme) if searched else minmax_start(weight, scheme)

@@ -23,10 +23,10 @@ ROWS = [
     ("an empty name", "the model's name is empty", lambda b: quantize("")),
     ("a text file", "is a file", lambda b: quantize(b.write("notes.txt", "x"))),
     ("config.json absent", "no config.json", lambda b: quantize(b.without("config.json"))),
-    ("config.json cut", "a JSON file is wanted", lambda b: quantize(b.holding("config.json", "{"))),
+    ("config.json cut", "a JSON file is expected", lambda b: quantize(b.holding("config.json", "{"))),
     (
         "config.json of random bytes",
-        "a JSON file is wanted",
+        "a JSON file is expected",
         lambda b: quantize(b.holding("config.json", b"\xff\xfe")),
     ),
     ("config.json with a list", "holds list", lambda b: quantize(b.holding("config.json", "[1]"))),

@@ -42,7 +42,7 @@ STORED = [
     ),
     (
         "bits that make no sense",
-        "bits=16: 2 to 8 is wanted",
+        "bits=16: 2 to 8 is expected",
         lambda b: quantize(b.config(quantization_config={"quant_method": "gptq", "bits": 16})),
     ),
     (

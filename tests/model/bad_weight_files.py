@@ -124,15 +124,15 @@ ROWS = [
     ),
     (
         "a tensor that the index does not name",
-        "one index of all files is wanted",
+        "one index of all files is expected",
         lambda b: quantize(b.index(lambda places: places.pop(UP))),
     ),
-    ("an index that is no JSON", "an index in JSON is wanted", lambda b: _index_text(b, "{")),
+    ("an index that is no JSON", "an index in JSON is expected", lambda b: _index_text(b, "{")),
     ("an index without weight_map", "has no weight_map", lambda b: _index_text(b, '{"metadata": {}}')),
     ("an index that is a list", "has no weight_map", lambda b: _index_text(b, "[]")),
     (
         "a number for a file in the index",
-        "in 5: the name of a file inside the folder is wanted",
+        "in 5: the name of a file inside the folder is expected",
         lambda b: quantize(b.index(lambda places: places.update({UP: 5}))),
     ),
     (

@@ -216,7 +216,7 @@ def test_revisions(outputs: dict[str, Path], cache: Path) -> None:
         assert place.name.startswith("acme/model@")
     for wrong, words in (
         (("acme/model@w5", None), "acme/model.*revision w5.*cannot be reached"),
-        (("acme/model@w4", "main"), "one of them is wanted"),
+        (("acme/model@w4", "main"), "one of them is expected"),
         ((str(outputs["dense"]), "w4"), "on this machine.*leave --revision out"),
         (("acme/other", None), "no folder acme/other"),
     ):

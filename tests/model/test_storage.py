@@ -1,4 +1,4 @@
-"""Weights that stay on disk until they are wanted are the very weights."""
+"""Weights that stay on disk until they are expected are the very weights."""
 
 import shutil
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 from browser import Browser
 
 _OPEN = "document.querySelectorAll('details').forEach(d => d.open = true)"
-# Reports by name what is wrong; an empty list is wanted.
+# Reports by name what is wrong; an empty list is expected.
 _EMPTY_DRAWINGS = """
 [...document.querySelectorAll('svg.plot, .maps img')].filter(e => {
   const box = e.getBoundingClientRect();

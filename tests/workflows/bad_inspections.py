@@ -28,7 +28,7 @@ ROWS = [
     (
         "a manifest that is no JSON",
         3,
-        "a JSON file is wanted",
+        "a JSON file is expected",
         lambda b: ["inspect", b.quantized(name="roundel.json", content="{")],
     ),
     (

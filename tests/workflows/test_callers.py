@@ -297,7 +297,7 @@ def test_two_models_are_compared(held_out: Path) -> None:
 def test_quantizing_twice_is_refused_as_of_folders(name: str, tmp_path: Path) -> None:
     model = opened(name)
     roundel.quantize(model, recipe(), output=tmp_path / "out", tokenizer=reader(name), held_out=None)
-    refused = "is quantized already, by Roundel: the original model is wanted.*allow_quantized=True"
+    refused = "is quantized already, by Roundel: the original model is expected.*allow_quantized=True"
     half, copied = copy.deepcopy(model).bfloat16(), copy.deepcopy(model)
     for given in (model, copied, half, copy.deepcopy(half).float(), torch.compile(copied)):
         for call in (roundel.quantize, roundel.inspect, roundel.plan):
@@ -459,7 +459,7 @@ NO_ORIGINAL: dict[str, tuple[Callable[[Path], Any], str]] = {
         "holds a PEFT adapter .*merge_and_unload",
     ),
     "integers": (lambda _: integers(), "up_proj.weight of .* has the type torch.int8"),
-    "dynamic": (lambda _: dynamic(), "is quantized already .*plain weights is wanted"),
+    "dynamic": (lambda _: dynamic(), "is quantized already .*plain weights is expected"),
     "weight norm": (lambda _: with_weight_norm(), "up_proj of .* is computed from other tensors .*permanent"),
     "pruning": (lambda _: pruned(), "c_fc of .* is computed from other tensors"),
     "another quantizer": (
@@ -575,8 +575,8 @@ def test_functions_that_want_a_folder(tmp_path: Path) -> None:
         roundel.load(opened())
     with pytest.raises(ModelError, match="several recipes"):
         roundel.sweep(opened(), [recipe()], tmp_path / "out")
-    with pytest.raises(RecipeError, match="a list of models is wanted"):
+    with pytest.raises(RecipeError, match="a list of models is expected"):
         roundel.compare(str(zoo_model("llama")), zoo_model("llama"))
-    with pytest.raises(RecipeError, match="a list of models is wanted"):
+    with pytest.raises(RecipeError, match="a list of models is expected"):
         roundel.compare(opened(), zoo_model("llama"))
     assert not list(tmp_path.iterdir())

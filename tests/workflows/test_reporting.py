@@ -134,7 +134,7 @@ def test_a_page_is_made_anew_to_the_last_byte(written: Path) -> None:
 
 
 def test_folders_without_a_report(llama: Path, written: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="a folder written by roundel quantize is wanted"):
+    with pytest.raises(ModelError, match="a folder written by roundel quantize is expected"):
         roundel.render_report(llama)
     (tmp_path / "roundel.json").write_bytes((written / "roundel.json").read_bytes())
     (tmp_path / "report.json").write_text("{")

@@ -19,8 +19,8 @@ from roundel.activations.kv_cache import new_cache, quantizing
 from roundel.activations.rounding import quantize_static, quantize_vectors
 from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid
 from roundel.errors import ModelError
+from roundel.formatting import kind_and_line
 from roundel.model.experts import divide, rejoin
-from roundel.words import kind_and_line
 
 FILE = "roundel_activations.json"
 # Under this name a model knows its quantizer.
@@ -61,13 +61,13 @@ class ActivationQuantizer:
         self._hooks.close()
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What is rounded, for people; empty while nothing is."""
         parts = []
         if self.inputs is not None:
-            parts.append(f"inputs of {len(self.layers)} Linears {self.inputs.words}")
+            parts.append(f"inputs of {len(self.layers)} Linears {self.inputs.summary}")
         if self.kv is not None:
-            parts.append(f"KV cache {self.kv.words} and head")
+            parts.append(f"KV cache {self.kv.summary} and head")
         return "; ".join(parts) if self.enabled else ""
 
     @contextmanager
@@ -151,7 +151,7 @@ def attach_saved(model: Any, folder: Path) -> ActivationQuantizer | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} cannot be used ({kind_and_line(error)}): the file that was written with the weights is "
-            "wanted"
+            "expected"
         ) from error
     quantizer.static = static
     quantizer.enabled = True

@@ -36,12 +36,12 @@ class RangeObserver:
         found = torch.histc(x.float(), _BINS, self.lo, self.hi).double().cpu()
         self.histogram = found if self.histogram is None else self.histogram + found
 
-    def join_extremes(self, ranks: Ranks) -> None:
+    def reduce_extremes(self, ranks: Ranks) -> None:
         """Between the passes: count what other ranks have seen."""
         ends = ranks.max(torch.tensor([-self.lo, self.hi], dtype=torch.float64))
         self.lo, self.hi = -float(ends[0]), float(ends[1])
 
-    def join_counts(self, ranks: Ranks) -> None:
+    def reduce_counts(self, ranks: Ranks) -> None:
         """After the second pass: the same."""
         if self.lo == self.hi or ranks.size == 1:
             return

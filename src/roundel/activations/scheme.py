@@ -28,7 +28,7 @@ class ActivationScheme:
         return 2**self.bits - 1
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """For tables."""
         return f"{self.bits} bit {'sym' if self.sym else 'asym'}, {'static' if self.static else 'per token'}"
 

@@ -54,7 +54,7 @@ class Renderer:
         self.rendered = self.joined = self.adapted = self.left_out = 0
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What became of the chats; nothing where there were none."""
         parts = []
         if self.rendered:
@@ -72,7 +72,7 @@ class Renderer:
         """A text or chat as one text.
 
         Raises:
-            CalibrationError: the template is wanted and absent, or does not take the chat.
+            CalibrationError: the template is asked for and absent, or does not take the chat.
         """
         if isinstance(document, str):
             if not self._use:
@@ -80,7 +80,7 @@ class Renderer:
             document = Chat([{"role": "user", "content": document}])
         if self._use and not self._has:
             raise CalibrationError(
-                "a chat template is wanted and the tokenizer has none: set chat_template=false and give plain text"
+                "a chat template is expected and the tokenizer has none: set chat_template=false and give plain text"
             )
         if self._use is False or not self._has:
             self.joined += 1
@@ -124,7 +124,7 @@ class Renderer:
         if text is None:
             raise CalibrationError(
                 f"the messages {reprlib.repr(chat.messages)} do not go into the tokenizer's chat template ({problem}): "
-                "roles and contents that it knows are wanted, or set chat_template=false for the turns as plain text"
+                "roles and contents that it knows are expected, or set chat_template=false for the turns as plain text"
             )
         self.rendered += 1
         self.adapted += 1

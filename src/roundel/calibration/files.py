@@ -61,7 +61,9 @@ def suffix_of(path: Path) -> str:
             f"{path} is an archive of files: unpack it, and give the folder or a file in it"
         )
     if packed and inner in PACKED:
-        raise CalibrationError(f"{path} is packed twice by its name: a file packed once is wanted, unpack it")
+        raise CalibrationError(
+            f"{path} is packed twice by its name: a file packed once is expected, unpack it"
+        )
     return inner
 
 
@@ -120,11 +122,11 @@ def unreadable(path: Path, error: Exception, wanted: str = "") -> CalibrationErr
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start : error.start + 1].hex()
         found = f"byte 0x{byte} is no {error.encoding} ({error.reason})" if byte else error.reason
-    advice = wanted or "UTF-8 text, JSON, CSV, Parquet or saved token ids are wanted"
+    advice = wanted or "UTF-8 text, JSON, CSV, Parquet or saved token ids are expected"
     if isinstance(error, UnicodeError | NotText):
         found += _looks_like(path)
         advice = (
-            "UTF-8 text is wanted, or give its encoding with --encoding (encoding=latin-1, utf-16-le, ...)"
+            "UTF-8 text is expected, or give its encoding with --encoding (encoding=latin-1, utf-16-le, ...)"
         )
     return CalibrationError(f"{path} cannot be read: {found}; {advice}")
 

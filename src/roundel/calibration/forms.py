@@ -60,13 +60,13 @@ class Form:
     """A way to read a row.
 
     Attributes:
-        words: what it makes of rows.
+        summary: what it makes of rows.
         columns: that a row must have.
         read: a row, and the words that name it in errors, to a document.
         further: columns that are read too where they are there.
     """
 
-    words: str
+    summary: str
     columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any], str], Document]
     further: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Form:
         tag = ""
         if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "from" in turns[0]:
             tag = " (ShareGPT)"
-        return f"{self.words} {' + '.join(used)}{tag}"
+        return f"{self.summary} {' + '.join(used)}{tag}"
 
 
 class Reader:
@@ -96,7 +96,7 @@ class Reader:
     def __init__(self, place: str, field: str = "") -> None:
         self.place, self._field = place, field
         self.form: Form | None = None
-        self.words = ""
+        self.summary = ""
         self._first = ""
 
     def document(self, row: Any, where: str) -> Document:
@@ -117,7 +117,7 @@ class Reader:
             return ""  # without a value; the next row says the form
         if self.form is None:
             self.form, self._first = self._recognize(row, where), where
-            self.words = self.form.of(row)
+            self.summary = self.form.of(row)
         if not self.form.fits(row):
             return self._empty(row, where)
         return self.form.read(row, where)
@@ -129,14 +129,14 @@ class Reader:
                 f"{where} is {_describe(row)}: the field {self._field} belongs to an object; leave the field out"
             )
         document = as_document(row, where)
-        words = _bare_words(document)
-        if self.form is not None or (self.words and self.words != words):
+        words = _bare_text(document)
+        if self.form is not None or (self.summary and self.summary != words):
             raise self._mixed(where, words)
-        self.words, self._first = words, self._first or where
+        self.summary, self._first = words, self._first or where
         return document
 
     def _recognize(self, row: Mapping[str, Any], where: str) -> Form:
-        if self.words:
+        if self.summary:
             raise self._mixed(where, f"an object with the columns {_names(row)}")
         if self._field and len(row) == 1:
             return Form("the field", tuple(row), lambda found, place: _value(found, self._field, place))
@@ -148,7 +148,7 @@ class Reader:
             )
         if len(found) > 1:
             ways = " or ".join(
-                f"{self.place}:{'+'.join(_used(form, row))} ({form.words.partition(' of ')[0]})"
+                f"{self.place}:{'+'.join(_used(form, row))} ({form.summary.partition(' of ')[0]})"
                 for form in found
             )
             raise CalibrationError(
@@ -176,8 +176,8 @@ class Reader:
 
     def _mixed(self, where: str, found: str) -> CalibrationError:
         return CalibrationError(
-            f"{where} is {found}, and {self._first} {self.words}: rows of one form are wanted in a file; split it, or "
-            f"name the field that all rows have, {self.place}:FIELD"
+            f"{where} is {found}, and {self._first} {self.summary}: rows of one form are expected in a file; "
+            f"split it, or name the field that all rows have, {self.place}:FIELD"
         )
 
 
@@ -196,7 +196,7 @@ def as_document(row: Any, where: str) -> Document:
     if isinstance(row, list) and all(isinstance(message, dict) for message in row):
         return Chat(_messages(row, where))
     raise CalibrationError(
-        f"{where} is {_describe(row)}; wanted is a string, a list of token ids or messages, or an object with {KNOWN}"
+        f"{where} is {_describe(row)}; expected is a string, a list of token ids or messages, or an object with {KNOWN}"
     )
 
 
@@ -214,7 +214,7 @@ def extent(document: Document) -> int:
     return len(document) if isinstance(document, str) else 0
 
 
-def _bare_words(document: Document) -> str:
+def _bare_text(document: Document) -> str:
     if isinstance(document, Chat):
         return "chats"
     return "texts" if isinstance(document, str) else "token ids"
@@ -256,7 +256,7 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Document:
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return Chat(_messages(value, where))
     raise CalibrationError(
-        f"{column} of {where} is {_describe(value)}; a text, token ids or a list of messages is wanted: name another "
+        f"{column} of {where} is {_describe(value)}; a text, token ids or a list of messages is expected: name another "
         "field"
     )
 
@@ -267,7 +267,7 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise CalibrationError(
-            f"{column} of {where} is {_describe(value)}; a text is wanted: name the field that has it, FILE:FIELD"
+            f"{column} of {where} is {_describe(value)}; a text is expected: name the field that has it, FILE:FIELD"
         )
     return value
 
@@ -282,7 +282,7 @@ def _messages(turns: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise CalibrationError(
             f"{where} has {_describe(turns)} for messages; a list of objects with role and content, or from and value, "
-            "is wanted"
+            "is expected"
         )
     return [_message(turn, f"message {number} of {where}") for number, turn in enumerate(turns)]
 
@@ -296,10 +296,10 @@ def _message(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
     calls = any(key in kept for key in ("tool_calls", "function_call"))
     if not isinstance(role, str) or (said is None and not calls):
         raise CalibrationError(
-            f"{where} has the keys {_names(turn)}; role and content, or from and value, are wanted"
+            f"{where} has the keys {_names(turn)}; role and content, or from and value, are expected"
         )
     if "from" in turn and role.lower() not in _ROLES:
-        raise CalibrationError(f"{where} is from {role!r}; one of {', '.join(_ROLES)} is wanted")
+        raise CalibrationError(f"{where} is from {role!r}; one of {', '.join(_ROLES)} is expected")
     return {**kept, "role": _ROLES.get(role.lower(), role), "content": _content(content, where)}
 
 
@@ -314,8 +314,8 @@ def _content(content: Any, where: str) -> str:
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else None
             raise CalibrationError(
-                f"{where} holds {f'a part of the type {kind}' if kind else _describe(part)}; text is wanted: leave out "
-                "what is none"
+                f"{where} holds {f'a part of the type {kind}' if kind else _describe(part)}; text is expected: "
+                "leave out what is none"
             )
         texts.append(text)
     return "\n".join(texts)
@@ -334,7 +334,7 @@ def _chat(column: str) -> Form:
                 tools = json.loads(tools) if tools.strip() else None
             except ValueError as error:
                 raise CalibrationError(
-                    f"tools of {where} is no JSON ({error}): a list is wanted, or name the field {column} alone"
+                    f"tools of {where} is no JSON ({error}): a list is expected, or name the field {column} alone"
                 ) from error
         return Chat([*_system(row, where), *_messages(row[column], where)], tools or None)
 
@@ -353,7 +353,7 @@ def _pair(words: str, prompt: str, answer: str, more: str = "", joint: str = "\n
         for turn in row.get("history") or []:
             if not isinstance(turn, Sequence) or len(turn) != 2 or not all(isinstance(t, str) for t in turn):
                 raise CalibrationError(
-                    f"history of {where} is {_describe(turn)}; pairs of texts, question and answer, are wanted"
+                    f"history of {where} is {_describe(turn)}; pairs of texts, question and answer, are expected"
                 )
             before += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
         if isinstance(row[prompt], list) or isinstance(row[answer], list):
@@ -401,7 +401,7 @@ def _preference() -> Form:
 def _ids(row: Mapping[str, Any], where: str) -> Document:
     if not _are_ids(row["input_ids"]):
         raise CalibrationError(
-            f"input_ids of {where} is {_describe(row['input_ids'])}; a list of token ids is wanted"
+            f"input_ids of {where} is {_describe(row['input_ids'])}; a list of token ids is expected"
         )
     return list(row["input_ids"])
 

@@ -27,7 +27,7 @@ from roundel.system.progress import Progress
 # Bytes of a character in memory (Python spends up to four, on most texts one), what a tokenizer holds of one meanwhile,
 # and what a token takes on its way to the rows, first as an integer of Python's: as measured.
 _CHARACTER, _TOKENIZED, _TOKEN = 2, 180, 52
-SELF_WORDS = "text sampled from the model itself"
+SELF_WRITTEN = "text sampled from the model itself"
 
 CalibrationSource = str | Path | Sequence[Any] | torch.Tensor
 Options = TypeVar("Options", bound=CalibrationOptions)
@@ -75,7 +75,7 @@ def gather_calibration(
         model: the original model; its tensors may be absent.
         tokenizer: the model's, or None.
         options: nsamples, seqlen, seed, add_bos, chat_template, encoding, calibration.
-        progress: told of sampling, and of what was taken for what.
+        progress: gets the steps of sampling, and what was taken for what.
         author: opens the original model with all its tensors, to write the text itself for `self`; None: `model` is.
 
     Raises:
@@ -106,7 +106,7 @@ def gather_calibration(
                 progress.check_stop()
 
             tokens = sample_from_model(whole, tokenizer, options, rows_done)
-        words = SELF_WORDS
+        words = SELF_WRITTEN
     else:
         tokens, words, reading = _from_texts(source, tokenizer, options)
         progress.say(f"Calibration: {words}")
@@ -123,7 +123,7 @@ def for_sources(options: Options, source: CalibrationSource | None) -> Options:
         source: what the caller gave; None: what the options say.
 
     Raises:
-        CalibrationError: other samples are wanted.
+        CalibrationError: it cannot be sampled so.
     """
     source = options.calibration if source is None else source
     if not isinstance(source, str):
@@ -208,7 +208,7 @@ def _packed(
             need = need.larger
             documents = read_documents(place, options.encoding, need)
             continue
-        return rows, documents, documents.words + (f", {renderer.words}" if renderer.words else "")
+        return rows, documents, documents.summary + (f", {renderer.summary}" if renderer.summary else "")
 
 
 def _in_memory(rows: Iterable[Any]) -> Documents:
@@ -224,7 +224,7 @@ def _in_memory(rows: Iterable[Any]) -> Documents:
     kept = [document for document in documents if not is_blank(document)]
     if not kept:
         raise CalibrationError(
-            "no text in the documents given in memory: one with at least a character is wanted"
+            "no text in the documents given in memory: one with at least a character is expected"
         )
     return Documents(kept, "documents given in memory")
 
@@ -232,6 +232,7 @@ def _in_memory(rows: Iterable[Any]) -> Documents:
 def _rows_of(tokens: torch.Tensor, options: CalibrationOptions) -> torch.Tensor:
     if tokens.ndim != 2 or not is_ids(tokens):
         raise CalibrationError(
-            f"the calibration tensor is {tuple(tokens.shape)} {tokens.dtype}; integer ids [samples, tokens] are wanted"
+            f"the calibration tensor is {tuple(tokens.shape)} {tokens.dtype}; integer ids [samples, tokens] are "
+            f"expected"
         )
     return pack_documents(tokens.tolist(), None, options)

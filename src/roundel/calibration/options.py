@@ -55,5 +55,5 @@ def check_encoding(name: str | None) -> None:
         b"".decode(name)
     except (LookupError, ValueError) as error:
         raise ValueError(
-            f"{name!r} is no encoding of text: latin-1, cp1252, utf-16-le or another one that Python knows is wanted"
+            f"{name!r} is no encoding of text: latin-1, cp1252, utf-16-le or another one that Python knows is expected"
         ) from error

@@ -74,7 +74,7 @@ class Portion(Generic[Item]):
         held: characters at most, at the same time.
         blank: items that were wanted, and in which nothing was.
         stride: one of so many items is kept.
-        full: no more is wanted.
+        full: no more is needed.
     """
 
     def __init__(self, most: int | None = None, seed: int | None = None) -> None:

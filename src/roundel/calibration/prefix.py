@@ -50,6 +50,6 @@ def with_prefix(rows: torch.Tensor, prefix: Sequence[int]) -> torch.Tensor:
     return torch.cat([front, rows], dim=1)
 
 
-def prefix_words(prefix: Sequence[int], tokenizer: Any) -> str:
+def describe_prefix(prefix: Sequence[int], tokenizer: Any) -> str:
     """The prefix as the tokenizer spells it, for printing."""
     return "".join(map(str, tokenizer.convert_ids_to_tokens(list(prefix))))

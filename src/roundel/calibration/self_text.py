@@ -44,7 +44,7 @@ def sample_from_model(
         model: a causal language model, in memory.
         tokenizer: the model's; None: rows begin with the start token of its config.
         options: nsamples, seqlen, seed, add_bos.
-        on_rows: told of every batch.
+        on_rows: given every batch.
 
     Raises:
         CalibrationError: no start token is known.
@@ -80,7 +80,7 @@ def sample_from_model(
                     raise
                 raise NonFiniteError(
                     "the model cannot write its calibration text: its predictions are NaN or infinite; finite ones are "
-                    "wanted. Take an earlier checkpoint or another model, or give a text (--calibration FILE)"
+                    "expected. Take an earlier checkpoint or another model, or give a text (--calibration FILE)"
                 ) from error
             parts.append(sampled[:, left_out:].cpu())
             on_rows(rows)

@@ -103,7 +103,7 @@ def _source(piece: str) -> Source:
     place, rest = _existing(piece) or _cut_by_form(piece)
     if not place:
         raise CalibrationError(
-            f"{piece!r} names no calibration data: FILE, FILE:FIELD, FILE:SAMPLES or FILE:FIELD:SAMPLES is wanted, "
+            f"{piece!r} names no calibration data: FILE, FILE:FIELD, FILE:SAMPLES or FILE:FIELD:SAMPLES is expected, "
             "with commas between several"
         )
     fields, samples = rest[:1], rest[1:]
@@ -111,11 +111,11 @@ def _source(piece: str) -> Source:
         fields, samples = [], rest
     if any(samples) and not samples[0].isdecimal():
         raise CalibrationError(
-            f"{samples[0]!r} in {piece} is no number of samples: {place}:FIELD:SAMPLES is wanted"
+            f"{samples[0]!r} in {piece} is no number of samples: {place}:FIELD:SAMPLES is expected"
         )
     count = int(samples[0]) if any(samples) else None
     if count == 0:
-        raise CalibrationError(f"0 samples of {place}: 1 or more are wanted, or leave it out")
+        raise CalibrationError(f"0 samples of {place}: 1 or more are expected, or leave it out")
     return Source(place, "".join(fields), count)
 
 

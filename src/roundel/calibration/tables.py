@@ -181,12 +181,12 @@ def _table(path: Path, kind: str, stream: IO[str], remarks: list[str]) -> Iterat
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"its header has the column {twice[0]!r} twice: columns of different names are wanted"
+            f"its header has the column {twice[0]!r} twice: columns of different names are expected"
         )
     for line, cells in rows:
         if len(cells) != len(names):
             raise ValueError(
-                f"line {line} has {len(cells)} fields and the header {len(names)}: as many are wanted, "
+                f"line {line} has {len(cells)} fields and the header {len(names)}: as many are expected, "
                 "and quotes around a field that holds the separator or a line end"
             )
         yield f"line {line} of {path}", dict(zip(names, cells, strict=True))
@@ -267,7 +267,7 @@ def _token_tensors(path: Path) -> Iterator[list[int]]:
     )
     for row in rows:
         if not isinstance(row, torch.Tensor) or not is_ids(row) or row.squeeze().ndim > 1:
-            raise ValueError("a tensor of token ids [N, S], or a list of them [S] or [1, S], is wanted")
+            raise ValueError("a tensor of token ids [N, S], or a list of them [S] or [1, S], is expected")
         yield row.flatten().tolist()
 
 

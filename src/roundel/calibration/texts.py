@@ -19,7 +19,7 @@ from roundel.calibration.portion import Need, Portion
 from roundel.calibration.sources import Source
 from roundel.calibration.tables import read_rows
 from roundel.errors import CalibrationError
-from roundel.words import first_line
+from roundel.formatting import first_line
 
 _SUFFIXES = (*PLAIN, *ROWS, *PACKED)
 # What `save_to_disk` of datasets writes beside its tables.
@@ -31,7 +31,7 @@ _HUB_SETS: dict[str, tuple[str, str | None, str, bool]] = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False),
     "ptb": ("ptb-text-only/ptb_text_only", None, "train", False),
 }
-# Characters of a text that are read at a time where all of it is wanted.
+# Characters of a text that are read at a time where all of it is needed.
 _WHOLE = 1 << 20
 # Documents read from a streamed data set: enough for 512 samples of 2048 tokens.
 _STREAMED_DOCUMENTS = 20_000
@@ -43,7 +43,7 @@ class Documents:
 
     Attributes:
         documents: none of them blank.
-        words: what was taken for what.
+        summary: what was taken for what.
         plain: they are whole files of plain text, not rows.
         decoded: some of them were decoded from text, as the encoding says.
         partly: there is more that was not kept.
@@ -51,7 +51,7 @@ class Documents:
     """
 
     documents: list[Document]
-    words: str
+    summary: str
     plain: bool = False
     decoded: bool = False
     partly: bool = False
@@ -87,13 +87,13 @@ def read_documents(source: Source, encoding: str | None = None, need: Need | Non
     elif path.suffix.lower() in _SUFFIXES or place.startswith((".", "/", "~")) or set(place) & set("*?\\"):
         raise CalibrationError(
             f"no file {place}: a file of text or rows (.txt .json .jsonl .csv .tsv .parquet .arrow .pt, packed or not) "
-            "or a folder of them is wanted"
+            "or a folder of them is expected"
         )
     else:
         found = _read_hub(source)
     kept = [document for document in found.documents if not is_blank(document)]
     if not kept and not found.partly:
-        raise CalibrationError(f"no text in {place}: documents with at least one character are wanted")
+        raise CalibrationError(f"no text in {place}: documents with at least one character are expected")
     return replace(found, documents=kept)
 
 
@@ -116,7 +116,7 @@ def _files(source: Source, encoding: str | None) -> list[Path]:
     if any(file.suffix.lower() == ".arrow" for file in found):
         found = [file for file in found if file.name not in _BOOKKEEPING]
     if not found:
-        raise CalibrationError(f"no files in {source.place}: a folder with files of text or rows is wanted")
+        raise CalibrationError(f"no files in {source.place}: a folder with files of text or rows is expected")
     if path.is_file() or len(found) == 1:
         return found
     tables = [file for file in found if kind_of(file, encoding)]
@@ -210,7 +210,7 @@ def _rows_of(
         portion.add((number, document), extent(document))
         if portion.full:
             break
-    return f"{reader.words or 'nothing'}|{', '.join(filter(None, remarks))}"
+    return f"{reader.summary or 'nothing'}|{', '.join(filter(None, remarks))}"
 
 
 def _passages_of(
@@ -226,7 +226,7 @@ def _passages_of(
     if source.field:
         raise CalibrationError(
             f"{path} is read as plain text and has no field {source.field}: a file of rows (.jsonl, .csv, .parquet) is "
-            "wanted, or leave the field out"
+            "expected, or leave the field out"
         )
     length = need.passage if need else _WHOLE
     try:
@@ -262,7 +262,7 @@ def _read_hub(source: Source) -> Documents:
         documents = [reader.document(row, where) for where, row in named]
     except (OSError, ValueError, RuntimeError) as error:
         raise CalibrationError(
-            f"the data set {name} cannot be loaded ({first_line(error)}); wanted is a file, `self`, `pydoc`, "
+            f"the data set {name} cannot be loaded ({first_line(error)}); expected is a file, `self`, `pydoc`, "
             f"{', '.join(_HUB_SETS)}, or the id of a hub data set that can be reached"
         ) from error
-    return Documents(documents, reader.words)
+    return Documents(documents, reader.summary)

@@ -23,7 +23,7 @@ from roundel.errors import CalibrationError
 
 
 class TooLittleTextError(CalibrationError):
-    """The documents have fewer tokens than are wanted."""
+    """The documents have fewer tokens than are expected."""
 
 
 def pack_documents(
@@ -140,7 +140,7 @@ def _tokenize(
         start = ascii(text[:40])
         raise CalibrationError(
             f"the text that begins with {start} cannot be tokenized: it holds halves of surrogate pairs, perhaps; "
-            "Unicode text is wanted"
+            "Unicode text is expected"
         ) from error
     end = tokenizer.eos_token_id
     if end is not None and last[-1:] != [end] and not renderer.closes(document, text):

@@ -67,7 +67,7 @@ def _met() -> bool:
 
 def _leave() -> None:
     if _met():
-        sys.modules["roundel.system.ranks"].leave()
+        sys.modules["roundel.system.ranks"].destroy_ranks()
 
 
 def _complain(message: str) -> None:

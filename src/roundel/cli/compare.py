@@ -9,10 +9,10 @@ from rich.table import Table
 import roundel
 from roundel.cli.display import err, out, terminal_progress
 from roundel.cli.groups import with_groups
-from roundel.cli.measuring import check_file, evaluation, figure_words, score_words
+from roundel.cli.measuring import check_file, evaluation, format_figure, format_score
 from roundel.errors import OutputError
+from roundel.formatting import size
 from roundel.system.seal import write_sealed, write_sealed_json
-from roundel.words import size
 
 
 @with_groups(how=evaluation)
@@ -76,7 +76,7 @@ def _table(found: dict[str, Any], number: int) -> Table:
             f"{model['bits_per_parameter']:.3f}",
             size(model["file_bytes"]),
             f"{figures['perplexity']['value']:.3f}",
-            *(figure_words(kl, ".5f") if kl else ("", "")),
+            *(format_figure(kl, ".5f") if kl else ("", "")),
             f"{top1.value:.2%}" if top1 else "",
         )
     return table
@@ -92,5 +92,5 @@ def _tasks_table(found: dict[str, Any]) -> Table:
     for task in without_parts(found["reference"]["quality"]["tasks"]):
         table.add_column(f"{task['task']}, {task['metric']}, {task['documents']} documents", justify="right")
     for model in (found["reference"], *found["models"]):
-        table.add_row(model["name"], *map(score_words, without_parts(model["quality"]["tasks"])))
+        table.add_row(model["name"], *map(format_score, without_parts(model["quality"]["tasks"])))
     return table

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from roundel.formatting import printable
 from roundel.system.progress import Progress
 from roundel.system.torchrun import number
-from roundel.words import printable
 
 
 class PlainConsole(Console):

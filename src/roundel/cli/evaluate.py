@@ -10,7 +10,7 @@ import roundel
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.groups import with_groups
 from roundel.cli.launch import on_ranks
-from roundel.cli.measuring import check_file, evaluation, figure_words, score_words
+from roundel.cli.measuring import check_file, evaluation, format_figure, format_score
 from roundel.cli.options import ProcessesOption, RevisionOption
 from roundel.system.seal import write_sealed_json
 
@@ -67,7 +67,7 @@ def _print_text(quality: "TextQuality", name: str) -> None:
 
     def row(words: str, figure: "Interval | None", form: str) -> None:
         if figure is not None:
-            table.add_row(words, *figure_words(figure, form))
+            table.add_row(words, *format_figure(figure, form))
 
     row("perplexity", quality.perplexity, ".4f")
     row("perplexity of the original", quality.reference_perplexity, ".4f")
@@ -100,11 +100,11 @@ def _tasks_table(tasks: list[dict[str, Any]], name: str, against: bool) -> Table
             task["metric"],
             str(task["documents"]),
             _number(task["fewshot"]),
-            score_words(task),
+            format_score(task),
         ]
         if against:
             changed = f"{flips['share']:.1%} (lost {flips['lost']}, won {flips['won']})" if flips else "-"
-            row += [score_words(task["reference"]), changed]
+            row += [format_score(task["reference"]), changed]
         table.add_row(*row)
     return table
 

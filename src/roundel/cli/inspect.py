@@ -8,12 +8,12 @@ import typer
 from rich.table import Table
 
 import roundel
+from roundel.cli.describe import describe_grid, describe_recipe
 from roundel.cli.display import out, terminal_progress
 from roundel.cli.groups import with_groups
 from roundel.cli.options import MethodOption, RecipeOption, SettingsOption, choose_recipe, opening
-from roundel.cli.words import grid_words, recipe_words
 from roundel.errors import FormatError, RecipeError
-from roundel.words import size
+from roundel.formatting import size
 
 if TYPE_CHECKING:
     from roundel.records.folder import FolderContents
@@ -60,7 +60,7 @@ def inspect_command(
         dense = chosen.with_settings(format="dense")
         layers, problem = roundel.inspect(place, dense, **model_options), error
     out.print(_decisions(layers, chosen.method))
-    out.print(f"Recipe {chosen.name}: {recipe_words(chosen)}", soft_wrap=True)
+    out.print(f"Recipe {chosen.name}: {describe_recipe(chosen)}", soft_wrap=True)
     out.print(summary(layers), soft_wrap=True)
     if problem is not None:
         raise problem
@@ -93,7 +93,7 @@ def _family(layer: "LayerRecord") -> object:
 def _decision(layer: "LayerRecord", method: str) -> tuple[str, str]:
     if layer.bits is None:
         return "", layer.reason
-    return f"{method}, {grid_words(layer)}", ""
+    return f"{method}, {describe_grid(layer)}", ""
 
 
 def _show_folder(contents: "FolderContents") -> None:

@@ -26,7 +26,7 @@ def on_ranks(count: int | None) -> None:
     if count is None or launched():
         return
     if count < 1:
-        raise RecipeError(f"--nproc {count}: 1 process or more is wanted")
+        raise RecipeError(f"--nproc {count}: 1 process or more is expected")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -117,7 +117,7 @@ def _names(tasks: list[str] | None) -> list[str]:
     """
     names = [name.strip() for part in tasks or [] for name in part.split(",") if name.strip()]
     if tasks and not names:
-        raise RecipeError(f"--tasks {tasks[0]!r} names none: suites, or tasks of lm-eval, are wanted")
+        raise RecipeError(f"--tasks {tasks[0]!r} names none: suites, or tasks of lm-eval, are expected")
     return names
 
 
@@ -128,16 +128,16 @@ def check_file(path: Path, kind: Kind) -> None:
         OutputError: no file in an existing folder, or not one of this kind that Roundel wrote.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: the name of a file in an existing folder is wanted")
+        raise OutputError(f"{path} cannot be written: the name of a file in an existing folder is expected")
     check_place(path, kind)
 
 
-def score_words(task: dict[str, Any]) -> str:
+def format_score(task: dict[str, Any]) -> str:
     """A task's value and its standard error."""
     return f"{task['value']:.4f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.4f}")
 
 
-def figure_words(figure: "Interval", form: str) -> tuple[str, str]:
+def format_figure(figure: "Interval", form: str) -> tuple[str, str]:
     """A figure, and its interval."""
     if figure.bounds is None:
         return f"{figure.value:{form}}", "-"

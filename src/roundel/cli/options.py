@@ -161,5 +161,5 @@ def joined_settings(given: dict[str, Any], settings: list[str] | None) -> dict[s
     assigned = parse_assignments(settings or [])
     for key in given.keys() & assigned.keys():
         option = key.replace("_", "-")
-        raise RecipeError(f"{key} is given twice, by --{option} and --set {key}=...: one value is wanted")
+        raise RecipeError(f"{key} is given twice, by --{option} and --set {key}=...: one value is expected")
     return given | assigned

@@ -20,7 +20,7 @@ from roundel.cli.options import (
     streams,
     tuning_settings,
 )
-from roundel.words import size
+from roundel.formatting import size
 
 if TYPE_CHECKING:
     from roundel.engine.plan import Plan
@@ -61,11 +61,11 @@ def plan_command(
         **model_options,
     )
     out.print(_table(counted))
-    out.print(counted.words, soft_wrap=True)
+    out.print(counted.summary, soft_wrap=True)
     if tried is not None:
-        out.print(_words(tried), soft_wrap=True)
+        out.print(_describe(tried), soft_wrap=True)
     if counted.free_disk is not None and counted.disk > counted.free_disk:
-        out.print(counted.disk_words, soft_wrap=True)
+        out.print(counted.disk_shortage, soft_wrap=True)
     for advice in counted.advice:
         out.print(advice, soft_wrap=True)
 
@@ -89,7 +89,7 @@ def _table(counted: "Plan") -> Table:
     return table
 
 
-def _words(tried: "Trial") -> str:
+def _describe(tried: "Trial") -> str:
     return (
         f"One block tried: {_time(tried.block_seconds)} a block, {_time(tried.seconds)} in all, give or take "
         f"{tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"

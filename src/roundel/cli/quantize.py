@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import roundel
+from roundel.cli.describe import describe_recipe
 from roundel.cli.display import first_rank, out, terminal_progress
 from roundel.cli.groups import with_groups
 from roundel.cli.launch import on_ranks
@@ -23,8 +24,7 @@ from roundel.cli.options import (
     tuning_settings,
     writing,
 )
-from roundel.cli.words import recipe_words
-from roundel.words import size
+from roundel.formatting import size
 
 
 class FormatChoice(StrEnum):
@@ -116,7 +116,7 @@ def quantize_command(
     from roundel.calibration.gather import for_sources
 
     told = for_sources(chosen, None) if chosen.needs_calibration else chosen
-    progress.say(f"Recipe {chosen.name}: {recipe_words(told)}")
+    progress.say(f"Recipe {chosen.name}: {describe_recipe(told)}")
     result = roundel.quantize(
         model,
         chosen,

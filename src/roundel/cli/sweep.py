@@ -21,8 +21,8 @@ from roundel.cli.options import (
     writing,
 )
 from roundel.errors import RecipeError
+from roundel.formatting import size
 from roundel.recipe import Recipe, load_settings
-from roundel.words import size
 
 
 @with_groups(data=data_settings, tuning=tuning_settings, write=writing, where=streams, model_options=opening)
@@ -53,7 +53,7 @@ def sweep_command(
     """Quantize a model with several recipes at once; what they have in common is computed once."""
     chosen = [_recipe(name.strip(), settings, data, tuning) for name in recipes.split(",") if name.strip()]
     if not chosen:
-        raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are wanted")
+        raise RecipeError(f"--recipes {recipes!r} names none: names with commas between are expected")
     on_ranks(nproc)
     manifests = roundel.sweep(
         model,

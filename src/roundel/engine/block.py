@@ -186,21 +186,21 @@ class BlockQuantizer:
                     self.passes.activations_quantized(),
                 ):
                     feed()
-                hessians.join(ranks)
+                hessians.reduce(ranks)
                 seen.add_sizes(sizes, ranks)
                 return self._finish(_untuned(starts.by_hessians([view], hessians)), seen)
             watched = [view] if recipe.start == "search" else []
             with InputStatistics(watched) as statistics, InputSizes(watched) as sizes:
                 if streams is not None and watched:
                     feed()
-            statistics.join(ranks)
+            statistics.reduce(ranks)
             seen.add_sizes(sizes, ranks)
             seen.tokens |= {name: diagonal.tokens for name, diagonal in statistics.diagonals.items()}
             return self._finish(_untuned(starts.to_nearest([view], statistics)), seen)
 
     def _finish(self, chosen: Chosen, seen: Observations) -> QuantizedLinears:
         inputs = self.recipe.activations.inputs
-        done = finish(chosen, self.planned, seen, inputs.words if inputs else "")
+        done = finish(chosen, self.planned, seen, inputs.summary if inputs else "")
         self._say_notes(done.records.values())
         return done
 

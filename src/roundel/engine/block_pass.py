@@ -51,12 +51,12 @@ class BlockPass:
             return self.run(index, hidden)
 
         job, name = self.job, self.job.stack.block_name(index)
-        with job.ranks.agreed():
+        with job.ranks.raise_together():
             run_all(run, inputs, outputs, job.recipe.batch_size, job.device, name)
 
     def feed_head(self, head: LinearView, inputs: Stream) -> None:
         """What lies between the blocks and the head, for the hooks on the head, which itself does not run."""
-        with self.job.ranks.agreed():
+        with self.job.ranks.raise_together():
             for rows in batches(inputs, self.job.recipe.batch_size):
                 self.runner.inputs_of(head.module, inputs[rows].to(self.runner.device))
 
@@ -70,7 +70,7 @@ class BlockPass:
     def sample(self, inputs: Stream) -> torch.Tensor:
         """The first sample of all, on every rank: what is decided by it is decided alike."""
         first = {"sample": inputs[:1].cpu()} if self.job.ranks.first else None
-        return self.job.ranks.spread(first)["sample"].to(self.job.device)
+        return self.job.ranks.broadcast(first)["sample"].to(self.job.device)
 
     def activations_quantized(self) -> AbstractContextManager[None]:
         """Activations are quantized inside, if the recipe quantizes any."""

@@ -130,7 +130,7 @@ def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
             other = seen.setdefault(id(parameter), name)
             if other != name:
                 raise ModelError(
-                    f"{other} and {name} are one weight: blocks with weights of their own are wanted; this "
+                    f"{other} and {name} are one weight: blocks with weights of their own are expected; this "
                     "architecture is not supported"
                 )
 
@@ -222,4 +222,4 @@ def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:
             some = ", ".join(names[:4])
             raise RecipeError(f"the pattern {pattern!r} matches no Linear; names look like {some}")
     if not coverage.schemes:
-        raise RecipeError("every Linear is left out: at least one is wanted; narrow the skip patterns")
+        raise RecipeError("every Linear is left out: at least one is expected; narrow the skip patterns")

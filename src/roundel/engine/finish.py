@@ -65,7 +65,7 @@ def _record(
         note=target.note,
         tokens=seen.tokens.get(name),
         inputs=inputs,
-        smoothing=smoothing.words if smoothing else "",
+        smoothing=smoothing.summary if smoothing else "",
         smoothed=smoothing is not None and smoothing.done,
         bits=scheme.bits,
         group_size=scheme.group_size,

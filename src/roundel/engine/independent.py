@@ -45,7 +45,7 @@ def walk_in_rounds(walk: Walk) -> None:
         seen = _carry(walk, last) if walk.streams is not None else {}
         mine = walk.finished + ranks.number
         # Who fails lets the others finish what they are at: it is not lost.
-        with ranks.agreed():
+        with ranks.raise_together():
             if mine < last and not journal.has(mine):
                 _block(walk, worker, mine, seen.get(mine, _Inputs({}, {})))
         behind = journal.finished
@@ -70,7 +70,7 @@ def _carry(walk: Walk, last: int) -> dict[int, _Inputs]:
         reference = observer.prepared_reference(index, stream, statistics=False, hessians=False)
         stream, seen[index] = reference.outputs, _Inputs(reference.tokens, reference.sizes)
         walk.job.storage.release(block, name)
-        walk.job.home.keep(stream_name("original", index + 1), stream)
+        walk.job.home.persist(stream_name("original", index + 1), stream)
     walk.streams = Streams(stream, None)
     return seen
 

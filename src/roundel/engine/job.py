@@ -35,11 +35,11 @@ class Job:
         recipe: method and options.
         tokens: `[N, S]` calibration ids; None for a recipe that needs none.
         device: where blocks compute.
-        progress: told of every block and step.
+        progress: gets every block and step.
         home: where activations between blocks are.
         storage: where the weights of blocks are.
         journal: remembers finished blocks; None: nothing outlives the process.
-        keep: leave the quantized blocks, and their integers, in memory.
+        keeps_weights: leave the quantized blocks, and their integers, in memory.
         activations: attached to the model, where activations are quantized; left enabled.
         snapshot_seconds: how often the state inside a block is written down.
         ranks: the processes that walk together.
@@ -56,7 +56,7 @@ class Job:
     home: StreamHome
     storage: Storage = field(default_factory=InMemory)
     journal: Journal | None = None
-    keep: bool = True
+    keeps_weights: bool = True
     activations: ActivationQuantizer | None = None
     snapshot_seconds: float = SNAPSHOT_SECONDS
     ranks: Ranks = ALONE

@@ -48,7 +48,7 @@ _SEAL = "sealed"
 _CONVERTED = "converted"
 _LOCK = "lock"
 _MARK = "roundel-work"
-_MARK_WORDS = "Roundel keeps here what an unfinished run has done; the same command goes on with it.\n"
+_MARK_TEXT = "Roundel keeps here what an unfinished run has done; the same command goes on with it.\n"
 _TEXT = "text.safetensors"
 _FILES = (_IDENTITY, _SEAL, _TEXT, "piece-*.safetensors", "tuning-*.safetensors", "*.bin", ".*.part")
 _FOLDERS = (_CONVERTED, f"{_CONVERTED}-*", "building", "reading-*")
@@ -69,7 +69,7 @@ class Journal:
         self._lock = FileLock(self.folder / _LOCK)
 
     def __enter__(self) -> Self:
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             if self.ranks.first:
                 self._acquire()
         return self
@@ -91,7 +91,7 @@ class Journal:
             folder.mkdir(exist_ok=True)
             found = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
             if not found:
-                (folder / _MARK).write_text(_MARK_WORDS, encoding="utf-8")
+                (folder / _MARK).write_text(_MARK_TEXT, encoding="utf-8")
             if not found or _MARK in found:
                 return
         what = f"a link to {folder.readlink()}" if folder.is_symlink() else f"a folder with {found[0]} in it"
@@ -219,7 +219,7 @@ class Journal:
         for path in self.folder.glob(f"tuning-{number:05d}*"):
             path.unlink()
 
-    def keep_text(self, key: dict[str, Any], tokens: torch.Tensor) -> None:
+    def save_text(self, key: dict[str, Any], tokens: torch.Tensor) -> None:
         """Calibration tokens that took long to make; `key` decides them."""
         about = {"key": json.dumps(key, sort_keys=True)}
         write_durably(self._text, lambda part: save_file({"tokens": tokens}, part, about))

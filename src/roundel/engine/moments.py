@@ -28,9 +28,9 @@ class HessianDiagonal:
         self.total = squares if self.total is None else self.total.add_(squares)
         self.tokens += flat.shape[0]
 
-    def join(self, ranks: Ranks, width: int, device: torch.device) -> None:
+    def reduce(self, ranks: Ranks, width: int, device: torch.device) -> None:
         """Count what other ranks have seen."""
-        self.total, self.tokens = _joined(self.total, self.tokens, ranks, (width,), device)
+        self.total, self.tokens = _reduced(self.total, self.tokens, ranks, (width,), device)
 
     def mean(self) -> torch.Tensor | None:
         """`[in]`, or None if nothing was seen."""
@@ -59,9 +59,9 @@ class Hessian:
             self.total[first:last, first:].addmm_(rows[:, first:last].t(), rows[:, first:])
         self.tokens += rows.shape[0]
 
-    def join(self, ranks: Ranks, width: int, device: torch.device) -> None:
+    def reduce(self, ranks: Ranks, width: int, device: torch.device) -> None:
         """Count what other ranks have seen."""
-        self.total, self.tokens = _joined(self.total, self.tokens, ranks, (width, width), device)
+        self.total, self.tokens = _reduced(self.total, self.tokens, ranks, (width, width), device)
 
     def mean(self) -> torch.Tensor:
         """H, `[in, in]` fp32, symmetric."""
@@ -86,7 +86,7 @@ class Hessian:
             total[last:, first:last] = total[first:last, last:].t()
 
 
-def _joined(
+def _reduced(
     total: torch.Tensor | None, tokens: int, ranks: Ranks, shape: tuple[int, ...], device: torch.device
 ) -> tuple[torch.Tensor | None, int]:
     if ranks.size == 1:

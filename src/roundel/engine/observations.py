@@ -69,7 +69,7 @@ class Observations:
         self, sizes: InputSizes, ranks: Ranks, sharing: Iterable[list[LinearView]] | None = None
     ) -> None:
         """Take over sizes of inputs; Linears that share their input have those of the first of them."""
-        sizes.join(ranks)
+        sizes.reduce(ranks)
         largest = sizes.largest
         for views in [[view] for view in sizes.linears] if sharing is None else sharing:
             if views[0].name in largest:
@@ -116,7 +116,7 @@ class Observer:
                 sharing = []  # everybody collects them in stages, then
             with InputHessians(sharing) as collected:
                 reference = self.reference(index, original, views if statistics else [])
-            collected.join(self.job.ranks)
+            collected.reduce(self.job.ranks)
         return replace(reference, hessians=collected if sharing else None)
 
     def reference(self, index: int, original: Stream, watched: list[LinearView]) -> ReferencePass:
@@ -128,7 +128,7 @@ class Observer:
         ):
             outputs = self.passes.outputs("original", index, original)
         for observer in (statistics, counts, sizes):
-            observer.join(self.job.ranks)
+            observer.reduce(self.job.ranks)
         return ReferencePass(outputs, counts.seen, sizes.largest, statistics if watched else None)
 
     def completed(
@@ -143,10 +143,10 @@ class Observer:
         with InputStatistics(watched) as statistics, InputSizes(smoothed) as sizes:
             self.passes.feed(index, original)
         if watched:
-            statistics.join(self.job.ranks)
+            statistics.reduce(self.job.ranks)
             reference = replace(reference, statistics=statistics)
         if smoothed:
-            sizes.join(self.job.ranks)
+            sizes.reduce(self.job.ranks)
             reference = replace(reference, sizes=sizes.largest)
         return reference
 

@@ -59,7 +59,7 @@ class TokenCounts(Watch):
 
         return count
 
-    def join(self, ranks: Ranks) -> None:
+    def reduce(self, ranks: Ranks) -> None:
         """Count what other ranks have seen."""
         totals = ranks.sum(torch.tensor(list(self.seen.values()), dtype=torch.float64))
         self.seen = {name: int(total) for name, total in zip(self.seen, totals.tolist(), strict=True)}
@@ -96,7 +96,7 @@ class InputSizes(Watch):
         self._last = weakref.ref(inputs), inputs._version, sizes
         return sizes
 
-    def join(self, ranks: Ranks) -> None:
+    def reduce(self, ranks: Ranks) -> None:
         """See what other ranks have seen."""
         if ranks.size == 1:
             return
@@ -127,10 +127,10 @@ class InputStatistics(Watch):
         self.diagonals = {view.name: HessianDiagonal() for view in linears}
         super().__init__([(view, self.diagonals[view.name].add) for view in linears])
 
-    def join(self, ranks: Ranks) -> None:
+    def reduce(self, ranks: Ranks) -> None:
         """Count what other ranks have seen."""
         for view in self.linears:
-            self.diagonals[view.name].join(ranks, view.shape[1], view.weight.device)
+            self.diagonals[view.name].reduce(ranks, view.shape[1], view.weight.device)
 
     def mean_of(self, name: str) -> torch.Tensor | None:
         """`[in]`, or None for a Linear that was not watched or saw no token."""
@@ -146,10 +146,10 @@ class InputHessians(Watch):
         leaders = [views[0] for views in sharing]
         super().__init__([(v, h.add) for v, h in zip(leaders, self.hessians, strict=True)])
 
-    def join(self, ranks: Ranks) -> None:
+    def reduce(self, ranks: Ranks) -> None:
         """Count what other ranks have seen."""
         for views, hessian in zip(self.sharing, self.hessians, strict=True):
-            hessian.join(ranks, views[0].shape[1], views[0].weight.device)
+            hessian.reduce(ranks, views[0].shape[1], views[0].weight.device)
 
 
 def tensor_key(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -58,7 +58,7 @@ class FinishedParts:
         self._records |= part.linears.records
         if part.record is not None:
             self._blocks.append(part.record)
-        if self.job.keep:
+        if self.job.keeps_weights:
             self._weights |= part.linears.weights
 
     def write(self, part: Part) -> None:
@@ -91,7 +91,7 @@ class FinishedParts:
         self._records |= {plain["name"]: LayerRecord.read(plain) for plain in note["layers"]}
         if job.activations is not None:
             job.activations.static |= {name: StaticGrid(**grid) for name, grid in note["static"].items()}
-        if job.keep:
+        if job.keeps_weights:
             self._restore(job.journal.piece(number))
 
     def _restore(self, piece: Piece) -> None:

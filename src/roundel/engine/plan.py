@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from roundel.calibration.options import CalibrationOptions
+from roundel.formatting import size
 from roundel.recipe import Recipe
-from roundel.words import size
 
 
 class PlanPart(StrEnum):
@@ -70,14 +70,14 @@ class Plan:
         return max(self.processes * sum(self.memory.values()), self.sampling, self.checking)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """The plan in a line."""
         disk = "" if self.free_disk is None else f"; {size(self.disk)} on disk ({size(self.free_disk)} free)"
         whose = f" for {self.processes} processes" if self.processes > 1 else ""
         return f"Plan: about {size(self.peak)} of memory{whose} ({size(self.free_memory)} free){disk}"
 
     @property
-    def disk_words(self) -> str:
+    def disk_shortage(self) -> str:
         """What is said where the disk is too small."""
         return (
             f"the run needs {size(self.disk)} on the disk of its output (the output twice, and what resuming takes) "

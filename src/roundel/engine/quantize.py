@@ -20,7 +20,7 @@ def quantize_models(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
 
     Args:
         jobs: on the same model, each with its own copy; each goes on where its own journal ends.
-        progress: told of every block of every job.
+        progress: gets every block of every job.
 
     Raises:
         NonFiniteError: NaN or infinity in weights, activations or losses, with the layer's name.
@@ -52,5 +52,5 @@ def quantize_models(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
 def _stop_message(walks: Sequence[Walk]) -> str:
     """How far it is, for whoever asked the work to end."""
     if len(walks) > 1:
-        return "stopped; the same command goes on behind the blocks that every recipe has finished"
+        return "stopped; the same command goes on after the blocks that every recipe has finished"
     return walks[0].stop_message

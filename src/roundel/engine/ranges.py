@@ -24,13 +24,13 @@ def static_grids(
     with Watch([(v, observers[v.name].extremes) for v in views] + [(v, _note(seen, v.name)) for v in views]):
         run_everything()
     for observer in observers.values():
-        observer.join_extremes(ranks)
+        observer.reduce_extremes(ranks)
     unseen = {view.name for view in views if not ranks.any(view.name in seen)}
     if options.act_range != "minmax":
         with Watch([(view, observers[view.name].count) for view in views]):
             run_everything()
         for observer in observers.values():
-            observer.join_counts(ranks)
+            observer.reduce_counts(ranks)
     grids = {name: observer.grid(options) for name, observer in observers.items() if name not in unseen}
     return grids | {view.name: _widest(view, views, grids) for view in views if view.name in unseen}
 

@@ -31,11 +31,11 @@ class Smoothing:
 
     Attributes:
         done: its weight was changed.
-        words: the same for the coverage table, and why not, or where the scale went.
+        summary: the same for the coverage table, and why not, or where the scale went.
     """
 
     done: bool
-    words: str
+    summary: str
 
 
 def smooth_block(
@@ -64,7 +64,7 @@ def smooth_block(
     with Watch([(view, largest[view.name].add) for view in views]):
         run_everything()
     for view in views:
-        largest[view.name].join(ranks, view)
+        largest[view.name].reduce(ranks, view)
     found: dict[str, Smoothing] = {}
     for group in sharing_inputs(run_sample, views):
         smoothing = _smooth_group(
@@ -84,7 +84,7 @@ class _Largest:
         found = inputs.detach().float().abs().flatten(0, -2).amax(0)
         self.value = found if self.value is None else torch.maximum(self.value, found)
 
-    def join(self, ranks: Ranks, view: LinearView) -> None:
+    def reduce(self, ranks: Ranks, view: LinearView) -> None:
         if not ranks.any(self.value is not None):
             return
         found = self.value if self.value is not None else view.weight.new_zeros(view.shape[1])

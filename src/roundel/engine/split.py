@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from roundel.engine.target import Target
-from roundel.grid.affine import Start
+from roundel.grid.affine import QParams
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import pack_weight, unpack_weight
@@ -37,13 +37,13 @@ def split(
         return
     owners = _owners(views, ranks.size)
     made: dict[str, Target] = {}
-    with ranks.agreed():
+    with ranks.raise_together():
         for view in views:
             if owners[view.name] == ranks.number:
                 made[view.name] = make(view)
     for view in views:
         own = made.pop(view.name, None)
-        tensors = ranks.spread(None if own is None else _pack(own, bases), owners[view.name])
+        tensors = ranks.broadcast(None if own is None else _pack(own, bases), owners[view.name])
         yield own or _unpack(tensors, view, schemes[view.name])
 
 
@@ -77,7 +77,7 @@ def _unpack(tensors: dict[str, torch.Tensor], view: LinearView, scheme: Scheme) 
     device = view.weight.device
     rounded: QuantizedWeight = unpack_weight(tensors, "rounded", list(view.shape), scheme).to(device)
     weight = view.weight.float().clone()
-    start = Start(
+    start = QParams(
         tensors["start.scale"].to(device),
         tensors["start.zero"].to(device),
         rounded.scale if isinstance(rounded.scale, Tiles) else None,

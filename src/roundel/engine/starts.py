@@ -57,7 +57,7 @@ class Starts:
                 passes.activations_quantized(),
             ):
                 passes.feed(index, streams.inputs)
-            hessians.join(ranks)
+            hessians.reduce(ranks)
             self.seen.add_sizes(sizes, ranks, stage if leaders else [])
             yield from self.by_hessians(views, hessians)
 

@@ -148,7 +148,7 @@ class StreamHome:
         """An empty stream, `whole` of all ranks together, which make it together; `name` is that of its file."""
         if self.on_disk:
             path = self._path(name)
-            with self.ranks.agreed():
+            with self.ranks.raise_together():
                 if self.ranks.first:
                     path.unlink(missing_ok=True)
             return FileStream(path, whole, self.dtype, self.ranks)
@@ -157,24 +157,24 @@ class StreamHome:
             torch.empty((share, *whole[1:]), dtype=torch.float32, device=self.device), whole[0]
         )
 
-    def keep(self, name: str, stream: Stream) -> None:
+    def persist(self, name: str, stream: Stream) -> None:
         """See that a stream outlives the process; all ranks together."""
         path = self._path(name)
         if isinstance(stream, FileStream):
-            with self.ranks.agreed():
+            with self.ranks.raise_together():
                 stream.flush()
         if stream.path is not None and stream.path.is_file():
-            with self.ranks.agreed():
+            with self.ranks.raise_together():
                 if self.ranks.first and stream.path != path:
                     write_durably(path, partial(_link, stream.path))
             return
         part = path.with_name(f".{path.name}.part")
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             file = FileStream(part, stream.whole, torch.float32, self.ranks)
             for rows in batches(stream, 1):
                 file[rows] = stream[rows]
             file.flush()
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             if self.ranks.first:
                 with reported(path):
                     part.replace(path)
@@ -195,7 +195,7 @@ class StreamHome:
         return file if self.on_disk else MemoryStream(file[:].to(self.device), whole[0])
 
     def discard(self, name: str) -> None:
-        """A kept stream is wanted no more."""
+        """A kept stream is expected no more."""
         if self.ranks.first:
             self._path(name).unlink(missing_ok=True)
 
@@ -229,7 +229,7 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise RecipeError(f"streams of {self.dtype}: one of {', '.join(DTYPES)} is wanted")
+            raise RecipeError(f"streams of {self.dtype}: one of {', '.join(DTYPES)} is expected")
         if self.dtype != "float32" and not self.on_disk:
             raise RecipeError(f"streams of {self.dtype} are files: streams in memory are float32")
 
@@ -291,7 +291,7 @@ def run_all(
         found = run(inputs[rows].to(device))
         if not torch.isfinite(found).all():
             raise NonFiniteError(
-                f"the output of {name} holds NaN or infinity on the calibration data: finite activations are wanted; "
+                f"the output of {name} holds NaN or infinity on the calibration data: finite activations are expected; "
                 "the model is damaged, or the text is none that it can read"
             )
         if outputs is not None:

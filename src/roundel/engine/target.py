@@ -6,7 +6,7 @@ import torch
 
 from roundel.engine.moments import Hessian
 from roundel.errors import NonFiniteError
-from roundel.grid.affine import Start
+from roundel.grid.affine import QParams
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import gptq
@@ -32,7 +32,7 @@ class Target:
     view: LinearView
     weight: torch.Tensor
     base: torch.Tensor
-    start: Start
+    start: QParams
     rounded: QuantizedWeight
     note: str = ""
 
@@ -49,7 +49,7 @@ def round_to_nearest(
 def too_few(tokens: int, view: LinearView, recipe: Recipe) -> str:
     """What is missing where a Linear saw fewer tokens than the recipe wants; else nothing."""
     wanted = recipe.min_tokens * view.shape[1]
-    return f"saw {tokens} tokens, {wanted:.0f} wanted" if tokens < wanted else ""
+    return f"saw {tokens} tokens, {wanted:.0f} expected" if tokens < wanted else ""
 
 
 def round_by_hessian(
@@ -77,7 +77,7 @@ def round_by_hessian(
         raise NonFiniteError(f"{view.name}: {error}") from error
     if (rounded.weight.dequantize() - weight).square().sum() > weight.square().sum():
         # Farther off than no weight at all: whatever the cause, the user shall have a model that works.
-        note = "rounded to nearest: error feedback went astray"
+        note = "rounded to nearest: error feedback diverged"
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     note = "" if rounded.damping == recipe.damping else f"damping raised to {rounded.damping:g}"
     return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note)

@@ -178,7 +178,7 @@ def tune(
         loss = trainer.gradients(generator)
         if not math.isfinite(loss):
             raise NonFiniteError(
-                f"the loss of {data.name} became {loss} at iteration {step}; finite losses are wanted: "
+                f"the loss of {data.name} became {loss} at iteration {step}; finite losses are expected: "
                 "lower the step sizes, or set amp=float32"
             )
         if options.keep == "best-minibatch" and loss < best.loss:

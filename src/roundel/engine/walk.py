@@ -48,7 +48,7 @@ class Walk:
         for number in range(finished):
             self.parts.take_over(number)
         if finished:
-            self.job.progress.say(f"Going on behind {self._done(finished)}")
+            self.job.progress.say(f"Going on after {self._done(finished)}")
         if self.runner is not None and finished < self.count:
             with self.job.storage.around(self.job.model, self.stack):
                 self._prepare(self.runner, first=finished == 0)
@@ -94,7 +94,7 @@ class Walk:
         def find(name: str) -> Stream:
             return self.job.home.find(stream_name(name, index), (shape[0], shape[1], shape[2]))
 
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             self.streams = Streams(
                 find("original") if recipe.needs_original_stream else None,
                 find("quantized") if recipe.needs_quantized_stream else None,
@@ -134,7 +134,7 @@ class Walk:
         done, part = quantize_part(self.job, self.worker, index, self.streams, reference)
         self.streams = done.streams
         self._finish(part)
-        if not self.job.keep:
+        if not self.job.keeps_weights:
             self.job.storage.release(part.module, part.name)
         if self.job.device.type == "cpu":
             return_freed_memory()
@@ -161,8 +161,8 @@ class Walk:
             last = part.number + 1 == self.count
             streams = {} if self.streams is None or last else self.streams.present
             for kind, stream in streams.items():
-                self.job.home.keep(stream_name(kind, part.number + 1), stream)
-            with self.ranks.agreed():
+                self.job.home.persist(stream_name(kind, part.number + 1), stream)
+            with self.ranks.raise_together():
                 if self.ranks.first:
                     self.parts.write(part)
             self.discard_streams(part.number)
@@ -178,7 +178,7 @@ class Walk:
         """How far it is, for whoever asked it to end."""
         if self.journal is None:
             return "stopped; nothing was written"
-        return f"stopped behind {self._done(self.journal.finished)}; the same command goes on from here"
+        return f"stopped after {self._done(self.journal.finished)}; the same command goes on from here"
 
     def _done(self, finished: int) -> str:
         return f"{min(finished, len(self.stack))} finished blocks of {len(self.stack)}"

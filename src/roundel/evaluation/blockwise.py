@@ -30,7 +30,7 @@ class BlockByBlock:
         device: where blocks compute.
         make_cache: gives every pass its KV cache, where one is to round; None: run without.
         quiet: a context in which nothing attached to the model acts.
-        progress: told of the blocks.
+        progress: gets the blocks.
 
     Raises:
         ModelError: the blocks are no plain chain, or take more than hidden states (at the first logits).

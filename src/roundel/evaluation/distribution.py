@@ -123,5 +123,5 @@ def check_vocabulary(wanted: int, found: torch.Tensor) -> None:
     if found.shape[-1] != wanted:
         raise ModelError(
             f"the model predicts {found.shape[-1]} tokens, the reference {wanted}: "
-            "a reference with the same vocabulary is wanted"
+            "a reference with the same vocabulary is expected"
         )

@@ -62,7 +62,7 @@ def measure(
     own = ranks.own(count)
     losses: list[torch.Tensor] = []
     differences: list[Difference] = []
-    with ranks.agreed():
+    with ranks.raise_together():
         wanted = None if reference is None else iter(reference)
         for number, logits in zip(own, predictor.logits(windows[own]), strict=True):
             check_finite(logits, number)
@@ -90,4 +90,4 @@ def measure(
 def check_finite(logits: torch.Tensor, number: int) -> None:
     """Raise NonFiniteError where the logits of a window hold NaN or infinity."""
     if not torch.isfinite(logits).all():
-        raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: a whole model is wanted")
+        raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: a whole model is expected")

@@ -70,14 +70,14 @@ def verdict(names: Sequence[str], kl: Mapping[str, float], pairs: Sequence[Pair]
         if pair.noise:
             found.append(
                 f"{better} and {worse} cannot be told apart by these windows: a difference of {away:.2g} is "
-                f"noise{_words(pair)}."
+                f"noise{_describe(pair)}."
             )
         else:
-            found.append(f"{better} is closer than {worse}, by {away:.2g}{_words(pair)}.")
+            found.append(f"{better} is closer than {worse}, by {away:.2g}{_describe(pair)}.")
     return found
 
 
-def _words(pair: Pair) -> str:
+def _describe(pair: Pair) -> str:
     if pair.difference.bounds is None:
         return ", as a single window tells nothing of another"
     low, high = pair.difference.bounds

@@ -60,11 +60,11 @@ def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
     if highest >= known:
         raise ModelError(
             f"the tokenizer gives the token id {highest}, and {type(model).__name__} knows 0 to {known - 1}: a model "
-            "and a reference with the tokenizer's vocabulary are wanted"
+            "and a reference with the tokenizer's vocabulary are expected"
         )
     limit, length = positions(model), ids.shape[1] + more
     if limit is not None and length > limit:
         raise ModelError(
             f"{length} tokens in a row exceed the {limit} positions of {type(model).__name__}: {limit} or "
-            "less are wanted"
+            "less are expected"
         )

@@ -37,7 +37,7 @@ def local_rows(name: str, folder: Path) -> list[str]:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise CalibrationError(
-            f"no {name} in {folder}: {' or '.join(_FILES[name])}, there or in {place.name}/, is wanted; or give any "
+            f"no {name} in {folder}: {' or '.join(_FILES[name])}, there or in {place.name}/, is expected; or give any "
             "text file with --text"
         )
     try:
@@ -48,7 +48,7 @@ def local_rows(name: str, folder: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(
-            f"{path} cannot be read ({error}): the file as it was published is wanted"
+            f"{path} cannot be read ({error}): the file as it was published is expected"
         ) from error
     if lines[-1] == "":
         lines.pop()

@@ -1,8 +1,8 @@
 """Held-out text as windows of token ids, by the papers' conventions.
 
 A text is tokenized as in ONE call, cut into windows without overlap, and the tail is dropped. Where only the first
-windows are wanted, a local text is read, and any text tokenized, only as far as they reach: the tokens are those of one
-call all the same (calibration/pieces.py). Every window of a local text
+windows are asked for, a local text is read, and any text tokenized, only as far as they reach: the tokens are those of
+one call all the same (calibration/pieces.py). Every window of a local text
 begins as the model's texts begin, with what its tokenizer puts in front of them (calibration/prefix.py). A local text
 file is taken as it is; the documents of other local files (calibration/texts.py reads them: chats through the model's
 chat template, a field by its name) are joined by blanks.
@@ -27,7 +27,7 @@ import torch
 from roundel.calibration.chats import Renderer
 from roundel.calibration.pieces import CUT, token_pieces
 from roundel.calibration.portion import Need
-from roundel.calibration.prefix import prefix_words, text_prefix, with_prefix
+from roundel.calibration.prefix import describe_prefix, text_prefix, with_prefix
 from roundel.calibration.sources import Source, parse_sources
 from roundel.calibration.texts import Documents, pydoc_documents, read_documents
 from roundel.errors import CalibrationError
@@ -112,7 +112,7 @@ def evaluation_windows(
     if len(front) >= most:
         raise CalibrationError(
             f"a window of {most} tokens holds nothing but the {len(front)} that the tokenizer puts in front of a "
-            "text: a larger --window is wanted"
+            "text: a larger --window is expected"
         )
 
     def tokenize(content: str, wanted: int | None = None) -> torch.Tensor:
@@ -142,7 +142,7 @@ def evaluation_windows(
         rows = _cut(text, ids, most - len(front), limit)
         words = f"{joined}; {len(rows)} window{'s' * (len(rows) > 1)} of {most} tokens without overlap"
     if prefix:
-        words += f", {'each begins with' if begun else 'cut without'} {prefix_words(prefix, tokenizer)}"
+        words += f", {'each begins with' if begun else 'cut without'} {describe_prefix(prefix, tokenizer)}"
     return EvaluationText(text, with_prefix(rows, front), words, () if begun else tuple(prefix))
 
 
@@ -150,7 +150,7 @@ def _cut(text: str, ids: torch.Tensor, window: int, limit: int | None) -> torch.
     count = len(ids) // window
     if count == 0:
         raise CalibrationError(
-            f"{text} has {len(ids)} tokens; one window of {window} is wanted: give more text or a smaller --window"
+            f"{text} has {len(ids)} tokens; one window of {window} is expected: give more text or a smaller --window"
         )
     count = min(count, limit or count, _LIMITS.get(text, count))
     return ids[: count * window].view(count, window)
@@ -167,7 +167,7 @@ def check_text(text: str, encoding: str | None = None) -> None:
 
 def _unknown(text: str) -> CalibrationError:
     known = ", ".join(sorted([*_JOINED, "c4", "pydoc"]))
-    return CalibrationError(f"no text {text}: a local text file or one of {known} is wanted")
+    return CalibrationError(f"no text {text}: a local text file or one of {known} is expected")
 
 
 def _local(text: str) -> Source | None:
@@ -177,7 +177,7 @@ def _local(text: str) -> Source | None:
         return None
     if len(places) > 1 or places[0].samples is not None:
         raise CalibrationError(
-            f"{text} is not one text: FILE or FILE:FIELD is wanted, without a number; give --text several times for "
+            f"{text} is not one text: FILE or FILE:FIELD is expected, without a number; give --text several times for "
             "several"
         )
     return places[0]
@@ -187,7 +187,7 @@ def _documents(place: Source, encoding: str | None, need: Need | None) -> Docume
     """The documents of a local place."""
     found = read_documents(place, encoding, need)
     if any(isinstance(document, list) for document in found.documents):
-        raise CalibrationError(f"{place.place} holds token ids: documents of text are wanted")
+        raise CalibrationError(f"{place.place} holds token ids: documents of text are expected")
     return found
 
 
@@ -203,8 +203,8 @@ def _read(
         if found.plain and len(texts) == 1:
             much = "from its beginning" if found.partly else "whole file"
             return texts[0], f"{place.path.name}, {much}, one tokenizer call", found.partly
-        told = f", {renderer.words}" if renderer.words else ""
-        words = f"{place.path.name}: {found.words}{told}, {len(texts)} documents joined by blanks, one tokenizer call"
+        told = f", {renderer.summary}" if renderer.summary else ""
+        words = f"{place.path.name}: {found.summary}{told}, {len(texts)} documents joined by blanks, one tokenizer call"
         return " ".join(texts), words, found.partly
     if text == "pydoc":
         return (
@@ -252,6 +252,6 @@ def _c4_windows(tokenize: Callable[[str], torch.Tensor], window: int, data_dir: 
         short += 1
         if not windows and short > _PATIENCE:
             raise CalibrationError(
-                f"none of {short} documents of c4 is longer than {window} tokens: a smaller --window is wanted"
+                f"none of {short} documents of c4 is longer than {window} tokens: a smaller --window is expected"
             )
     return torch.stack(windows)

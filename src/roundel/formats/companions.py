@@ -18,9 +18,9 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_imports
 
 from roundel.errors import ModelError
+from roundel.formatting import kind_and_line
 from roundel.model.place import locate_cached
 from roundel.model.source import open_tokenizer
-from roundel.words import kind_and_line
 
 _GENERATION = "generation_config.json"
 _TEMPLATES, _OLD_TEMPLATE = "additional_chat_templates", "chat_template.json"
@@ -119,13 +119,13 @@ def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:
         except (OSError, ValueError, TypeError, AttributeError, NotImplementedError, ModelError) as error:
             raise ModelError(
                 f"the tokenizer {type(tokenizer).__name__} cannot be written and opened again "
-                f"({kind_and_line(error)}): one that was opened from a folder is wanted"
+                f"({kind_and_line(error)}): one that was opened from a folder is expected"
             ) from error
         difference = "nothing" if written is None else _difference(tokenizer, written)
         if difference:
             raise ModelError(
                 f"the tokenizer {type(tokenizer).__name__}, written and opened again, gives other ids ({difference}): "
-                "one that was opened from a folder, and was not changed since, is wanted"
+                "one that was opened from a folder, and was not changed since, is expected"
             )
     return None
 

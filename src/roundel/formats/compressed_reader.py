@@ -1,6 +1,6 @@
 """compressed-tensors folders read a Linear at a time, by the code of the format's own library.
 
-transformers opens such a folder whole, or not at all. Here each Linear is decoded when it is wanted, as transformers
+transformers opens such a folder whole, or not at all. Here each Linear is decoded when it is needed, as transformers
 would: in the model's type, or, with `dequantize: true`, in the type in which the scales are stored. Where a checkpoint
 has other names than the model (text decoders inside others mostly do), they are turned into the model's.
 """
@@ -18,10 +18,10 @@ from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.errors import ModelError
 from roundel.formats.decoded import Decoded
 from roundel.formats.shards import ShardReader
+from roundel.formatting import kind_and_line
 from roundel.model.classes import auto_class
 from roundel.model.names import loaded_names
 from roundel.model.turns import empty_weights, in_turn
-from roundel.words import kind_and_line
 
 _PACKED = (".weight_packed", ".weight_scale")
 _PARTS = (*_PACKED, ".weight_shape", ".weight_zero_point", ".input_scale", ".input_zero_point")

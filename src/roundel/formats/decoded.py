@@ -12,11 +12,11 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from roundel.errors import ModelError
+from roundel.formatting import kind_and_line
 from roundel.model.classes import auto_class
 from roundel.model.experts import Stack, divide, joined, stacks_in
 from roundel.model.storage import OnDisk, put
 from roundel.model.turns import empty_weights, in_turn
-from roundel.words import kind_and_line
 
 
 class Stored(Protocol):
@@ -153,4 +153,4 @@ class _Typed(Mapping[str, torch.Tensor]):
 def _check_missing(folder: Path, missing: Collection[str]) -> None:
     if missing:
         some = ", ".join(sorted(missing)[:3])
-        raise ModelError(f"tensors are missing in {folder} ({some}, ...): a whole folder is wanted")
+        raise ModelError(f"tensors are missing in {folder} ({some}, ...): a whole folder is expected")

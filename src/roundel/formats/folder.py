@@ -39,14 +39,14 @@ def check_target(target: Path, overwrite: bool, source: Path | None = None, *, v
     if unfit:
         raise OutputError(f"{target} cannot be written ({unfit}): choose another name")
     if target.name in ("", ".."):
-        raise OutputError(f"the output {target} has no name of its own: the name of a new folder is wanted")
+        raise OutputError(f"the output {target} has no name of its own: the name of a new folder is expected")
     if target.is_symlink():
         raise OutputError(
-            f"{target} is a link to {target.readlink()}: the folder itself is wanted, replacing the link would leave "
+            f"{target} is a link to {target.readlink()}: the folder itself is expected, replacing the link would leave "
             "the other as it is"
         )
     if target.is_file():
-        raise OutputError(f"{target} is a file: the name of a folder is wanted")
+        raise OutputError(f"{target} is a file: the name of a folder is expected")
     if source is not None:
         _refuse_in_the_way(target, source)
     if vacant:

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
 from roundel.formats.shards import in_shards, shard_files, shard_name, size_of
+from roundel.formatting import kind_and_line
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import pack_weight, unpack_weight
 from roundel.model.linears import LinearView
-from roundel.words import kind_and_line
 
 # Beside dense weights; not a name that clients take for weights.
 INTEGERS = "roundel_integers"
@@ -129,7 +129,7 @@ def read_integers(path: Path) -> Stored:
         }
     except (OSError, SafetensorError, KeyError, ValueError, FormatError) as error:
         raise ModelError(
-            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is wanted"
+            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is expected"
         ) from error
     transposed = {name for name, layer in about["layers"].items() if layer["transposed"]}
     return Stored(weights, transposed, tensors, getattr(torch, about["dtype"]), about.get("note"))
@@ -154,9 +154,9 @@ def read_about(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["roundel"])
             if about["version"] > _VERSION:
-                raise ModelError(f"{path} has version {about['version']}: a newer roundel is wanted")
+                raise ModelError(f"{path} has version {about['version']}: a newer roundel is expected")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is wanted"
+            f"{path} cannot be read: {kind_and_line(error)}; a whole folder is expected"
         ) from error
     return about

@@ -16,6 +16,6 @@ class Readers:
     hint: str = ""
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """In a line."""
         return f"Opens in: {', '.join(self.clients)}" + (f". {self.hint}" if self.hint else "")

@@ -20,13 +20,13 @@ from transformers import AutoConfig
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
 from roundel.formats.shards import ShardReader, Tensors
+from roundel.formatting import kind_and_line
 from roundel.model.classes import auto_class
 from roundel.model.experts import divide, joined
 from roundel.model.linears import LinearView
 from roundel.model.names import stored_tensors
 from roundel.model.source import open_source
 from roundel.model.turns import in_turn
-from roundel.words import kind_and_line
 
 _PACKED = QuantizationStatus.COMPRESSED
 Decode = Callable[[ShardReader, str, Content], torch.Tensor]

@@ -120,7 +120,7 @@ class ShardReader:
         try:
             self._files = [safe_open(path, "pt") for path in shard_files(folder, stem)]
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{folder} cannot be read: {error}; a whole folder is wanted") from error
+            raise ModelError(f"{folder} cannot be read: {error}; a whole folder is expected") from error
         # By its name: the file that a tensor is in, and what it is called there.
         self._home = {key: (file, key) for file in self._files for key in file.keys()}  # noqa: SIM118 - not a dict
 

@@ -51,7 +51,7 @@ class Spqr:
         """Refuse whatever the kernels do not read.
 
         Raises:
-            FormatError: names the layer, what was found and what is wanted.
+            FormatError: names the layer, what was found and what is expected.
         """
         if activations:
             raise FormatError(

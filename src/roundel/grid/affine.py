@@ -20,7 +20,7 @@ from roundel.grid.two_level import Statistic, Tiles, concatenate
 
 
 @dataclass(frozen=True)
-class Start:
+class QParams:
     """A grid before tuning.
 
     Attributes:
@@ -83,11 +83,11 @@ def nearest_codes(
     return position.add_(zero).round_().clamp_(0, scheme.levels)
 
 
-def join_starts(parts: list[Start]) -> Start:
+def join_starts(parts: list[QParams]) -> QParams:
     """Grids of neighbouring groups as one."""
     scale_tiles = [p.scale_tiles for p in parts if p.scale_tiles]
     zero_tiles = [p.zero_tiles for p in parts if p.zero_tiles]
-    return Start(
+    return QParams(
         torch.cat([p.scale for p in parts], 1),
         torch.cat([p.zero for p in parts], 1),
         concatenate(scale_tiles) if scale_tiles else None,
@@ -95,7 +95,7 @@ def join_starts(parts: list[Start]) -> Start:
     )
 
 
-def minmax_start(weight: torch.Tensor, scheme: Scheme) -> Start:
+def minmax_start(weight: torch.Tensor, scheme: Scheme) -> QParams:
     """The grid that spans each group from its smallest to its largest weight.
 
     Args:
@@ -107,13 +107,13 @@ def minmax_start(weight: torch.Tensor, scheme: Scheme) -> Start:
     largest = groups.amax(-1, keepdim=True)
     if scheme.sym:
         scale = scheme.round_scale(_symmetric_scale(smallest, largest, scheme))
-        return Start(scale, torch.full_like(scale, scheme.midpoint))
+        return QParams(scale, torch.full_like(scale, scheme.midpoint))
     lo, hi = smallest.clamp(max=0), largest.clamp(min=0)
     constant = smallest == largest
     scale = torch.where(constant, largest.abs(), (hi - lo) / scheme.levels)
     scale = scheme.round_scale(scale)
     zero = torch.where(constant, (largest < 0).float(), (-lo / scale).clamp(0, scheme.levels))
-    return Start(scale, zero)
+    return QParams(scale, zero)
 
 
 def _symmetric_scale(smallest: torch.Tensor, largest: torch.Tensor, scheme: Scheme) -> torch.Tensor:

@@ -20,7 +20,7 @@ def scheme_within(
 
     Args:
         target_bits: stored bits per weight.
-        scheme: what is wanted.
+        scheme: what is expected.
         name: of the layer, for the message.
         shape: (out, in).
         permuted: whether the order of columns is stored too.
@@ -44,7 +44,7 @@ def scheme_within(
         raise RecipeError(
             f"{name} takes at least {least:.3f} bits per weight with {scheme.bits}-bit codes in groups of "
             f"{scheme.width(shape[1])}, and target_bits is {target_bits:g}: fewer bits, larger groups or a larger "
-            "target are wanted"
+            "target are expected"
         )
     return scheme if fitting[0][1] is scheme else max(fitting, key=lambda pair: pair[0])[1]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from roundel.grid.affine import Start, join_starts
+from roundel.grid.affine import QParams, join_starts
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import Tiles
@@ -48,7 +48,7 @@ _CHUNK = 256 * 1024
 
 def joint_start(
     weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor | None, *, search: bool
-) -> Start:
+) -> QParams:
     """Fit every group's scale and zero point, as stored.
 
     Args:
@@ -92,7 +92,7 @@ class _Fit:
         self.centre = torch.where(scale > 0, scheme.levels / 2, scheme.levels // 2)
         self.scale = _sound_scales(scale, self.middle, scheme)
 
-    def start(self, out: int) -> Start:
+    def start(self, out: int) -> QParams:
         """The best pair of every row, tile by tile, for the first `out` rows."""
         scales = self._scale_grid()
         scale = scales.around(self.scale[None], _SCALE_REACH if self.search else 0)[0, :, 0]  # [K, P]
@@ -107,7 +107,7 @@ class _Fit:
             rows = tiles.repeat_interleave(self.scheme.tile_rows)[None]
             chosen_scale, chosen_zero = chosen_scale.gather(0, rows), chosen_zero.gather(0, rows)
             zeros = zeros.pick(tiles)
-        return Start(
+        return QParams(
             chosen_scale[0, :out].view(-1, 1, 1),
             chosen_zero[0, :out].view(-1, 1, 1),
             scales.tiles(chosen_scale, out),

@@ -101,7 +101,7 @@ def _narrow(count: int, out: int, width: int, fullest: int) -> bool:
         if width >= _WIDEST:
             raise FormatError(
                 f"{fullest} outliers among {SEGMENT} neighbouring weights of a row of {width}: fewer outliers are "
-                "wanted; raise outlier_threshold"
+                "expected; raise outlier_threshold"
             )
         return False
     return width >= _WIDEST or _form_bits(count, out, width, True) < _form_bits(count, out, width, False)

@@ -49,7 +49,7 @@ class QuantizedWeight:
             plain = torch.uint8 if self.scheme.round_zero else self.scheme.torch_dtype
             self._check("zero points", self.zero, wanted, self.scheme.zero_bits, plain)
         if self.order is not None and self.order.shape != (width,):
-            raise FormatError(f"the order of columns is {tuple(self.order.shape)}; wanted ({width},)")
+            raise FormatError(f"the order of columns is {tuple(self.order.shape)}; expected ({width},)")
 
     def _check(
         self, what: str, found: Statistic, shape: tuple[int, int], bits: int | None, plain: torch.dtype

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from roundel.grid.affine import Start, minmax_start, nearest_codes
+from roundel.grid.affine import QParams, minmax_start, nearest_codes
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.scheme import Scheme
 
@@ -32,7 +32,7 @@ _ROUNDS = 3
 _CHUNK = 128 * 1024
 
 
-def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor | None = None) -> Start:
+def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor | None = None) -> QParams:
     """Search each group's scale and zero point.
 
     Args:
@@ -46,10 +46,10 @@ def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor 
     importance = importance_groups(diagonal, weight, scheme)
     rows = max(1, _CHUNK // weight.shape[1])
     parts = [_search(part, importance, scheme) for part in weight.float().split(rows)]
-    return Start(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
+    return QParams(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
 
 
-def _search(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme) -> Start:
+def _search(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme) -> QParams:
     groups = to_groups(weight, scheme)
     start = minmax_start(weight, scheme)
     best = _Best(groups, importance, scheme, start.scale, start.zero)
@@ -61,7 +61,7 @@ def _search(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme) -> S
         _try_neighbours(best)
         _refit(best)
         _refit(best)
-    return Start(best.scale, best.zero)
+    return QParams(best.scale, best.zero)
 
 
 @dataclass
@@ -107,7 +107,7 @@ def _step(bits: int) -> float:
     return 0.1 if bits <= 4 else 0.02
 
 
-def _try_ranges(best: _Best, start: Start) -> None:
+def _try_ranges(best: _Best, start: QParams) -> None:
     levels = best.scheme.levels
     lo, hi = -start.zero * start.scale, (levels - start.zero) * start.scale
     for low_share in _shares(best.scheme.bits):
@@ -117,7 +117,7 @@ def _try_ranges(best: _Best, start: Start) -> None:
             best.offer(scale, (-low_share * lo / rounded).round_().clamp_(0, levels))
 
 
-def _try_symmetric(best: _Best, start: Start) -> None:
+def _try_symmetric(best: _Best, start: QParams) -> None:
     signs = (1.0, -1.0) if best.scheme.sym_range == "full" else (1.0,)
     for share in _shares(best.scheme.bits):
         for sign in signs:

@@ -19,7 +19,7 @@ Where the scale is not ours to learn (statistics on two levels, real zero points
 import torch
 from torch import nn
 
-from roundel.grid.affine import Start
+from roundel.grid.affine import QParams
 from roundel.grid.groups import to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
@@ -77,7 +77,7 @@ class LearnedDivision(Parametrization):
     def __init__(
         self,
         weight: torch.Tensor,
-        start: Start,
+        start: QParams,
         scheme: Scheme,
         *,
         divisor: nn.Module,

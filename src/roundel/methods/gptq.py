@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import torch
 
-from roundel.grid.affine import Start, join_starts
+from roundel.grid.affine import QParams, join_starts
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -36,7 +36,7 @@ _LEAF = 16
 # Columns of a piece where grids are fitted beforehand, so that groups cut nothing.
 _PIECE = 64
 
-OnGroup = Callable[[int, int, torch.Tensor, Start], None]
+OnGroup = Callable[[int, int, torch.Tensor, QParams], None]
 """Told of every group when its grid is fitted: first and last + 1 position, weights `[g, out]`, grid."""
 
 
@@ -52,7 +52,7 @@ class Rounded:
     """
 
     weight: QuantizedWeight
-    start: Start
+    start: QParams
     compensated: torch.Tensor
     damping: float
 
@@ -104,13 +104,13 @@ class ErrorFeedback:
 
         Args:
             mask: `[in, out]` by position, weights that are kept as outliers.
-            on_group: told of every group.
+            on_group: given every group.
         """
         run = _Pass(self, mask, on_group)
         run.pieces(0, len(self.layout.pieces))
         return run.result()
 
-    def fit_before(self, mask: torch.Tensor | None = None) -> Start | None:
+    def fit_before(self, mask: torch.Tensor | None = None) -> QParams | None:
         """All grids at once, on the weights as they are without those in `mask`, where the layout wants that.
 
         Nothing is compensated yet, so the inputs' own second moments are the importance.
@@ -126,7 +126,7 @@ class ErrorFeedback:
             columns = torch.cat([without(group, left_out) for group, left_out in pairs])
         return make_start(columns.t(), self.scheme, self.kind, self.diagonal)
 
-    def fit(self, columns: torch.Tensor, importance: torch.Tensor) -> Start:
+    def fit(self, columns: torch.Tensor, importance: torch.Tensor) -> QParams:
         """The grid of one group from `columns [g, out]` and `importance [g]`."""
         return make_start(columns.t(), self.scheme, self.kind, importance)
 
@@ -173,13 +173,13 @@ class _Pass:
         self.codes = torch.empty_like(self.present, dtype=torch.uint8)
         self.residual = None if mask is None else torch.zeros_like(self.present, dtype=torch.float16)
         self.value = torch.empty_like(self.present[0])
-        self.starts: dict[int, Start] = {}
+        self.starts: dict[int, QParams] = {}
         self.grids: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # scale, zero: [out]
         self.start = loop.start if mask is None else loop.fit_before(mask)
         if self.start is not None:
             self._take_grids(range(self.start.scale.shape[1]), self.start)
 
-    def _take_grids(self, groups: range, start: Start) -> None:
+    def _take_grids(self, groups: range, start: QParams) -> None:
         zero = start.stored_zero(self.scheme)
         for place, group in enumerate(groups):
             self.grids[group] = (start.scale[:, place, 0].contiguous(), zero[:, place, 0].contiguous())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from roundel.grid.affine import Start, nearest_codes
+from roundel.grid.affine import QParams, nearest_codes
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
@@ -32,7 +32,7 @@ class Parametrization(nn.Module):
     offset: nn.Parameter | None
 
     def __init__(
-        self, weight: torch.Tensor, start: Start, scheme: Scheme, outliers: Outliers | None = None
+        self, weight: torch.Tensor, start: QParams, scheme: Scheme, outliers: Outliers | None = None
     ) -> None:
         super().__init__()
         self.register_parameter("offset", None)
@@ -77,5 +77,5 @@ class Parametrization(nn.Module):
         log_divisor = self.log_divisor()
         step = scale if log_divisor is None else divided_scale(scale, log_divisor)
         codes = nearest_codes(self.groups, step, zero, self.scheme, self.offset)
-        grid = Start(scale, zero, self.start.scale_tiles, self.start.zero_tiles)
+        grid = QParams(scale, zero, self.start.scale_tiles, self.start.zero_tiles)
         return replace(grid.with_codes(codes, self.scheme, self.in_features), outliers=self.outliers)

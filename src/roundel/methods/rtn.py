@@ -2,13 +2,13 @@
 
 import torch
 
-from roundel.grid.affine import Start, minmax_start
+from roundel.grid.affine import QParams, minmax_start
 from roundel.grid.joint import joint_start
 from roundel.grid.scheme import Scheme
 from roundel.grid.search import searched_start
 
 
-def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.Tensor | None) -> Start:
+def make_start(weight: torch.Tensor, scheme: Scheme, kind: str, diagonal: torch.Tensor | None) -> QParams:
     """The grid before tuning.
 
     Args:

@@ -18,7 +18,7 @@ every step, so a shrinking extreme can flip the sign of all codes of its group; 
 import torch
 from torch import nn
 
-from roundel.grid.affine import Start
+from roundel.grid.affine import QParams
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import round_scale_straight_through
@@ -40,7 +40,7 @@ class RoundingOffsets(Parametrization):
     def __init__(
         self,
         weight: torch.Tensor,
-        start: Start,
+        start: QParams,
         scheme: Scheme,
         *,
         lr: float,

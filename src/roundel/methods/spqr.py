@@ -18,7 +18,7 @@ loop and buy three things: at the same number of outliers the error is 2 % lower
 
 import torch
 
-from roundel.grid.affine import Start, nearest_codes
+from roundel.grid.affine import QParams, nearest_codes
 from roundel.grid.budget import outliers_within
 from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import ErrorFeedback, Rounded, without
@@ -59,19 +59,19 @@ class _Scores:
         if loop.start is not None:
             self._all_groups(loop.start)
 
-    def _all_groups(self, start: Start) -> None:
+    def _all_groups(self, start: QParams) -> None:
         """Score weights whose grids are fitted before the loop, as they are."""
         loop = self.loop
         group_of = torch.tensor(loop.layout.group_of, device=loop.original.device)
         for group in range(start.scale.shape[1]):
             positions = (group_of == group).nonzero()[:, 0]
-            own = Start(start.scale[:, group, None], start.zero[:, group, None])
+            own = QParams(start.scale[:, group, None], start.zero[:, group, None])
             self.values[positions] = self._group(loop.original[positions], own, loop.importance[positions])
 
-    def add(self, first: int, last: int, columns: torch.Tensor, start: Start) -> None:
+    def add(self, first: int, last: int, columns: torch.Tensor, start: QParams) -> None:
         self.values[first:last] = self._group(columns, start, self.loop.importance[first:last])
 
-    def _group(self, columns: torch.Tensor, start: Start, importance: torch.Tensor) -> torch.Tensor:
+    def _group(self, columns: torch.Tensor, start: QParams, importance: torch.Tensor) -> torch.Tensor:
         own = self._errors(columns, start, importance)
         if self.simplified or len(columns) < 3:
             return own
@@ -87,15 +87,15 @@ class _Scores:
         scores.scatter_(0, extremes[None, :out], saved[None, :out])
         return scores.scatter_(0, extremes[None, out:], saved[None, out:])
 
-    def _fit_each(self, twice: torch.Tensor, importance: torch.Tensor) -> Start:
+    def _fit_each(self, twice: torch.Tensor, importance: torch.Tensor) -> QParams:
         """Fit `[g, 2 out]` in one call, if no tile then holds rows of both halves."""
         out = twice.shape[1] // 2
         if not self.loop.scheme.two_level or out % self.loop.scheme.tile_rows == 0:
             return self.loop.fit(twice, importance)
         parts = [self.loop.fit(half, importance) for half in twice.split(out, 1)]
-        return Start(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
+        return QParams(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
 
-    def _errors(self, columns: torch.Tensor, start: Start, importance: torch.Tensor) -> torch.Tensor:
+    def _errors(self, columns: torch.Tensor, start: QParams, importance: torch.Tensor) -> torch.Tensor:
         scheme = self.loop.scheme
         scale, zero = start.scale[:, 0, 0], start.stored_zero(scheme)[:, 0, 0]
         codes = nearest_codes(columns, scale, zero, scheme)

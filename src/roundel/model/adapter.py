@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from roundel.errors import ModelError
+from roundel.formatting import kind_and_line
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, is_own, read_header
 from roundel.model.place import Place
-from roundel.words import kind_and_line
 
 CONFIG = "adapter_config.json"
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
@@ -53,7 +53,7 @@ class Adapter:
     base: str
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What it was made into."""
         kind = "LoRA" if self.kind == "LORA" else self.kind
         return f"a {kind} adapter, {self.name}, merged into {self.base}"
@@ -87,14 +87,14 @@ def _read(source: str, file: Path, base: str | None) -> Adapter:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({error}): a JSON file is wanted") from error
+        raise ModelError(f"{file} cannot be read ({error}): a JSON file is expected") from error
     kind = about.get("peft_type") if isinstance(about, dict) else None
     if not isinstance(kind, str):
-        raise ModelError(f"{file} names no peft_type: the file that came with the adapter is wanted")
+        raise ModelError(f"{file} names no peft_type: the file that came with the adapter is expected")
     task = about.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise ModelError(
-            f"{source} is an adapter for the task {task}: one of a causal language model (CAUSAL_LM) is wanted"
+            f"{source} is an adapter for the task {task}: one of a causal language model (CAUSAL_LM) is expected"
         )
     named = base or about.get("base_model_name_or_path")
     if not isinstance(named, str) or not named.strip():
@@ -170,7 +170,7 @@ def _explained(adapter: Adapter) -> Iterator[None]:
     except _FAULTS as error:
         raise ModelError(
             f"the adapter {adapter.name} cannot be merged into {adapter.base} ({kind_and_line(error)}): "
-            "the base that it was trained on is wanted; another one can be named with --base (base=)"
+            "the base that it was trained on is expected; another one can be named with --base (base=)"
         ) from error
 
 
@@ -181,11 +181,11 @@ def _stored(adapter: Adapter, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in read_header(safe).items()}
     if not pickled.is_file():
         raise ModelError(
-            f"no {_WEIGHTS} in {adapter.folder}: the adapter's weights are wanted beside its config"
+            f"no {_WEIGHTS} in {adapter.folder}: the adapter's weights are expected beside its config"
         )
     if not allow_pickle:
         raise ModelError(
-            f"{adapter.folder} holds pickled weights only, which can carry code: {_WEIGHTS} is wanted. Convert them, "
+            f"{adapter.folder} holds pickled weights only, which can carry code: {_WEIGHTS} is expected. Convert them, "
             "or pass --allow-pickle (they are then read with weights_only)"
         )
     with _explained(adapter):
@@ -255,6 +255,6 @@ def _check_names(adapter: Adapter, known: set[str], stored: set[str], around: se
     ):
         if found:
             raise ModelError(
-                f"{min(found)} {what} the adapter {adapter.name}: the base that it was trained on is wanted, "
+                f"{min(found)} {what} the adapter {adapter.name}: the base that it was trained on is expected, "
                 f"{adapter.base} does not fit; another one can be named with --base (base=)"
             )

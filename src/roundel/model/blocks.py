@@ -73,7 +73,7 @@ def find_blocks(model: nn.Module, pattern: str | None = None) -> BlockStack:
     by_weight = sorted(lists, key=lambda name: _weight(lists[name]), reverse=True)
     if not by_weight:
         raise ModelError(
-            f"no stack of decoder blocks in {type(model).__name__}: a list of modules with Linears is wanted, module "
+            f"no stack of decoder blocks in {type(model).__name__}: a list of modules with Linears is expected, module "
             f"lists found: {_seen(model)}; {_HOW_TO_TELL}"
         )
     name = by_weight[0]
@@ -127,7 +127,7 @@ def _matching(model: nn.Module, pattern: str) -> BlockStack:
     if not any(_multiplies(module) for _, module in blocks):
         raise ModelError(
             f"no module of {type(model).__name__} that holds Linears is named like {pattern!r}: the name of the "
-            f"blocks' list, or a pattern of their full names, is wanted; module lists found: {_seen(model)}"
+            f"blocks' list, or a pattern of their full names, is expected; module lists found: {_seen(model)}"
         )
     return BlockStack(pattern, tuple(name for name, _ in blocks), tuple(module for _, module in blocks))
 

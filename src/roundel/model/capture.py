@@ -6,7 +6,7 @@ blocks themselves do not compute in that pass: each hands on a hidden state that
 costs nothing, needs no block's weights in memory, and shows whether the blocks are a chain. Only the first block
 runs once, to see in which form blocks return their output.
 Calibration rows all have the same length and no padding, so the arguments of one batch serve every batch of
-that size; only the hidden states differ. So does the KV cache, where one is wanted: every run gets a fresh one.
+that size; only the hidden states differ. So does the KV cache, where one is used: every run gets a fresh one.
 
 Models of which that is not true would be quantized on activations that they never have, and nothing would show it:
 arguments that depend on the tokens, or on hidden states of earlier blocks (a second pass, with other tokens, tells),
@@ -64,7 +64,7 @@ class BlockRunner:
         around: a context in which everything around the blocks is in memory.
 
     Raises:
-        ModelError: the model does not run on text alone, the blocks are no chain, or take no cache where one is wanted
+        ModelError: the model does not run on text alone, the blocks are no chain, or take no cache where one is used
             (at capture).
     """
 
@@ -119,7 +119,7 @@ class BlockRunner:
                 if taken[0].ndim != 3:
                     raise ModelError(
                         f"{self.stack.block_name(0)} takes hidden states of shape {tuple(taken[0].shape)}: one vector "
-                        "for each token is wanted; this architecture is not supported"
+                        "for each token is expected; this architecture is not supported"
                     )
                 yield taken.pop()
         finally:
@@ -162,7 +162,7 @@ class BlockRunner:
 
     @torch.no_grad()
     def inputs_of(self, module: nn.Module, last_hidden: torch.Tensor) -> torch.Tensor:
-        """What reaches `module`, which lies behind the blocks, when the last block returns `last_hidden`.
+        """What reaches `module`, which comes after the blocks, when the last block returns `last_hidden`.
 
         The blocks are skipped; the model runs its final norm itself.
         """
@@ -189,7 +189,7 @@ class BlockRunner:
     def logits_of(self, rows: torch.Tensor, last_hidden: torch.Tensor) -> torch.Tensor:
         """`[B, S, V]`, what the model makes of `last_hidden [B, S, H]`, which its last block returns for `rows [B, S]`.
 
-        The blocks are skipped; everything behind them (final norm, head, scaling, caps) is the model's own.
+        The blocks are skipped; everything after them (final norm, head, scaling, caps) is the model's own.
         """
         self._call(0, len(rows))
 
@@ -259,7 +259,7 @@ class BlockRunner:
             if index < len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
                     f"{self.stack.block_name(index)} is not fed with the output of the block before it: "
-                    "a plain chain of decoder blocks is wanted. If other modules are the blocks, name them with "
+                    "a plain chain of decoder blocks is expected. If other modules are the blocks, name them with "
                     "--blocks PATTERN; else this architecture is not supported"
                 )
             calls.extend([None] * (index - len(calls)))
@@ -309,8 +309,8 @@ class BlockRunner:
     def _wrong_calls(self, count: int) -> ModelError:
         return ModelError(
             f"{count} calls of the {len(self.stack)} blocks of {self.stack.name} in one forward pass; exactly one "
-            "each is wanted. If other modules are the blocks, name them with --blocks PATTERN; else this architecture "
-            "is not supported"
+            "each is expected. If other modules are the blocks, name them with --blocks PATTERN; else this "
+            "architecture is not supported"
         )
 
     def _check_cache(self, index: int, call: _Call, cache: Cache) -> None:
@@ -358,7 +358,7 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     if not isinstance(found, torch.Tensor):
         raise ModelError(
             f"a block is called with {', '.join(kwargs) or 'nothing'}: hidden states, as its first argument or as "
-            "`hidden_states`, are wanted; this architecture is not supported"
+            "`hidden_states`, are expected; this architecture is not supported"
         )
     return found
 

@@ -1,7 +1,7 @@
 """A checkpoint's folder, looked at before anything of the model is read.
 
 A safetensors file is eight bytes that say how long its header is, the header in JSON (of every tensor its type, its
-shape and its bytes), and the tensors, one behind the other. An index says which of several files holds which tensor.
+shape and its bytes), and the tensors, one after the other. An index says which of several files holds which tensor.
 What is torn, cut off or hostile (a header that claims more bytes than there are, an index that points out of the
 folder), or holds weights of another type than its config says, is refused here, in words that say what to do. The
 libraries behind us refuse most of it too, each in words of its own, and some of it only when half of the work is done.
@@ -56,23 +56,23 @@ def check_folder(path: Path, *, allow_pickle: bool) -> None:
     """
     config = path / "config.json"
     if not config.is_file():
-        raise ModelError(f"no config.json in {path}: a Hugging Face model folder is wanted")
+        raise ModelError(f"no config.json in {path}: a Hugging Face model folder is expected")
     about = _read_object(config)
     if not isinstance(about.get("model_type"), str) and "auto_map" not in about:
         raise ModelError(
-            f"{config} names no model_type: the config.json that came with the weights is wanted"
+            f"{config} names no model_type: the config.json that came with the weights is expected"
         )
     if "transformers_weights" in about:
         raise ModelError(
             f"{config} names its own weight file (transformers_weights): remove the key; model.safetensors, one "
-            "file or sharded, is wanted"
+            "file or sharded, is expected"
         )
     if (path / "generation_config.json").is_file():
         _read_object(path / "generation_config.json")  # transformers would go on without it
     quantization = _quantization_in(about)
     if quantization is not None and not isinstance(quantization, dict):
         raise ModelError(
-            f"{config} says {quantization!r} of its quantization: an object that describes it is wanted, or, for a "
+            f"{config} says {quantization!r} of its quantization: an object that describes it is expected, or, for a "
             "model that is not quantized, nothing; take the config.json that came with the weights"
         )
     _check_weights(path, allow_pickle, quantization is not None)
@@ -86,7 +86,7 @@ def is_own(path: Path) -> bool:
 def own_output(source: str) -> ModelError:
     """The error about a model that Roundel has quantized."""
     return ModelError(
-        f"{source} is quantized already, by Roundel: the original model is wanted; to quantize the result once more "
+        f"{source} is quantized already, by Roundel: the original model is expected; to quantize the result once more "
         "all the same, pass --allow-quantized (allow_quantized=True)"
     )
 
@@ -102,9 +102,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): a JSON file is wanted") from error
+        raise ModelError(f"{path} cannot be read ({error}): a JSON file is expected") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds {type(found).__name__}: a JSON object is wanted")
+        raise ModelError(f"{path} holds {type(found).__name__}: a JSON object is expected")
     return found
 
 
@@ -177,17 +177,17 @@ def _entry(folder: Path, allow_pickle: bool) -> Path:
             return path
     if any((folder / name).is_file() for name in PICKLES):
         raise ModelError(
-            f"{folder} holds pickled weights only, which can carry code: safetensors are wanted. "
+            f"{folder} holds pickled weights only, which can carry code: safetensors are expected. "
             "Convert them, or pass --allow-pickle (they are then read with weights_only)"
         )
-    raise ModelError(f"no weights in {folder}: model.safetensors, one file or sharded, is wanted")
+    raise ModelError(f"no weights in {folder}: model.safetensors, one file or sharded, is expected")
 
 
 def _refuse_absent(path: Path, why: str) -> None:
     if path.is_file():
         return
     found = f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "is not there"
-    raise ModelError(f"{path} {found}, and {why}: a whole model is wanted; copy or download it again")
+    raise ModelError(f"{path} {found}, and {why}: a whole model is expected; copy or download it again")
 
 
 def _read_index(path: Path) -> dict[str, list[str]]:
@@ -195,18 +195,18 @@ def _read_index(path: Path) -> dict[str, list[str]]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): an index in JSON is wanted") from error
+        raise ModelError(f"{path} cannot be read ({error}): an index in JSON is expected") from error
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
         raise ModelError(
-            f"{path} has no weight_map: an object that gives the file of every tensor is wanted; "
+            f"{path} has no weight_map: an object that gives the file of every tensor is expected; "
             "copy or download the index again"
         )
     files: dict[str, list[str]] = {}
     for tensor, file in places.items():
         if not isinstance(file, str) or not _stays_inside(file):
             raise ModelError(
-                f"{path} places {tensor} in {file!r}: the name of a file inside the folder is wanted. "
+                f"{path} places {tensor} in {file!r}: the name of a file inside the folder is expected. "
                 "Nothing was read; do not use a model whose origin you do not trust"
             )
         files.setdefault(file, []).append(tensor)
@@ -227,13 +227,13 @@ def _check_file(path: Path, tensors: list[str] | None, quantized: bool) -> None:
     if tensors is not None:
         for absent in sorted(set(tensors) - entries.keys()):
             raise ModelError(
-                f"{absent} is not in {path}, where the index places it: a whole model is wanted; copy or download "
+                f"{absent} is not in {path}, where the index places it: a whole model is expected; copy or download "
                 "it again"
             )
         for unnamed in sorted(entries.keys() - set(tensors)):
             raise ModelError(
                 f"{unnamed} in {path} is not where the index places it, if it names it at all: one index of all "
-                "files is wanted; copy or download the model again"
+                "files is expected; copy or download the model again"
             )
     if not quantized:
         check_types(path, entries)
@@ -247,8 +247,8 @@ def check_types(path: Path, entries: dict[str, Entry]) -> None:
         if entry.dtype not in _PLAIN and (matrix or not integer):
             raise ModelError(
                 f"{name} in {path} has the type {_NAMES.get(entry.dtype, entry.dtype)}: weights in bfloat16, float16 "
-                "or float32 are wanted. If the model is quantized, take the original, or undo it with the library that "
-                "made it and save the result in one of these types"
+                "or float32 are expected. If the model is quantized, take the original, or undo it with the "
+                "library that made it and save the result in one of these types"
             )
 
 
@@ -258,7 +258,7 @@ def _entry_of(path: Path, name: str, found: Any) -> Entry:
     if dtype not in _BITS:
         raise ModelError(
             f"{path} cannot be read: {name} has the unknown type {dtype!r}; weights in bfloat16, float16 or float32 "
-            "are wanted"
+            "are expected"
         )
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
         raise _damaged(path, f"{name} has the shape {shape} and the bytes {offsets}")
@@ -273,7 +273,7 @@ def _is_counts(found: Any) -> TypeGuard[list[int]]:
 
 
 def _check_places(path: Path, entries: dict[str, Entry], there: int) -> None:
-    """The tensors lie one behind the other and fill the file."""
+    """The tensors lie one after the other and fill the file."""
     needed = max((entry.end for entry in entries.values()), default=0)
     if needed > there:
         raise _damaged(path, f"its tensors take {needed} bytes, {there} are there")
@@ -296,5 +296,5 @@ def _neighbours(entries: dict[str, Entry]) -> Iterator[tuple[int, tuple[str, Ent
 
 def _damaged(path: Path, found: str) -> ModelError:
     return ModelError(
-        f"{path} cannot be read: {found}; a whole safetensors file is wanted, copy or download it again"
+        f"{path} cannot be read: {found}; a whole safetensors file is expected, copy or download it again"
     )

@@ -59,7 +59,7 @@ def auto_class(config: Any, source: str = "the model") -> Any:
         why = ", several models in one without a forward pass; take the one that reads text, its thinker"
     raise ModelError(
         f"{source} is no causal language model ({kind}{why}): a decoder that transformers' AutoModelForCausalLM or "
-        "AutoModelForMultimodalLM knows is wanted"
+        "AutoModelForMultimodalLM knows is expected"
     )
 
 

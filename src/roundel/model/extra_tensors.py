@@ -105,7 +105,7 @@ class ExtraTensors(Mapping[str, torch.Tensor]):
         return [name.removesuffix(".weight") for name in matrices if name.endswith(".weight")]
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """How many, and some of them by name."""
         some = ", ".join(list(self)[:3]) + (", ..." if len(self) > 3 else "")
         return f"{len(self)} tensors ({some})" if len(self) > 1 else f"the tensor {some}"
@@ -194,7 +194,7 @@ def check_blocks(source: str, stack: BlockStack, extra: ExtraTensors, model: Any
         if match and int(match[1]) < len(stack) and not _is_idle(name, model):
             raise ModelError(
                 f"{source} holds {name}, inside a decoder block for which {type(model).__name__} computes nothing with "
-                "it: the config that came with the weights, which announces it, or the model's own code is wanted"
+                "it: the config that came with the weights, which announces it, or the model's own code is expected"
             )
 
 

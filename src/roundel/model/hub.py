@@ -21,10 +21,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from roundel.errors import ModelError
+from roundel.formatting import UNREACHED, kind_and_line
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
 from roundel.system.belongings import MANIFEST
 from roundel.system.progress import Progress
-from roundel.words import UNREACHED, kind_and_line
 
 # What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.
 _SMALL = (
@@ -58,8 +58,8 @@ def fetch_model(
     Args:
         repo: hub id.
         revision: branch, tag or commit; None: the main branch.
-        allow_pickle: pickled weights are wanted where there are no safetensors.
-        progress: told of the weights that are fetched.
+        allow_pickle: pickled weights are taken where there are no safetensors.
+        progress: gets the weights that are fetched.
 
     Raises:
         ModelError: the hub does not give it, and it is not in the cache.
@@ -100,7 +100,7 @@ def fetch_file(repo: str, name: str, revision: str | None) -> tuple[Path, str]:
     cached = try_to_load_from_cache(repo, name, revision=revision)
     try:
         if name not in _listing(repo, revision):
-            raise ModelError(f"{repo} has no file {name} on the hub: the name of one that it has is wanted")
+            raise ModelError(f"{repo} has no file {name} on the hub: the name of one that it has is expected")
         path = Path(hf_hub_download(repo, name, revision=revision))
     except _FAULTS as error:
         if not isinstance(cached, str):
@@ -147,14 +147,14 @@ def _weights(repo: str, folder: Path, names: list[str], allow_pickle: bool) -> l
         return found
     if any(name in names for name in PICKLES):
         raise ModelError(
-            f"{repo} holds pickled weights only on the hub, which can carry code: safetensors are wanted. Take a "
+            f"{repo} holds pickled weights only on the hub, which can carry code: safetensors are expected. Take a "
             "revision or a model that has them, or pass --allow-pickle (they are then read with weights_only)"
         )
     single = sorted(name for name in names if name.endswith(".gguf"))
     if single:
         some = ", ".join(f"{repo}/{name}" for name in single[:3]) + (", ..." if len(single) > 3 else "")
         raise ModelError(f"{repo} holds GGUF files: name one of them ({some})")
-    raise ModelError(f"no weights in {repo} on the hub: model.safetensors, one file or sharded, is wanted")
+    raise ModelError(f"no weights in {repo} on the hub: model.safetensors, one file or sharded, is expected")
 
 
 def _refused(repo: str, revision: str | None, error: BaseException) -> ModelError:
@@ -165,15 +165,15 @@ def _refused(repo: str, revision: str | None, error: BaseException) -> ModelErro
         )
     if isinstance(error, RevisionNotFoundError):
         return ModelError(
-            f"{repo} has no revision {revision} on the hub: a branch, a tag or a commit is wanted"
+            f"{repo} has no revision {revision} on the hub: a branch, a tag or a commit is expected"
         )
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(
             f"there is no folder {repo}, and the hub knows no model of this id, or shows it to its owners only: a "
-            "folder or a hub id is wanted; log in (hf auth login) for a private one"
+            "folder or a hub id is expected; log in (hf auth login) for a private one"
         )
     why = kind_and_line(error) if isinstance(error, HfHubHTTPError) else UNREACHED
     return ModelError(
         f"there is no folder {repo}, and as a hub id it cannot be opened: {what} cannot be had ({why}); a model "
-        "folder, or a hub that can be reached, is wanted"
+        "folder, or a hub that can be reached, is expected"
     )

@@ -57,7 +57,7 @@ def checked(model: nn.Module, *, original: bool) -> nn.Module:
     inner = _peeled(model)
     if original and (inner is not model or any(_is_of(module, ("peft",)) for module in model.modules())):
         raise ModelError(
-            f"{name_of(model)} holds a PEFT adapter beside its weights: plain weights are wanted; merge it first "
+            f"{name_of(model)} holds a PEFT adapter beside its weights: plain weights are expected; merge it first "
             "(model = model.merge_and_unload()), or name the adapter's folder"
         )
     _check_kind(inner)
@@ -89,8 +89,8 @@ def check_apart(models: list[Any]) -> None:
                 other, known = held[place]
                 same = "are one object" if other is model else f"share weights ({known})"
                 raise ModelError(
-                    f"{name_of(other)} and {name_of(model)}, which are to be compared, {same}: two models are wanted. "
-                    "Quantizing changes a model in place: open the original anew, or name its folder"
+                    f"{name_of(other)} and {name_of(model)}, which are to be compared, {same}: two models are "
+                    "expected. Quantizing changes a model in place: open the original anew, or name its folder"
                 )
             own[place] = (model, name)
         held |= own
@@ -102,18 +102,18 @@ def _check_parts(model: nn.Module) -> None:
         if isinstance(module, OptimizedModule):
             raise ModelError(
                 f"{name} of {name_of(model)} was compiled by itself (torch.compile): a model as it was opened is "
-                "wanted; compile its parts afterwards, or with module.compile(), which is put aside"
+                "expected; compile its parts afterwards, or with module.compile(), which is put aside"
             )
         if _is_of(module, ("torch.distributed.fsdp", "deepspeed")):
             raise ModelError(
-                f"{name_of(model)} is spread over processes ({type(module).__name__}): a whole model is wanted; save "
+                f"{name_of(model)} is spread over processes ({type(module).__name__}): a whole model is expected; save "
                 "it and name its folder"
             )
     for name, parameter in model.named_parameters():
         if isinstance(parameter, DTensor) or isinstance(parameter.data, DTensor):
             raise ModelError(
-                f"{name} of {name_of(model)} is spread over processes (DTensor): a whole model is wanted; save it and "
-                "name its folder"
+                f"{name} of {name_of(model)} is spread over processes (DTensor): a whole model is expected; "
+                "save it and name its folder"
             )
 
 
@@ -126,11 +126,11 @@ def _peeled(model: nn.Module) -> PreTrainedModel:
     if inner is None:
         raise ModelError(
             f"{name_of(model)} is no model of transformers: a causal language model that transformers opened is "
-            "wanted, or its folder"
+            "expected, or its folder"
         )
     if not _is_of(model, ("peft",)):
         raise ModelError(
-            f"{name_of(model)} is a wrapper around a {type(inner).__name__}: the model itself is wanted; pass its "
+            f"{name_of(model)} is a wrapper around a {type(inner).__name__}: the model itself is expected; pass its "
             f".{name}"
         )
     return inner
@@ -162,14 +162,14 @@ def _check_weights(model: nn.Module) -> None:
     if absent is not None:
         where = "offloaded, and not in memory" if hooks else "without values (on the meta device)"
         raise ModelError(
-            f"{absent} of {name_of(model)} is {where}: a model with all of its weights is wanted; open it without "
+            f"{absent} of {name_of(model)} is {where}: a model with all of its weights is expected; open it without "
             "device_map, or name its folder, which Roundel reads block by block"
         )
     devices = sorted({str(tensor.device) for _, tensor in tensors})
     if hooks or len(devices) > 1:
         raise ModelError(
             f"{name_of(model)} is dispatched by accelerate ({', '.join(devices)}): a model on one device, without its "
-            "hooks, is wanted; open it without device_map, or name its folder, which Roundel reads block by block"
+            "hooks, is expected; open it without device_map, or name its folder, which Roundel reads block by block"
         )
 
 
@@ -184,25 +184,25 @@ def _check_plain(model: nn.Module) -> None:
         )
         kind = getattr(kind, "value", kind) or foreign or type(model.hf_quantizer).__name__
         raise ModelError(
-            f"{name_of(model)} is quantized already ({kind}): a model with plain weights is wanted; name its folder or "
-            "file instead, from which Roundel reads many kinds, or take the original"
+            f"{name_of(model)} is quantized already ({kind}): a model with plain weights is expected; name its "
+            "folder or file instead, from which Roundel reads many kinds, or take the original"
         )
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and module._parameters.get("weight") is None:
             raise ModelError(
                 f"the weight of {name} of {name_of(model)} is computed from other tensors whenever it runs (weight "
-                "norm, pruning): a weight of its own is wanted; make it permanent (remove_parametrizations, "
+                "norm, pruning): a weight of its own is expected; make it permanent (remove_parametrizations, "
                 "prune.remove)"
             )
     for name, parameter in model.named_parameters():
         if parameter.dtype not in PLAIN_TYPES:
             raise ModelError(
                 f"{name} of {name_of(model)} has the type {parameter.dtype}: weights in bfloat16, float16 or float32 "
-                "are wanted; take the original"
+                "are expected; take the original"
             )
         if type(parameter.data) is not torch.Tensor:
             raise ModelError(
-                f"{name} of {name_of(model)} is held by a {type(parameter.data).__name__}: plain tensors are wanted; "
+                f"{name} of {name_of(model)} is held by a {type(parameter.data).__name__}: plain tensors are expected; "
                 "take the original"
             )
 

@@ -76,7 +76,7 @@ class LinearView:
         return grad.t() if self.transposed else grad
 
     def forget_gradient(self) -> None:
-        """None is wanted any more."""
+        """None is expected any more."""
         self.parameter.grad = None
         self.parameter.requires_grad_(False)
         if isinstance(self.module, Expert):

@@ -30,19 +30,19 @@ class _Mark:
     """What was done to a model.
 
     Attributes:
-        words: what it is now.
+        summary: what it is now.
         samples: some values of every changed matrix, by its name.
     """
 
-    words: str
+    summary: str
     samples: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def broken_off(name: str) -> ModelError:
     """The error about a model that is neither the original nor a result."""
     return ModelError(
-        f"{name} was changed in part, by a run of Roundel that did not come to its end: the original model is wanted; "
-        "open it anew"
+        f"{name} was changed in part, by a run of Roundel that did not come to its end: the original model is "
+        "expected; open it anew"
     )
 
 
@@ -53,7 +53,7 @@ def mark_of(model: nn.Module) -> str:
         return ""
     now = _samples(model)
     held = any(name in now and _still(left, now[name]) for name, left in mark.samples.items())
-    return mark.words if held else ""
+    return mark.summary if held else ""
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def put_mark(model: nn.Module, words: str, layers: list[str] | None = None) -> N
     mark: _Mark | None = getattr(model, _ATTRIBUTE, None)
     if layers is None:
         if mark is not None:
-            mark.words = words
+            mark.summary = words
         return
     # Experts that share a tensor are below its name.
     held = {f"{layer}.weight" for layer in layers} | {layer.rpartition(".")[0] for layer in layers}

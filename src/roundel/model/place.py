@@ -14,7 +14,7 @@ from roundel.system.files import unfit_name
 from roundel.system.progress import Progress
 
 _GGUF = ".gguf"
-_WANTED = "a model folder, a .gguf file or a hub id is wanted"
+_WANTED = "a model folder, a .gguf file or a hub id is expected"
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def locate(
     Args:
         model: folder, .gguf file, or hub id: `org/name`, `org/name@revision`, `org/name/file.gguf`.
         revision: branch, tag or commit of a hub id; None: the main branch.
-        allow_pickle: pickled weights are wanted where there are no safetensors.
-        progress: told of what is fetched.
+        allow_pickle: pickled weights are taken where there are no safetensors.
+        progress: gets what is fetched, in words.
 
     Raises:
         ModelError: there is nothing of that name, or the hub does not give it.
@@ -85,14 +85,16 @@ def locate(
         return Place(name, path)
     repo, _, at = name.partition("@")
     if at and revision is not None:
-        raise ModelError(f"{name} names the revision {at}, and --revision {revision}: one of them is wanted")
+        raise ModelError(
+            f"{name} names the revision {at}, and --revision {revision}: one of them is expected"
+        )
     revision = at or revision
     shown = name if at or revision is None else f"{name}@{revision}"
     owner, _, file = repo.rpartition("/")
     if file.endswith(_GGUF) and owner.count("/") == 1 and is_hub_id(owner):
         return Place(shown, *fetch_file(owner, file, revision))
     if repo.endswith(_GGUF):
-        raise ModelError(f"no file {name}: the path of a GGUF file is wanted")
+        raise ModelError(f"no file {name}: the path of a GGUF file is expected")
     if not is_hub_id(repo):
         raise ModelError(f"no folder {name}: {_WANTED}")
     return Place(
@@ -105,7 +107,7 @@ def _check_name(model: object) -> None:
         return
     kind = type(model).__name__
     if isinstance(model, bytes):
-        raise ModelError(f"{model!r} is {kind}: the path as text is wanted; use os.fsdecode(path)")
+        raise ModelError(f"{model!r} is {kind}: the path as text is expected; use os.fsdecode(path)")
     # Pipelines and trainers have one.
     inside = type(getattr(model, "model", None))
     if callable(getattr(inside, "named_parameters", None)):

@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from roundel.errors import ModelError
-from roundel.words import first_line
+from roundel.formatting import first_line
 
 _FAULTS = (TemplateError, ValueError, TypeError, LookupError, AttributeError)
 
@@ -18,7 +18,7 @@ def as_text(tokenizer: Any, prompt: str) -> Any:
     """
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     if inputs["input_ids"].shape[1] == 0:
-        raise ModelError("the prompt has no tokens: some text is wanted")
+        raise ModelError("the prompt has no tokens: some text is expected")
     return inputs
 
 
@@ -29,7 +29,7 @@ def as_chat(tokenizer: Any, prompt: str) -> Any:
         ModelError: there is nothing in it, or the tokenizer's chat template does not take it.
     """
     if not prompt.strip():
-        raise ModelError("the prompt is empty: what a user says is wanted")
+        raise ModelError("the prompt is empty: what a user says is expected")
     problem = ""
     for content in (prompt, [{"type": "text", "text": prompt}]):  # templates read one or the other
         try:

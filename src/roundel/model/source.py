@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from roundel.errors import ModelError, NonFiniteError
+from roundel.formatting import kind_and_line
 from roundel.model.beside import without_adapters
 from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import check_folder, is_own, own_output
@@ -34,7 +35,6 @@ from roundel.model.stored.loading import load_stored
 from roundel.model.stored_types import PLAIN_TYPES, prevailing_type
 from roundel.model.text_path import text_model
 from roundel.model.turns import empty_weights, in_turn
-from roundel.words import kind_and_line
 
 # What transformers raises at a config or a GGUF header that makes no sense.
 _SENSELESS = (
@@ -112,7 +112,7 @@ def open_source(
         blocks: pattern of the decoder blocks' names; None: they are found.
 
     Raises:
-        ModelError: with what was found, what is wanted and what to do.
+        ModelError: with what was found, what is expected and what to do.
     """
     place = locate(source, allow_pickle=allow_pickle)
     source, location = place.name, str(place.folder)
@@ -131,7 +131,7 @@ def open_source(
         )
     if not quantized and config.dtype not in (None, *PLAIN_TYPES):
         raise ModelError(
-            f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is wanted; convert it first"
+            f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is expected; convert it first"
         )
     if stored is not None:
         return _open_stored(place, config, stored, trust_remote_code, stream_with is not None, blocks)
@@ -175,7 +175,7 @@ def open_skeleton(
     stored = find_stored(place.name, place.folder, config)
     model = _skeleton(place.name, config, trust_remote_code)
     extra = _find_extra(place, model, blocks, allow_pickle, stored)
-    words = "" if stored is None else stored.words
+    words = "" if stored is None else stored.summary
     return SourceModel(place.name, model, None, extra=extra, read_from=words)
 
 
@@ -200,13 +200,13 @@ def _open_stored(
         storage, info = load_stored(model, stored, streamed=streamed)
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
-            f"the weights of {source} cannot be read ({kind_and_line(error)}): a whole checkpoint is wanted"
+            f"the weights of {source} cannot be read ({kind_and_line(error)}): a whole checkpoint is expected"
         ) from error
     _check_loaded(source, model, info)
     model.eval().requires_grad_(False)
     extra = _find_extra(place, model, blocks, False, stored)
     reader = open_tokenizer(place.folder, trust_remote_code)
-    return SourceModel(source, model, reader, storage, extra, read_from=stored.words)
+    return SourceModel(source, model, reader, storage, extra, read_from=stored.summary)
 
 
 def _find_extra(
@@ -250,7 +250,7 @@ def fingerprint(
             raise _wrong_shape(name, tensor.shape, shapes[name], "the source model")
         if name in parameters and not torch.isfinite(tensor).all():
             raise NonFiniteError(
-                f"{name} of the source model holds NaN or infinity: finite weights are wanted; it was saved like "
+                f"{name} of the source model holds NaN or infinity: finite weights are expected; it was saved like "
                 "that, so take an earlier checkpoint, or another model"
             )
         _count(digest, name, tensor)
@@ -267,12 +267,12 @@ def _count(digest: Any, name: str, tensor: torch.Tensor) -> None:
 def _wrong_shape(name: str, found: Any, wanted: Any, source: str) -> ModelError:
     return ModelError(
         f"{name} of {source} cannot be read: it has the shape {tuple(found)}, and by config.json {tuple(wanted)} is "
-        "wanted; take the config that came with the weights"
+        "expected; take the config that came with the weights"
     )
 
 
 def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers: bool = False) -> nn.Module:
-    """The modules of a model, without weights; with what they compute for themselves, if that is wanted."""
+    """The modules of a model, without weights; with what they compute for themselves, if that is expected."""
     try:
         with empty_weights() if with_buffers else torch.device("meta"):
             model: nn.Module = auto_class(config, source).from_config(
@@ -282,7 +282,7 @@ def _skeleton(source: str, config: Any, trust_remote_code: bool, *, with_buffers
     except (*_SENSELESS, RuntimeError) as error:
         raise ModelError(
             f"the model of {source} cannot be built from its config ({kind_and_line(error)}): the config that came "
-            "with the weights is wanted"
+            "with the weights is expected"
         ) from error
 
 
@@ -298,7 +298,7 @@ def _open_config(source: str, location: str, where: dict[str, Any]) -> Any:
         # A strict config wraps what was wrong with a field.
         words = kind_and_line(error.__cause__ or error)
         raise ModelError(
-            f"{source} cannot be opened ({words}): a whole model of a kind that transformers knows is wanted"
+            f"{source} cannot be opened ({words}): a whole model of a kind that transformers knows is expected"
         ) from error
     auto_class(config, source)
     if config.dtype is None and "gguf_file" not in where and quantization_of(config) is None:
@@ -324,12 +324,12 @@ def _open_weights(
     except UnpicklingError as error:
         raise ModelError(
             f"the pickled weights of {source} are damaged or hold more than tensors, code perhaps: nothing of it was "
-            "run; safetensors are wanted"
+            "run; safetensors are expected"
         ) from error
     except (*_SENSELESS, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {source} cannot be read ({kind_and_line(error)}): a whole checkpoint, and what opens it, "
-            "is wanted"
+            "is expected"
         ) from error
     _check_loaded(source, model, info)
     if "gguf_file" in where:
@@ -346,7 +346,7 @@ def _check_loaded(source: str, model: nn.Module, info: dict[str, Any]) -> None:
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ModelError(
-            f"{len(missing)} tensors are missing in {source} ({some}): a whole model is wanted; its files are "
+            f"{len(missing)} tensors are missing in {source} ({some}): a whole model is expected; its files are "
             "whole, so take the config.json that came with them, or weights that were saved with these"
         )
 
@@ -374,7 +374,7 @@ def open_tokenizer(location: str | Path, trust_remote_code: bool = False, **wher
         if found and "gguf_file" not in where:
             raise ModelError(
                 f"the tokenizer in {location} cannot be opened ({kind_and_line(error)}): {', '.join(found)} as they "
-                "came with the model are wanted; copy or download them again, or remove them all to go on with token "
+                "came with the model are expected; copy or download them again, or remove them all to go on with token "
                 "ids"
             ) from error
         # Quantizing from token ids needs no tokenizer; whoever needs one says so then.

@@ -28,7 +28,7 @@ class Storage(Protocol):
         ...
 
     def release(self, block: nn.Module, name: str) -> None:
-        """They are wanted no more."""
+        """They are expected no more."""
         ...
 
     def saved(self, block: nn.Module, name: str) -> Callable[[], None]:
@@ -189,7 +189,7 @@ def take_off_hooks(model: nn.Module) -> OnDisk:
     absent = {name for name, tensor in named if tensor.is_meta}
     lost = sorted(absent - readers.keys())
     if lost:
-        raise ModelError(f"{lost[0]} is neither in memory nor in the source: a whole model is wanted")
+        raise ModelError(f"{lost[0]} is neither in memory nor in the source: a whole model is expected")
     remove_hook_from_module(model, recurse=True)
     model.__dict__.pop("hf_device_map", None)
     pairs = getattr(model, "all_tied_weights_keys", {}).items()

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from roundel.errors import ModelError
-from roundel.words import kind_and_line
+from roundel.formatting import kind_and_line
 
 # What a class raises that misses a picture.
 _MISSES = (TypeError, ValueError, AttributeError, LookupError)

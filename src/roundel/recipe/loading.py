@@ -23,23 +23,23 @@ def load_settings(name_or_file: str | Path) -> dict[str, Any]:
         name = str(name_or_file)
         if name not in recipe_names():
             raise RecipeError(
-                f"no recipe {name!r}: a YAML file or one of {', '.join(recipe_names())} is wanted"
+                f"no recipe {name!r}: a YAML file or one of {', '.join(recipe_names())} is expected"
             )
         text = (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         settings = _load_yaml(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"{name_or_file} is no valid YAML ({_one_line(error)}): lines of `key: value` are wanted"
+            f"{name_or_file} is no valid YAML ({_one_line(error)}): lines of `key: value` are expected"
         ) from error
     if not isinstance(settings, dict):
         found = "nothing" if settings is None else type(settings).__name__
         raise RecipeError(
-            f"{name_or_file} holds {found}: a mapping of recipe keys, lines of `key: value`, is wanted"
+            f"{name_or_file} holds {found}: a mapping of recipe keys, lines of `key: value`, is expected"
         )
     strange = [key for key in settings if not isinstance(key, str)]
     if strange:
-        raise RecipeError(f"{name_or_file} has the key {strange[0]!r}: names of recipe keys are wanted")
+        raise RecipeError(f"{name_or_file} has the key {strange[0]!r}: names of recipe keys are expected")
     return {"name": name, **settings}
 
 
@@ -83,14 +83,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"--set {assignment!r}: key=value is wanted, for example --set iters=200")
+            raise RecipeError(f"--set {assignment!r}: key=value is expected, for example --set iters=200")
         if key.strip() in settings:
-            raise RecipeError(f"--set gives {key.strip()} twice: one value is wanted")
+            raise RecipeError(f"--set gives {key.strip()} twice: one value is expected")
         try:
             settings[key.strip()] = _load_yaml(value)
         except (yaml.YAMLError, RecursionError) as error:
             raise RecipeError(
-                f"--set {assignment!r}: the value is no YAML ({_one_line(error)}); a number, a word or a list is wanted"
+                f"--set {assignment!r}: the value is no YAML ({_one_line(error)}); a number, a word or a list "
+                f"is expected"
             ) from error
     return settings
 
@@ -104,5 +105,5 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            f"the recipe {path} cannot be read: {error}; a YAML file in UTF-8 is wanted"
+            f"the recipe {path} cannot be read: {error}; a YAML file in UTF-8 is expected"
         ) from error

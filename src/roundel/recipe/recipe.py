@@ -92,7 +92,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         ignored = set(data) & _ignored_keys(method, start)
         if ignored:
             raise ValueError(
-                f"{_words(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
+                f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
         return {**METHODS[method].defaults, **data}
 
@@ -120,7 +120,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         if _is_feedback(self.start):
             if not self.tuned:
                 raise ValueError(
-                    f"method {self.method} cannot start from {self.start}; minmax or search is wanted"
+                    f"method {self.method} cannot start from {self.start}; minmax or search is expected"
                 )
             if self._permutes:
                 raise ValueError(
@@ -195,7 +195,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         """Build a recipe, with Roundel's own error for bad keys and values.
 
         Raises:
-            RecipeError: names the key, what was found and what is wanted.
+            RecipeError: names the key, what was found and what is expected.
         """
         try:
             return cls(**settings)
@@ -335,7 +335,7 @@ def _is_feedback(start: object) -> TypeGuard[str]:
     return isinstance(start, str) and start in METHODS and METHODS[start].feedback
 
 
-def _words(method: str, ignored: set[str]) -> str:
+def _describe(method: str, ignored: set[str]) -> str:
     """The method, and which of its properties makes it ignore a key."""
     if method == "rtn" and ignored & _TUNING:
         return "method rtn, which tunes nothing,"

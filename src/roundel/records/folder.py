@@ -64,7 +64,7 @@ def read_contents(folder: Path) -> FolderContents:
     stored: dict[str, int] = {}
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"no weights in {folder}: the files that were written with {MANIFEST} are wanted")
+        raise ModelError(f"no weights in {folder}: the files that were written with {MANIFEST} are expected")
     for file in files:
         for key, entry in read_header(file).items():
             layer = _layer_of(key, names)

@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ModelError(f"no {MANIFEST} in {folder}: a folder written by roundel quantize is wanted")
+        raise ModelError(f"no {MANIFEST} in {folder}: a folder written by roundel quantize is expected")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
@@ -129,10 +129,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ModelError(
-            f"{path} cannot be read: {place}: {problem['msg'].lower()}; a file as roundel quantize writes it is wanted"
+            f"{path} cannot be read: {place}: {problem['msg'].lower()}; a file as roundel quantize writes it is "
+            f"expected"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}; a JSON file is wanted") from error
+        raise ModelError(f"{path} cannot be read: {error}; a JSON file is expected") from error
     complete_layers(manifest)
     return manifest
 
@@ -155,6 +156,6 @@ def layer_records(manifest: dict[str, Any]) -> list[LayerRecord]:
         for key in layer.keys() - known:
             raise ModelError(
                 f"{MANIFEST} says {key} of {layer['name']}, which this roundel does not know: the version that wrote "
-                "it is wanted, or a newer one"
+                "it is expected, or a newer one"
             )
     return [LayerRecord.read(layer) for layer in manifest["layers"]]

@@ -23,9 +23,9 @@ from roundel.report.parts.layers import (
 from roundel.report.parts.outliers import outlier_maps
 from roundel.report.parts.quality import have_bounds, sentence, task_rows, text_rows
 from roundel.report.parts.summary import (
-    calibration_words,
+    describe_calibration,
+    describe_method,
     figures,
-    method_words,
     model_name,
     moment,
     warnings,
@@ -74,10 +74,10 @@ def render_page(report: dict[str, Any]) -> str:
         "run.html.j2",
         seal=unsealed("page"),
         intervals=have_bounds((quality or {}).get("texts") or []),
-        title=f"{model_name(manifest)}: {method_words(manifest['recipe'])}",
+        title=f"{model_name(manifest)}: {describe_method(manifest['recipe'])}",
         model=model_name(manifest),
-        method=method_words(manifest["recipe"]),
-        calibration=calibration_words(manifest),
+        method=describe_method(manifest["recipe"]),
+        calibration=describe_calibration(manifest),
         manifest=manifest,
         created=moment(manifest["created"]),
         figures=figures(manifest),
@@ -219,7 +219,7 @@ def _budget_rows(manifest: dict[str, Any]) -> list[dict[str, Any]]:
             "share": percent(entry.bytes / total, 1),
             "width": f"{max(100 * entry.bytes / total, 0):.2f}",
             "bits": fixed(8 * entry.bytes / parameters),
-            "words": entry.words,
+            "words": entry.summary,
         }
         for entry in entries
     ]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from roundel.errors import RecipeError
+from roundel.formatting import first_line
 from roundel.system.ranks import ALONE, Ranks
 from roundel.system.torchrun import place
-from roundel.words import first_line
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1

@@ -102,20 +102,20 @@ class Ranks:
         found[list(places)] = rows
         return self.sum(found)
 
-    def spread(self, tensors: dict[str, torch.Tensor] | None, source: int = 0) -> dict[str, torch.Tensor]:
+    def broadcast(self, tensors: dict[str, torch.Tensor] | None, source: int = 0) -> dict[str, torch.Tensor]:
         """Tensors of one rank, on all of them; the others give None."""
         if self.size == 1:
             assert tensors is not None
             return tensors
-        return load(self._spread_bytes(None if tensors is None else save(tensors), source))
+        return load(self._broadcast_bytes(None if tensors is None else save(tensors), source))
 
-    def tell(self, make: Callable[[], Any]) -> Any:
+    def broadcast_object(self, make: Callable[[], Any]) -> Any:
         """Plain data that the first rank makes, on all of them; so are its errors."""
-        with self.agreed():
+        with self.raise_together():
             made = make() if self.first else None
         if self.size == 1:
             return made
-        return json.loads(self._spread_bytes(json.dumps(made).encode() if self.first else None, 0))
+        return json.loads(self._broadcast_bytes(json.dumps(made).encode() if self.first else None, 0))
 
     def check_stop(self, asked: bool) -> None:
         """All ranks end here if the work of any was asked to.
@@ -129,7 +129,7 @@ class Ranks:
             raise stopped
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """All ranks come out of it together: without an error, or with that of the first rank that has one.
 
         Inside, a rank works on its own.
@@ -153,7 +153,7 @@ class Ranks:
         if source == self.size:
             return
         words = None if error is None else json.dumps([type(error).__name__, str(error)]).encode()
-        name, message = json.loads(self._spread_bytes(words, source))
+        name, message = json.loads(self._broadcast_bytes(words, source))
         agreed = _kinds()[name](message)
         agreed.everywhere = True
         raise agreed from error
@@ -164,7 +164,7 @@ class Ranks:
                 dist.all_reduce(tensor, operation)
         return tensor
 
-    def _spread_bytes(self, content: bytes | None, source: int) -> bytes:
+    def _broadcast_bytes(self, content: bytes | None, source: int) -> bytes:
         length = torch.tensor(len(content) if content is not None and self.number == source else 0)
         with _connected():
             dist.broadcast(length, source)
@@ -180,7 +180,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join() -> Ranks:
+def init_ranks() -> Ranks:
     """This process among those that torchrun started with it; alone where it was not started so.
 
     Raises:
@@ -200,7 +200,7 @@ def join() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def leave() -> None:
+def destroy_ranks() -> None:
     """Take leave of the other ranks, if there are any."""
     if met():
         dist.destroy_process_group()

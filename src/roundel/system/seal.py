@@ -18,7 +18,7 @@ from roundel.system.files import json_text, reported, write_durably
 Kind = Literal["manifest", "report", "page", "figures", "comparison", "predictions"]
 
 # What each is called in a message.
-_WORDS: dict[Kind, str] = {
+_KIND_NAMES: dict[Kind, str] = {
     "manifest": "manifest",
     "report": "report",
     "page": "page of a run",
@@ -63,7 +63,7 @@ def check_place(path: Path, kind: Kind) -> None:
         ours = path.stat().st_size == 0 or is_sealed(path, kind)
     if not ours:
         raise OutputError(
-            f"{path} exists, and is no {_WORDS[kind]} as roundel wrote it: choose another name, or move it away"
+            f"{path} exists, and is no {_KIND_NAMES[kind]} as roundel wrote it: choose another name, or move it away"
         )
 
 

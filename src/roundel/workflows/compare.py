@@ -27,7 +27,7 @@ from roundel.model.text_path import text_model
 from roundel.records.anomalies import standouts
 from roundel.records.folder import weight_bytes
 from roundel.records.manifest import read_manifest, versions
-from roundel.report.parts.summary import method_words
+from roundel.report.parts.summary import describe_method
 from roundel.workflows.evaluation_options import EvaluationOptions
 from roundel.workflows.measuring import (
     ask_original,
@@ -46,7 +46,7 @@ _LIKELIEST = 1024
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Measurements:
     """What one model came to."""
 
     about: dict[str, Any]
@@ -84,7 +84,7 @@ def compare_models(
         asked = ask_original(original, options)
         theirs = measure_tasks(original, original.tokenizer, options)
         parameters = sum(parameter.numel() for parameter in original.model.parameters())
-        taken: dict[str, _Taken] = {}
+        taken: dict[str, _Measurements] = {}
         for name, model in zip(names, found_at, strict=True):
             with ExitStack() as one:
                 source = open_measured(model, original.tokenizer, options, one)
@@ -95,7 +95,7 @@ def compare_models(
                 about["quality"] = {"texts": _summaries(texts, measured), "tasks": tasks}
                 about["layers"] = layer_errors(source, original, options)
                 about["standouts"] = standouts(about["layers"])
-                taken[name] = _Taken(about, measured)
+                taken[name] = _Measurements(about, measured)
     pairs: list[Pair] = []
     said: list[str] = []
     for number, text in enumerate(texts):
@@ -204,7 +204,7 @@ def _description(source: SourceModel) -> str:
     if source.place is not None and is_own(source.place.path):
         manifest = read_manifest(source.place.path)
         recipe, bits = manifest["recipe"], manifest["bits_per_weight"]
-        return f"{method_words(recipe)}; {bits:.3f} bits per quantized weight; {recipe['format']}"
+        return f"{describe_method(recipe)}; {bits:.3f} bits per quantized weight; {recipe['format']}"
     method = getattr(getattr(source.model.config, "quantization_config", None), "quant_method", None)
     dtype = str(source.model.dtype).removeprefix("torch.")
     if source.read_from:
@@ -229,12 +229,12 @@ def _names(models: Sequence[ModelOrPath]) -> list[str]:
         ModelError: a name is empty.
     """
     if isinstance(models, str | Path | torch.nn.Module):
-        raise RecipeError("models is a single one: a list of models is wanted")
+        raise RecipeError("models is a single one: a list of models is expected")
     if not models:
-        raise RecipeError("no model: one or more are wanted")
+        raise RecipeError("no model: one or more are expected")
     paths = [type(m).__name__ if isinstance(m, torch.nn.Module) else str(m).rstrip("/") for m in models]
     if "" in paths:
-        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is wanted")
+        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is expected")
     for parts in range(1, 9):
         names = ["/".join(Path(path).parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
@@ -242,4 +242,4 @@ def _names(models: Sequence[ModelOrPath]) -> list[str]:
     if all(isinstance(model, torch.nn.Module) for model in models):
         return [f"{path} {number}" for number, path in enumerate(paths, 1)]
     twice = next(path for path in paths if paths.count(path) > 1)
-    raise RecipeError(f"{twice} is given twice: different models are wanted")
+    raise RecipeError(f"{twice} is given twice: different models are expected")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from roundel.calibration.gather import SELF_WORDS, Calibration, CalibrationSource, gather_calibration
+from roundel.calibration.gather import SELF_WRITTEN, Calibration, CalibrationSource, gather_calibration
 from roundel.engine.journal import Journal
 from roundel.errors import CalibrationError
 from roundel.model.source import SourceModel
@@ -49,14 +49,16 @@ class CalibrationReader:
         """
         if not self.recipe.needs_calibration:
             return None
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             data = self.common.calibration(self.recipe, self._read) if self.ranks.first else None
-        about = self.ranks.tell(lambda: [data.source, data.fingerprint, data.reading] if data else None)
-        tokens = self.ranks.spread({"tokens": data.tokens} if data else None)["tokens"]
-        with self.ranks.agreed():
+        about = self.ranks.broadcast_object(
+            lambda: [data.source, data.fingerprint, data.reading] if data else None
+        )
+        tokens = self.ranks.broadcast({"tokens": data.tokens} if data else None)["tokens"]
+        with self.ranks.raise_together():
             if len(tokens) < self.ranks.size:
                 raise CalibrationError(
-                    f"{len(tokens)} samples cannot be shared by {self.ranks.size} ranks: a sample for each is wanted"
+                    f"{len(tokens)} samples cannot be shared by {self.ranks.size} ranks: a sample for each is expected"
                 )
         return Calibration(tokens, *about)
 
@@ -75,9 +77,9 @@ class CalibrationReader:
         key = self._identity()
         kept = self.journal.text(key)
         if kept is not None:
-            return replace(self._gather(kept), source=SELF_WORDS)
+            return replace(self._gather(kept), source=SELF_WRITTEN)
         data = self._gather(self.request.calibration)
-        self.journal.keep_text(key, data.tokens)
+        self.journal.save_text(key, data.tokens)
         return data
 
     def _identity(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def evaluate_model(
         check_parquet(per_token)
     ranks = options.ranks
     with ExitStack() as opened:
-        with ranks.agreed():
+        with ranks.raise_together():
             found = find_model(model, revision, allow_pickle=options.allow_pickle, progress=options.progress)
             source = open_measured(found, tokenizer, options, opened)
             original = None
@@ -77,8 +77,8 @@ def evaluate_model(
         quantizer = attached(source.model)
         return Evaluation(
             model=source.name,
-            activations=quantizer.words if quantizer else "",
+            activations=quantizer.summary if quantizer else "",
             reference=original.name if original else None,
             texts=[summarize(t.name, t.convention, found) for t, found in zip(texts, measured, strict=True)],
-            tasks=ranks.tell(on_tasks),
+            tasks=ranks.broadcast_object(on_tasks),
         )

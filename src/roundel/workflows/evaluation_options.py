@@ -86,9 +86,9 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
-            raise RecipeError(f"top_k={self.top_k}: 1 token or more is wanted")
+            raise RecipeError(f"top_k={self.top_k}: 1 token or more is expected")
         if self.window is not None and self.window < 2:
-            raise RecipeError(f"window={self.window}: 2 tokens or more are wanted")
+            raise RecipeError(f"window={self.window}: 2 tokens or more are expected")
         if not self.tasks and (self.fewshot is not None or self.batch_size != 1):
             raise RecipeError(
                 "fewshot and batch_size are for tasks, and there are none: name some, or leave them out"
@@ -106,7 +106,7 @@ class EvaluationOptions:
             )
         cache = self.cache_folder
         if cache is not None and cache.exists() and not cache.is_dir():
-            raise OutputError(f"{cache} is no folder: one to keep the original's predictions in is wanted")
+            raise OutputError(f"{cache} is no folder: one to keep the original's predictions in is expected")
 
     @property
     def texts(self) -> Sequence[str]:

@@ -19,7 +19,7 @@ def generate_text(source: SourceModel, prompt: str, max_new_tokens: int, *, raw:
     """
     tokenizer: Any = source.tokenizer
     if tokenizer is None:
-        raise ModelError(f"{source.name} comes without a tokenizer: one is wanted to read the prompt")
+        raise ModelError(f"{source.name} comes without a tokenizer: one is expected to read the prompt")
     chat = not raw and bool(getattr(tokenizer, "chat_template", None))
     inputs = as_chat(tokenizer, prompt) if chat else as_text(tokenizer, prompt)
     check_reach(source.model, inputs["input_ids"], max_new_tokens)

@@ -19,6 +19,6 @@ def inspect_request(request: ModelRequest, recipe: Recipe) -> list[LayerRecord]:
         options.listener.say(f"The original: {source.read_from}")
     container = CONTAINERS[recipe.format]
     _, coverage = decide_on(source.model, recipe, options.blocks, container, source.extra)
-    options.listener.say(find_readers(coverage, recipe, source.model).words)
+    options.listener.say(find_readers(coverage, recipe, source.model).summary)
     rejoin(source.model)
     return coverage.planned()

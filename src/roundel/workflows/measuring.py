@@ -119,7 +119,7 @@ def read_texts(
         if options.window is not None and options.window > reach:
             raise ModelError(
                 f"windows of {options.window} tokens exceed the {reach} positions of {source.name}: "
-                f"a window of {reach} or less is wanted"
+                f"a window of {reach} or less is expected"
             )
     texts = [
         evaluation_windows(
@@ -182,7 +182,7 @@ def ask_original(source: SourceModel, options: EvaluationOptions) -> Original:
             "model": fingerprint(source.model, source.storage),
             "dtype": str(source.model.dtype),
             "device": options.place.type,
-            "activations": quantizer.words if quantizer else "",
+            "activations": quantizer.summary if quantizer else "",
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
     return Original(_predictor(source, options), options.top_k, options.cache_folder, identity)

@@ -29,7 +29,7 @@ ModelOrPlace = Place | torch.nn.Module
 
 # What only Roundel's own code opens.
 ONLY_ROUNDEL_OPENS = ("roundel", "spqr")
-_PACKED_WORDS = "read from a quantized folder ({kind}), dequantized; the original is no full-precision model"
+_PACKED = "read from a quantized folder ({kind}), dequantized; the original is no full-precision model"
 _MARKED = "read from a model in memory that Roundel had quantized ({words}); the original is no full-precision model"
 _ROUNDED = "read from dense weights that Roundel had rounded; the original is no full-precision model"
 
@@ -46,8 +46,8 @@ def find_model(
     Args:
         model: folder, .gguf file, hub id, or a model in memory.
         revision: of a hub id.
-        allow_pickle: pickled weights are wanted where there are no safetensors.
-        progress: told of what is fetched.
+        allow_pickle: pickled weights are taken where there are no safetensors.
+        progress: gets what is fetched, in words.
 
     Raises:
         ModelError: there is nothing of that name.
@@ -76,7 +76,7 @@ def read_integers_of(folder: str | Path) -> dict[str, QuantizedWeight]:
         files = shard_files(place.folder, stem)
         if files:
             return {name: w for file in files for name, w in read_integers(file).weights.items()}
-    raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is wanted")
+    raise ModelError(f"no integers in {folder}: a folder written as roundel or dense is expected")
 
 
 @in_turn
@@ -137,7 +137,7 @@ def open_model(
         )
     if packed is not None:
         reader = tokenizer or open_tokenizer(folder, trust_remote_code)
-        words = "" if quantized else _PACKED_WORDS.format(kind=packed_format(folder))
+        words = "" if quantized else _PACKED.format(kind=packed_format(folder))
         opened = SourceModel(
             place.name, packed.model, reader, packed.storage or InMemory(), packed.extra, read_from=words
         )
@@ -210,14 +210,14 @@ def _merged(
     if find_adapter(place, None) is not None:
         raise ModelError(
             f"the base of {adapter.name}, {adapter.base}, is an adapter itself: a whole model is "
-            "wanted; merge that one first, and name the result with --base (base=)"
+            "expected; merge that one first, and name the result with --base (base=)"
         )
     try:
         opened = open_model(place, None, trust_remote_code, allow_pickle, allow_own=allow_own, blocks=blocks)
     except ModelError as error:
         raise _unopened(adapter, error) from error
     own = open_tokenizer(adapter.folder, trust_remote_code)
-    words = f"{adapter.words}, which was {opened.read_from}" if opened.read_from else adapter.words
+    words = f"{adapter.summary}, which was {opened.read_from}" if opened.read_from else adapter.summary
     return SourceModel(
         adapter.name,
         merge_adapter(opened.model, adapter, allow_pickle=allow_pickle),
@@ -244,10 +244,10 @@ def put_own_mark(model: torch.nn.Module, folder: Path) -> None:
     except ModelError:
         return  # who needs the manifest itself will say so
     layers = [layer["name"] for layer in manifest["layers"] if layer.get("bits") is not None]
-    put_mark(model, mark_words(manifest), layers)
+    put_mark(model, describe_result(manifest), layers)
 
 
-def mark_words(manifest: dict[str, Any]) -> str:
+def describe_result(manifest: dict[str, Any]) -> str:
     """A run's result in a few words."""
     recipe = manifest["recipe"]
     return f"{recipe.get('method', recipe['name'])}, {manifest['bits_per_weight']:.3f} bits per weight"

@@ -45,12 +45,12 @@ def quantize_request(
         if options.streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
         home = StreamHome(stream_device(recipe, device), ranks=ranks)
-        with ranks.agreed():
+        with ranks.raise_together():
             run = Run(request, recipe, device, home, Destination(), common)
         return execute([run])[0]
     if options.held_out is not None:
         check_text(options.held_out)
-    with ranks.agreed():
+    with ranks.raise_together():
         if ranks.first:
             remove_stale(output, request.options.listener.say)
             check_target(output, options.overwrite, request.path)
@@ -74,7 +74,7 @@ def open_run(
     """
     ranks = journal.ranks
     home = options.streams.home(stream_device(recipe, device), journal.folder, ranks)
-    with ranks.agreed():
+    with ranks.raise_together():
         return Run(request, recipe, device, home, Destination.folder(journal, options), common)
 
 
@@ -98,14 +98,14 @@ def _execute(runs: Sequence[Run]) -> list[Quantized]:
         run.begin()
     plan = _plan(runs, lockstep)
     undecided = runs[0].destination.journal and runs[0].destination.options.streams.on_disk is None
-    if ranks.tell(lambda: bool(undecided) and not plan.fits and plan.fits_without_streams):
+    if ranks.broadcast_object(lambda: bool(undecided) and not plan.fits and plan.fits_without_streams):
         for run in runs:
             run.keep_streams_in_files()
         plan = _plan(runs, lockstep)
-    progress.say(plan.words)
-    with ranks.agreed():
+    progress.say(plan.summary)
+    with ranks.raise_together():
         if plan.free_disk is not None and plan.disk > plan.free_disk:
-            raise OutputError(plan.disk_words)
+            raise OutputError(plan.disk_shortage)
     for advice in plan.advice:
         progress.say(advice)
     results = []

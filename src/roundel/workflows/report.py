@@ -16,6 +16,7 @@ import torch
 
 from roundel.errors import ModelError, RoundelError, Stopped
 from roundel.evaluation.quality import summarize
+from roundel.formatting import kind_and_line
 from roundel.model.source import positions
 from roundel.records.anomalies import standouts
 from roundel.records.manifest import complete_layers, layer_records, read_manifest
@@ -25,7 +26,6 @@ from roundel.report.parts.quality import sentence
 from roundel.system.belongings import PAGE, REPORT
 from roundel.system.progress import Progress
 from roundel.system.seal import check_place, write_sealed_json
-from roundel.words import kind_and_line
 from roundel.workflows.evaluation_options import EvaluationOptions
 from roundel.workflows.measuring import (
     ask_original,
@@ -35,7 +35,7 @@ from roundel.workflows.measuring import (
 )
 from roundel.workflows.request import ModelRequest
 
-# Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are wanted.
+# Enough for a first judgement; `roundel eval` and `roundel compare` take as many as are asked for.
 WINDOW, WINDOWS = 256, 16
 
 
@@ -89,7 +89,7 @@ def write_report(
     # Whatever it is, the model is whole.
     except Exception as error:
         failed = (
-            f"The report was not written ({_words(error)}); the model in {folder} is whole, and "
+            f"The report was not written ({_describe(error)}); the model in {folder} is whole, and "
             f"`roundel report {folder}` makes the report anew"
         )
         progress.say(failed)
@@ -114,13 +114,13 @@ def _quality(
         raise
     # A text that is too short, a device that is full, a library's fault: all are told, none is worth the model.
     except Exception as error:
-        progress.say(f"The result was not measured: {_words(error)}")
-        return {"no_quality": _words(error)}
+        progress.say(f"The result was not measured: {_describe(error)}")
+        return {"no_quality": _describe(error)}
     progress.say(sentence(quality, ""))
     return {"quality": quality, "no_quality": ""}
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, RoundelError) else kind_and_line(error)
 
 
@@ -146,7 +146,7 @@ def render_again(folder: Path) -> Path:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read ({error}): an output folder of this roundel is wanted"
+            f"{path} cannot be read ({error}): an output folder of this roundel is expected"
         ) from error
     missing = available()
     if missing:
@@ -157,7 +157,7 @@ def render_again(folder: Path) -> Path:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(
             f"{path} holds something else than a report ({kind_and_line(error)}): an output folder of this "
-            "roundel, with the report.json that it wrote, is wanted"
+            "roundel, with the report.json that it wrote, is expected"
         ) from error
 
 

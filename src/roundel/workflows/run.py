@@ -38,7 +38,7 @@ from roundel.workflows.common import Common
 from roundel.workflows.data import CalibrationReader
 from roundel.workflows.decide import decide_on, find_readers
 from roundel.workflows.destination import Destination
-from roundel.workflows.open import mark_words
+from roundel.workflows.open import describe_result
 from roundel.workflows.original import describe_original
 from roundel.workflows.report import write_report
 from roundel.workflows.request import ModelRequest
@@ -107,7 +107,7 @@ class Run:
         self.model = self.source.model  # of streamed blocks it has names and shapes
         if attached(self.model) is not None:
             raise ModelError(
-                f"{self.source.name} is quantized already: the original, unquantized model is wanted"
+                f"{self.source.name} is quantized already: the original, unquantized model is expected"
             )
         if self.source.read_from:
             self.progress.say(f"The original: {self.source.read_from}")
@@ -117,13 +117,13 @@ class Run:
         )
         self.readers = None if container is None else find_readers(self.coverage, recipe, self.model)
         if self.readers is not None:
-            self.progress.say(self.readers.words)
+            self.progress.say(self.readers.summary)
         self.extra = self.source.extra if recipe.extra_tensors else ExtraTensors()
         if self.source.extra:
             what = "carried over as they are" if self.extra else "left out (extra_tensors=false)"
             kind = type(self.model).__name__
             self.progress.say(
-                f"{self.source.extra.words} of the checkpoint, without a place in {kind}: {what}"
+                f"{self.source.extra.summary} of the checkpoint, without a place in {kind}: {what}"
             )
         self._reader = CalibrationReader(
             request, recipe, self.source, destination.journal, self.common, self.ranks
@@ -142,7 +142,7 @@ class Run:
     @cached_property
     def original(self) -> dict[str, Any]:
         """Figures of the unquantized model, for the manifest."""
-        found = self.ranks.tell(lambda: self.common.fingerprint(self.source))
+        found = self.ranks.broadcast_object(lambda: self.common.fingerprint(self.source))
         return describe_original(self.source, found)
 
     @cached_property
@@ -171,15 +171,15 @@ class Run:
         journal = self.destination.journal
         if journal is None:
             return
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             if self.ranks.first:
                 _ = self.companions
                 journal.begin(self._identity(), self.destination.options.restart)
-        with self.ranks.agreed():
+        with self.ranks.raise_together():
             if not journal.begun_here:
                 raise OutputError(
                     f"rank {self.ranks.number} does not see {journal.folder}, where the first rank writes: "
-                    "a folder on a file system that all machines share is wanted"
+                    "a folder on a file system that all machines share is expected"
                 )
 
     def _identity(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Run:
             home=self.home,
             storage=self.source.storage,
             journal=self.destination.journal,
-            keep=not self.streamed,
+            keeps_weights=not self.streamed,
             activations=activations,
             ranks=self.ranks,
             lockstep=lockstep,
@@ -286,10 +286,10 @@ class Run:
         check_complete(outcome.layers, self.model)
         manifest, no_report = self._manifest(outcome, plan), ""
         if job.journal is not None:
-            with self.ranks.agreed():
+            with self.ranks.raise_together():
                 if self.ranks.first:
                     no_report = self._write(job, manifest, outcome)
-            manifest, no_report = self.ranks.tell(lambda: [manifest, no_report])
+            manifest, no_report = self.ranks.broadcast_object(lambda: [manifest, no_report])
         if job.activations is None or job.activations.inputs is None:
             rejoin(self.model)  # else the hooks on experts stay
         tokenizer, target = self.source.tokenizer, self.destination.target
@@ -300,7 +300,7 @@ class Run:
     def mark(self, manifest: dict[str, Any]) -> None:
         """Say on a model in memory what it is now."""
         if not self.streamed:
-            put_mark(self.model, mark_words(manifest))
+            put_mark(self.model, describe_result(manifest))
 
     def _untie(self, head: LinearView) -> None:
         """Give a head that shares the embedding's weight a weight of its own."""

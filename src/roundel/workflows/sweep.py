@@ -39,7 +39,7 @@ def sweep_request(
     names = [_folder_name(recipe) for recipe in recipes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecipeError(f"{twice[0]} is given twice: recipes of different names are wanted")
+        raise RecipeError(f"{twice[0]} is given twice: recipes of different names are expected")
     if options.held_out is not None:
         check_text(options.held_out)
     manifests: dict[str, dict[str, Any]] = {}
@@ -50,7 +50,7 @@ def sweep_request(
         runs: dict[str, Run] = {}
         for name, recipe in zip(names, recipes, strict=True):
             target = output / name
-            with ranks.agreed():
+            with ranks.raise_together():
                 if ranks.first:
                     remove_stale(target, say)
                     # What an earlier sweep wrote is compared below.
@@ -76,10 +76,10 @@ def _finished(run: Run, target: Path, ranks: Ranks) -> dict[str, Any] | None:
     Raises:
         OutputError: something else is there.
     """
-    if not ranks.tell((target / MANIFEST).is_file):
+    if not ranks.broadcast_object((target / MANIFEST).is_file):
         return None
     _ = run.original, run.data  # found out by all ranks together
-    found: dict[str, Any] = ranks.tell(lambda: _compared(run, target))
+    found: dict[str, Any] = ranks.broadcast_object(lambda: _compared(run, target))
     return found
 
 

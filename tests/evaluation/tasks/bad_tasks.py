@@ -45,7 +45,7 @@ ROWS = [
     (
         "examples where there are only the evaluated documents",
         4,
-        "a split for examples beside them is wanted",
+        "a split for examples beside them is expected",
         lambda b: [*piqa(QUESTION * 2)(b), "--fewshot", "3"],
     ),
     (

@@ -253,11 +253,11 @@ def _line(name: str, number: int, text: str):
 @pytest.mark.parametrize(
     ("task", "damage", "words"),
     [
-        ("piqa", _cut_labels, r"dev-labels.lst has 5 labels for 6 documents: a label for each is wanted"),
-        ("piqa", _line("piqa/dev-labels.lst", 3, "2"), r"dev-labels.lst, line 3: '2'; one of 0, 1 is wanted"),
+        ("piqa", _cut_labels, r"dev-labels.lst has 5 labels for 6 documents: a label for each is expected"),
+        ("piqa", _line("piqa/dev-labels.lst", 3, "2"), r"dev-labels.lst, line 3: '2'; one of 0, 1 is expected"),
         ("piqa", lambda f: (f / "piqa/dev-labels.lst").unlink(), "document 1 has no label, and dev-labels.lst is not"),
-        ("piqa", _line("piqa/dev.jsonl", 2, "{"), r"dev.jsonl, line 2 is no JSON .*an object on each line is wanted"),
-        ("piqa", _line("piqa/dev.jsonl", 2, "[1]"), r"dev.jsonl, line 2: list found, an object is wanted"),
+        ("piqa", _line("piqa/dev.jsonl", 2, "{"), r"dev.jsonl, line 2 is no JSON .*an object on each line is expected"),
+        ("piqa", _line("piqa/dev.jsonl", 2, "[1]"), r"dev.jsonl, line 2: list found, an object is expected"),
         ("piqa", _line("piqa/dev.jsonl", 2, '{"goal": "x", "sol1": "y"}'), "document 2: no sol2; goal, sol1"),
         (
             "winogrande",
@@ -287,7 +287,7 @@ def test_damaged_tables(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "glue/rte").mkdir(parents=True)
     (tmp_path / f"glue/rte/validation.{suffix}").write_bytes(b"PAR1 or not")
     with pytest.raises(
-        CalibrationError, match=rf"validation.{suffix} cannot be read .*a whole {suffix} file is wanted"
+        CalibrationError, match=rf"validation.{suffix} cannot be read .*a whole {suffix} file is expected"
     ):
         local("rte", tmp_path)
 

@@ -77,9 +77,9 @@ def _mmlu(row: Row) -> Row:
         return row
     question, *choices, answer = row["cells"]
     if len(choices) != 4:
-        raise ValueError(f"{len(row['cells'])} cells; question, A, B, C, D, answer are wanted")
+        raise ValueError(f"{len(row['cells'])} cells; question, A, B, C, D, answer are expected")
     if answer not in ("A", "B", "C", "D"):
-        raise ValueError(f"the answer {answer!r}; A, B, C or D is wanted")
+        raise ValueError(f"the answer {answer!r}; A, B, C or D is expected")
     return {"question": question, "choices": choices, "answer": "ABCD".index(answer)}
 
 

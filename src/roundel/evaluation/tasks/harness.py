@@ -14,8 +14,8 @@ from roundel.errors import RecipeError, RoundelError
 from roundel.evaluation.tasks.loading import LoadedTasks, load_tasks, task_manager
 from roundel.evaluation.tasks.results import TaskResult
 from roundel.evaluation.tasks.suites import expand, tasks_of
+from roundel.formatting import kind_and_line
 from roundel.system.progress import Progress
-from roundel.words import kind_and_line
 
 _PREFERRED = ("acc_norm", "acc")
 
@@ -42,7 +42,7 @@ def run_tasks(
         fewshot: examples before each document, except where a task fixes none; None: each task's own number,
             5 for MMLU.
         batch_size: requests in one pass; other sizes may change the last digits.
-        progress: told of the requests of each name.
+        progress: gets the requests of each name.
 
     Returns:
         A result per task, in the order of the names; a group's own before those of its parts.
@@ -56,7 +56,7 @@ def run_tasks(
     """
     for word, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1)):
         if value is not None and value < least:
-            raise RecipeError(f"{word} {value}: at least {least} is wanted")
+            raise RecipeError(f"{word} {value}: at least {least} is expected")
     if tokenizer is None:
         raise RoundelError("tasks need the model's tokenizer, and there is none: give it with the model")
     loaded = find_tasks(names, data_dir, fewshot)
@@ -85,7 +85,7 @@ def find_tasks(names: Sequence[str], data_dir: Path | None, fewshot: int | None)
         RoundelError: lm-eval is not installed.
     """
     if fewshot is not None and fewshot < 0:
-        raise RecipeError(f"fewshot {fewshot}: at least 0 is wanted")
+        raise RecipeError(f"fewshot {fewshot}: at least 0 is expected")
     tasks = expand(names, task_manager(tasks_of(names)).task_index)
 
     from roundel.evaluation.tasks.quiet import quiet, seeded
@@ -106,7 +106,7 @@ def _run(lm: Any, loaded: LoadedTasks, limit: int | None) -> list[TaskResult]:
     except (AssertionError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RoundelError(
             f"lm-eval cannot run {loaded.name} ({kind_and_line(error)}): another task, or other "
-            "documents, are wanted"
+            "documents, are expected"
         ) from error
     for task in loaded.content["tasks"]:
         if cut := _cut(lm, [task]):

@@ -24,7 +24,7 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         model: a causal language model.
         tokenizer: its own.
         batch_size: requests in one pass.
-        progress: told of the requests.
+        progress: gets the requests.
 
     Attributes:
         title: what the requests are of, for the progress.
@@ -85,7 +85,7 @@ class WatchedLM(HFLM):  # type: ignore[misc]
             if len(continuation) > self.max_length:
                 raise ModelError(
                     f"an answer of {task} has {len(continuation)} tokens, the model {self.max_length} positions: "
-                    "a model with more of them, or another task, is wanted"
+                    "a model with more of them, or another task, is expected"
                 )
             self.cut[task] += len(context) + len(continuation) > self.max_length + 1
             self.requests[task] += 1

@@ -15,7 +15,7 @@ from typing import Any
 from roundel.errors import CalibrationError, RoundelError
 from roundel.evaluation.tasks.local_data import LocalData, read_local
 from roundel.evaluation.tasks.suites import FOLDERS
-from roundel.words import first_line, kind_and_line
+from roundel.formatting import first_line, kind_and_line
 
 _SPLITS = ("training_split", "validation_split", "test_split")
 
@@ -98,7 +98,7 @@ def _load(manager: Any, name: str, local: bool) -> dict[str, Any]:
         if local:
             raise CalibrationError(
                 f"lm-eval cannot build the task {name} of the local documents ({found}): the columns of the hub's data "
-                "set are wanted"
+                "set are expected"
             ) from error
         raise CalibrationError(
             f"the documents of {name} cannot be loaded from the hub ({found}): reach the hub, or give a folder with "
@@ -194,8 +194,8 @@ def _source(task: Any, local: tuple[Any, LocalData] | None) -> str:
         split = _fewshot_split(task)
         if split == evaluated:
             raise CalibrationError(
-                f"{shots} examples before each document of {task.config.task} are wanted, and only the documents "
-                f"that are evaluated are there ({words}): a split for examples beside them is wanted, or 0 examples"
+                f"{shots} examples before each document of {task.config.task} are expected, and only the documents "
+                f"that are evaluated are there ({words}): a split for examples beside them is expected, or 0 examples"
             )
         if split is not None and split not in data.files:
             raise CalibrationError(

@@ -52,7 +52,7 @@ def read_local(task: str, config: dict[str, Any], folder: Path) -> LocalData:
         CalibrationError: nothing is there, the evaluated split is not, or a file is damaged.
     """
     if not folder.is_dir():
-        raise CalibrationError(f"{folder} is no folder: one with local copies of data sets is wanted")
+        raise CalibrationError(f"{folder} is no folder: one with local copies of data sets is expected")
     data_set, name = str(config["dataset_path"]), config.get("dataset_name")
     evaluated = config.get("test_split") or config.get("validation_split")
     form = form_of(data_set, name)
@@ -71,7 +71,7 @@ def read_local(task: str, config: dict[str, Any], folder: Path) -> LocalData:
         raise CalibrationError(_nothing(task, data_set, name, evaluated, form, folder, files))
     if not splits[evaluated]:
         raise CalibrationError(
-            f"{folder / files[evaluated]} holds no document of {task}: the whole file is wanted"
+            f"{folder / files[evaluated]} holds no document of {task}: the whole file is expected"
         )
     return LocalData(splits, files, remark)
 
@@ -132,13 +132,13 @@ def _convert(path: Path, rows: list[Row], form: Form) -> list[tuple[Row, Row]]:
             words = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise CalibrationError(
                 f"{path}, document {number}: {words}; the data set as it was published, or with the hub's columns "
-                f"({', '.join(form.columns)}), is wanted"
+                f"({', '.join(form.columns)}), is expected"
             ) from error
         absent = [column for column in form.columns if column not in converted]
         if absent:
             raise CalibrationError(
                 f"{path}, document {number}: no {' and no '.join(absent)}; "
-                f"{', '.join(form.columns)} are wanted, {', '.join(converted)} found"
+                f"{', '.join(form.columns)} are expected, {', '.join(converted)} found"
             )
         found.append((converted, row))
     return found
@@ -150,7 +150,7 @@ def _with_labels(path: Path, rows: list[Row], column: str, values: tuple[str, ..
         absent = next((number for number, row in enumerate(rows, 1) if column not in row), None)
         if absent is not None:
             raise CalibrationError(
-                f"{path}, document {absent} has no {column}, and {beside.name} is not beside it: labels are wanted"
+                f"{path}, document {absent} has no {column}, and {beside.name} is not beside it: labels are expected"
             )
         return rows
     labels = read_labels(beside, len(rows), values)
@@ -179,5 +179,5 @@ def _nothing(
     there = f"; only {', '.join(files.values())} is there" if files else ""
     return (
         f"no documents of {task} in {folder}: it is evaluated on the split {split} of {data_set}, one of "
-        f"{' or '.join(looked)} is wanted{there}"
+        f"{' or '.join(looked)} is expected{there}"
     )

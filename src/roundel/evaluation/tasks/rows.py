@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[Row]:
         return _table(path)
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise CalibrationError(
-            f"{path} cannot be read ({error}): the file as it was published is wanted"
+            f"{path} cannot be read ({error}): the file as it was published is expected"
         ) from error
 
 
@@ -46,13 +46,17 @@ def read_labels(path: Path, rows: int, values: tuple[str, ...]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise CalibrationError(f"{path} cannot be read ({error}): a label on each line is wanted") from error
+        raise CalibrationError(
+            f"{path} cannot be read ({error}): a label on each line is expected"
+        ) from error
     for number, label in enumerate(lines, 1):
         if label not in values:
-            raise CalibrationError(f"{path}, line {number}: {label!r}; one of {', '.join(values)} is wanted")
+            raise CalibrationError(
+                f"{path}, line {number}: {label!r}; one of {', '.join(values)} is expected"
+            )
     if len(lines) != rows:
         raise CalibrationError(
-            f"{path} has {len(lines)} labels for {rows} documents: a label for each is wanted; "
+            f"{path} has {len(lines)} labels for {rows} documents: a label for each is expected; "
             "take both files from the same release"
         )
     return lines
@@ -67,7 +71,7 @@ def _json_lines(path: Path) -> list[Row]:
             row = json.loads(line)
         except ValueError as error:
             raise CalibrationError(
-                f"{path}, line {number} is no JSON ({error}): an object on each line is wanted"
+                f"{path}, line {number} is no JSON ({error}): an object on each line is expected"
             ) from error
         rows.append(_object(row, path, f"line {number}"))
     return rows
@@ -75,7 +79,7 @@ def _json_lines(path: Path) -> list[Row]:
 
 def _object(row: Any, path: Path, where: str) -> Row:
     if not isinstance(row, dict):
-        raise CalibrationError(f"{path}, {where}: {type(row).__name__} found, an object is wanted")
+        raise CalibrationError(f"{path}, {where}: {type(row).__name__} found, an object is expected")
     return row
 
 
@@ -94,5 +98,5 @@ def _table(path: Path) -> list[Row]:
                 return pyarrow.ipc.open_file(source).read_all().to_pylist()
     except pyarrow.ArrowException as error:
         raise CalibrationError(
-            f"{path} cannot be read ({error}): a whole {path.suffix[1:]} file is wanted; copy or download it again"
+            f"{path} cannot be read ({error}): a whole {path.suffix[1:]} file is expected; copy or download it again"
         ) from error

@@ -43,7 +43,7 @@ def expand(names: Sequence[str], known: Collection[str]) -> list[str]:
         RecipeError: the list is empty, or a name is neither.
     """
     if not names:
-        raise RecipeError(f"no task: names of lm-eval's tasks, or suites ({', '.join(SUITES)}), are wanted")
+        raise RecipeError(f"no task: names of lm-eval's tasks, or suites ({', '.join(SUITES)}), are expected")
     found = tasks_of(names)
     for name in found:
         if name not in known:
@@ -58,5 +58,5 @@ def _unknown(name: str, known: Collection[str]) -> str:
     near = f"; close to it: {', '.join(close)}" if close else ""
     return (
         f"no task {name!r}{near}; a suite ({', '.join(SUITES)}) or any task, group or tag that lm-eval lists "
-        "(lm-eval ls tasks) is wanted"
+        "(lm-eval ls tasks) is expected"
     )

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from roundel.errors import ModelError
+from roundel.formatting import kind_and_line
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, wanted
-from roundel.words import kind_and_line
 
 _STATE = ".quant_state.bitsandbytes__"
 _FACTORS = ("absmax", "quant_map")
@@ -32,7 +32,7 @@ class FourBit:
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         kind = str(about.get("bnb_4bit_quant_type") or "nf4").upper()
-        self.words = f"bitsandbytes' {kind}"
+        self.summary = f"bitsandbytes' {kind}"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every tensor with a state."""
@@ -74,7 +74,7 @@ class FourBit:
 class EightBit:
     """LLM.int8()."""
 
-    words = "bitsandbytes' 8-bit integers"
+    summary = "bitsandbytes' 8-bit integers"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every integer matrix with the maxima of its rows."""
@@ -113,6 +113,6 @@ def _state(name: str, stored: torch.Tensor) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"{name} cannot be read ({kind_and_line(error)}): the state of a weight as bitsandbytes writes it "
-            f"is wanted; {SAVED_SO}"
+            f"is expected; {SAVED_SO}"
         ) from error
     return checked

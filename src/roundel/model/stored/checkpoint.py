@@ -39,8 +39,8 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
         self._packed: dict[str, Packed] = form.weights(stored, self._stored)
         if not self._packed:
             raise ModelError(
-                f"by the config in {folder} the model is stored in {form.words}, and no weight in its files is: the "
-                "config.json that came with the weights is wanted"
+                f"by the config in {folder} the model is stored in {form.summary}, and no weight in its files is: the "
+                "config.json that came with the weights is expected"
             )
         parts = {part for packed in self._packed.values() for part in packed.parts.values()}
         self._plain = {
@@ -54,11 +54,11 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
         self.dtype = dtype or next(filter(None, found), torch.bfloat16)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What is read, in a sentence."""
         kind = str(self.dtype).removeprefix("torch.")
         return (
-            f"read from {self.form.words}, dequantized into {kind}; the original is no full-precision model"
+            f"read from {self.form.summary}, dequantized into {kind}; the original is no full-precision model"
         )
 
     @property
@@ -83,7 +83,7 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
         dense = self.form.decode(name, parts, self.dtype).to(self.dtype)
         if tuple(dense.shape) != packed.shape:
             raise ModelError(
-                f"{name} becomes {tuple(dense.shape)}, and by its stored shape {packed.shape} is wanted: copy or "
+                f"{name} becomes {tuple(dense.shape)}, and by its stored shape {packed.shape} is expected: copy or "
                 "download the model again"
             )
         return dense

@@ -54,7 +54,7 @@ def find_form(source: str, about: Any) -> Form:
     if form is None:
         raise ModelError(
             f"{source} is quantized already ({name}), in a form that is not read: the original, unquantized model is "
-            f"wanted, or one quantized by {', '.join(sorted(_FORMS))}"
+            f"expected, or one quantized by {', '.join(sorted(_FORMS))}"
         )
     try:
         return form(about)
@@ -83,7 +83,7 @@ def _auto_round(about: About) -> Form:
         return Awq(about)
     raise ModelError(
         f"AutoRound's packing_format {packing!r} is not read: one that ends in auto_gptq or auto_awq, or the original "
-        "model, is wanted"
+        "model, is expected"
     )
 
 

@@ -13,9 +13,9 @@ from compressed_tensors.utils.match import match_targets
 from torch import nn
 
 from roundel.errors import ModelError
+from roundel.formatting import first_line, kind_and_line
 from roundel.model.checkpoint import Entry
 from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, owners
-from roundel.words import first_line, kind_and_line
 
 _PARTS = ("weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale")
 _BESIDE = (
@@ -47,21 +47,21 @@ class Compressed:
         if isinstance(sparse, Mapping) and sparse.get("format", "dense") != "dense":
             raise ModelError(
                 f"the model stores its weights sparse ({sparse['format']}), which is not read: the original model is "
-                "wanted"
+                "expected"
             )
         try:
             config = QuantizationConfig.model_validate(known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"the quantization config of the model cannot be read ({first_line(error)}): the config.json "
-                "that came with the weights is wanted"
+                "that came with the weights is expected"
             ) from error
         self._format, self._as_stored = config.format, bool(about.get("dequantize"))
         self._schemes = [scheme for scheme in config.config_groups.values() if scheme.weights is not None]
         grids = sorted({_grid(scheme) for scheme in self._schemes})
-        self.words = "compressed-tensors" + (f" ({', '.join(grids)})" if grids else "")
+        self.summary = "compressed-tensors" + (f" ({', '.join(grids)})" if grids else "")
         if any(scheme.input_activations is not None for scheme in config.config_groups.values()):
-            self.words += "; its quantization of inputs is left out"
+            self.summary += "; its quantization of inputs is left out"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every Linear with scales."""
@@ -70,14 +70,14 @@ class Compressed:
             weight = next((p for p in ("weight_packed", "weight") if f"{owner}.{p}" in stored), None)
             if weight is None:
                 raise ModelError(
-                    f"{owner}.weight_scale is there, and no weight that it belongs to: a whole model is wanted; "
+                    f"{owner}.weight_scale is there, and no weight that it belongs to: a whole model is expected; "
                     f"{SAVED_SO}"
                 )
             entry = stored[f"{owner}.{weight}"]
             if entry.dtype in _FLOATS:
                 raise ModelError(
                     f"{owner}.{weight} is stored unrounded beside its scale (quantization_status is not `compressed`): "
-                    "the original model, or one that was saved compressed, is wanted"
+                    "the original model, or one that was saved compressed, is expected"
                 )
             parts = {part: f"{owner}.{part}" for part in (weight, *_PARTS) if f"{owner}.{part}" in stored}
             found[f"{owner}.weight"] = Packed(parts, self._shape(owner, entry, parts, read))
@@ -85,7 +85,7 @@ class Compressed:
             if f"{owner}.weight" not in found:
                 raise ModelError(
                     f"{owner}.weight_scale is missing, without which {owner}.weight_packed cannot be read: a whole "
-                    f"model is wanted; {SAVED_SO}"
+                    f"model is expected; {SAVED_SO}"
                 )
         return found
 
@@ -111,7 +111,7 @@ class Compressed:
         if not matched:
             raise ModelError(
                 f"no config group of the quantization config speaks of {owner}, which is quantized: the config.json "
-                "that came with the weights is wanted"
+                "that came with the weights is expected"
             )
         # A name, or a pattern, goes before the class that all of them have.
         return min(matched, key=lambda pair: pair[1][0] == "Linear")[0]
@@ -133,7 +133,7 @@ class Compressed:
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
             raise ModelError(
                 f"{name} cannot be read from compressed-tensors' {layout} ({kind_and_line(error)}): a whole "
-                "model, or its original, is wanted"
+                "model, or its original, is expected"
             ) from error
         return dense
 

@@ -69,7 +69,7 @@ class Converted(Mapping[str, torch.Tensor]):
             own.add_tensor(first, name, pattern, self._checkpoint[name])
         made = own.convert(first, model=self._model, config=self._model.config)
         tensors = {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
-        # What one rule makes several tensors of (a fused query, key and value) is wanted by all of them in turn.
+        # What one rule makes several tensors of (a fused query, key and value) is needed by all of them in turn.
         self._kept = (first, tensors) if len(tensors) > 1 else None
         return tensors
 

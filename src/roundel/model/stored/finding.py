@@ -41,8 +41,8 @@ def find_stored(
     form = find_form(source, about)
     if not any((folder / name).is_file() for name in SAFETENSORS):
         raise ModelError(
-            f"{source} holds no safetensors, and quantized weights ({form.words}) are read from these alone: "
-            "model.safetensors, one file or sharded, is wanted"
+            f"{source} holds no safetensors, and quantized weights ({form.summary}) are read from these alone: "
+            "model.safetensors, one file or sharded, is expected"
         )
     stored = StoredCheckpoint(folder, form, config.dtype if config.dtype in PLAIN_TYPES else None)
     forget_quantization(config)
@@ -57,6 +57,6 @@ def _refuse_unknown(source: str, about: Any) -> None:
     name = method_name(about)
     if not any(key.startswith(name) for key in AUTO_QUANTIZATION_CONFIG_MAPPING):
         raise ModelError(
-            f"{source} is quantized by {name}, which transformers does not know: another model is wanted, or a "
+            f"{source} is quantized by {name}, which transformers does not know: another model is expected, or a "
             "transformers that can run this one"
         )

@@ -29,7 +29,7 @@ class Form(Protocol):
     """One way of storing quantized weights."""
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What it is, to go after "read from"."""
         ...
 
@@ -76,7 +76,7 @@ def wanted(stored: Mapping[str, Entry], owner: str, parts: Iterable[str]) -> dic
         if name not in stored:
             raise ModelError(
                 f"{name} is missing, without which the quantized weight of {owner} cannot be read: a whole model is "
-                f"wanted; {SAVED_SO}"
+                f"expected; {SAVED_SO}"
             )
     return names
 
@@ -85,5 +85,5 @@ def misfit(name: str, found: object, what: str) -> ModelError:
     """The error about a tensor that does not go with its counterpart."""
     return ModelError(
         f"{name} has the shape {found}, which does not go with {what}: the config.json that came with the weights is "
-        f"wanted; {SAVED_SO}"
+        f"expected; {SAVED_SO}"
     )

@@ -36,12 +36,13 @@ class Fp8:
             block = block or [1, 32]
         if block is not None and not _is_block(block):
             raise ModelError(
-                f"weight_block_size is {block!r} in the quantization config: two numbers, as in [128, 128], are wanted"
+                f"weight_block_size is {block!r} in the quantization config: two numbers, as in [128, 128], are "
+                f"expected"
             )
         self._block: tuple[int, int] | None = tuple(block) if block else None  # type: ignore[assignment]
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """With the block."""
         if self._block is None:
             return "FP8 with a scale per row or tensor"
@@ -60,14 +61,14 @@ class Fp8:
                 _spread(scale, shape[-2:], stored[scale].shape, self._block)
             elif entry.dtype in _EIGHT_BIT and not self.is_beside(name):
                 raise ModelError(
-                    f"{name}_scale_inv is missing, without which {name} cannot be read: a whole model is wanted; "
+                    f"{name}_scale_inv is missing, without which {name} cannot be read: a whole model is expected; "
                     f"{SAVED_SO}"
                 )
         used = {part for packed in found.values() for part in packed.parts.values()}
         for name in stored:
             if name.endswith("_scale_inv") and name not in used and not self.is_beside(name):
                 raise ModelError(
-                    f"{name} is there, and no weight of 8 bits that it belongs to: a whole model is wanted; "
+                    f"{name} is there, and no weight of 8 bits that it belongs to: a whole model is expected; "
                     f"{SAVED_SO}"
                 )
         return found

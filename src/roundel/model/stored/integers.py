@@ -38,7 +38,7 @@ class Gptq:
 
     def __init__(self, about: Mapping[str, Any], offset: int) -> None:
         self._bits, self._offset = _bits_in(about, range(2, 9)), offset
-        self.words = f"GPTQ's {self._bits}-bit integers"
+        self.summary = f"GPTQ's {self._bits}-bit integers"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every module with codes."""
@@ -73,7 +73,7 @@ class Gptq:
         groups = parts["g_idx"].long() if "g_idx" in parts else _in_order(width, len(scales))
         if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
             raise ModelError(
-                f"{name}: its g_idx names a group that is not there: a whole model is wanted; {SAVED_SO}"
+                f"{name}: its g_idx names a group that is not there: a whole model is expected; {SAVED_SO}"
             )
         return (codes.float() - zeros.t()[:, groups]) * scales.t()[:, groups]
 
@@ -90,10 +90,10 @@ class Awq:
         if version not in ("gemm", "exllama", "ipex"):
             raise ModelError(
                 f"the model is AWQ's of the version {version!r}, which lays out its weights for one kernel: one of the "
-                "version gemm, or the original model, is wanted"
+                "version gemm, or the original model, is expected"
             )
         _bits_in(about, range(4, 5))
-        self.words = "AWQ's 4-bit integers"
+        self.summary = "AWQ's 4-bit integers"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every module with codes."""
@@ -134,7 +134,7 @@ def _bits_in(about: Mapping[str, Any], known: range) -> int:
     bits = about.get("bits", about.get("w_bit", 4))
     if type(bits) is not int or bits not in known:
         words = str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
-        raise ModelError(f"the quantization config of the model says bits={bits!r}: {words} is wanted")
+        raise ModelError(f"the quantization config of the model says bits={bits!r}: {words} is expected")
     return bits
 
 

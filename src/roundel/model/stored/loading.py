@@ -20,7 +20,7 @@ def load_stored(
     Args:
         model: its parameters are absent, its buffers are there.
         checkpoint: what it is to have.
-        streamed: leave the parameters where they are, until they are wanted.
+        streamed: leave the parameters where they are, until they are needed.
 
     Returns:
         Where the weights are, and what transformers calls loading info: `missing_keys`, and `mismatched_keys` with the

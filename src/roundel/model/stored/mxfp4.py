@@ -21,7 +21,7 @@ _BLOCKS, _SCALES = "_blocks", "_scales"
 class Mxfp4:
     """Experts of four bits."""
 
-    words = "MXFP4, 4-bit floats in blocks of 32"
+    summary = "MXFP4, 4-bit floats in blocks of 32"
 
     def weights(self, stored: Mapping[str, Entry], read: Read) -> dict[str, Packed]:
         """Every tensor of blocks, with its scales."""
@@ -31,7 +31,7 @@ class Mxfp4:
                 if name.endswith(end) and name.removesuffix(end) + other not in stored:
                     raise ModelError(
                         f"{name.removesuffix(end)}{other} is missing, without which {name} cannot be read: a whole "
-                        f"model is wanted; {SAVED_SO}"
+                        f"model is expected; {SAVED_SO}"
                     )
             if not name.endswith(_BLOCKS):
                 continue

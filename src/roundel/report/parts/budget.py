@@ -22,12 +22,12 @@ class Entry:
     Attributes:
         name: what it is.
         bytes: how much it takes.
-        words: how it was found, where that is not plain.
+        summary: how it was found, where that is not plain.
     """
 
     name: str
     bytes: float
-    words: str = ""
+    summary: str = ""
 
 
 def budget(manifest: dict[str, Any]) -> list[Entry]:

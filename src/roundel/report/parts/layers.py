@@ -33,7 +33,7 @@ def layer_grid(layers: list[dict[str, Any]], values: dict[str, float | None]) ->
     return to_grid(known)
 
 
-def shape_words(shape: list[int]) -> str:
+def describe_shape(shape: list[int]) -> str:
     """`576 × 1536`."""
     return f" {TIMES} ".join(str(n) for n in shape)
 
@@ -54,7 +54,7 @@ def coverage_rows(layers: list[dict[str, Any]], details: dict[str, Any]) -> list
                 "name": layer["name"],
                 "kind": layer["kind"],
                 "block": NONE if layer["block"] is None else str(layer["block"]),
-                "shape": shape_words(layer["shape"]),
+                "shape": describe_shape(layer["shape"]),
                 "bits": fixed(layer["bits_per_weight"], 3) if quantized else NONE,
                 "code": str(layer["bits"]) if quantized else NONE,
                 "group": NONE if not quantized else "row" if group == -1 else str(group),

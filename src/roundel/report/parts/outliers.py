@@ -51,11 +51,11 @@ def _map(layer: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         "kind": kind_of(layer),
         "picture": outlier_picture(found["map"]),
         "ratio": f"{width} / {out}",
-        "words": _words(found),
+        "words": _describe(found),
     }
 
 
-def _words(found: dict[str, Any]) -> list[str]:
+def _describe(found: dict[str, Any]) -> list[str]:
     """Sentences under a map."""
     out, width = found["shape"]
     said = [

@@ -14,7 +14,7 @@ def model_name(manifest: dict[str, Any]) -> str:
     return PurePath(source).name or source
 
 
-def method_words(recipe: dict[str, Any]) -> str:
+def describe_method(recipe: dict[str, Any]) -> str:
     """`autoround, 4 bit, groups of 128, asymmetric`."""
     group = recipe.get("group_size")
     words = [
@@ -97,7 +97,7 @@ def moment(created: str) -> str:
     return words[:16] + " UTC" if words.endswith("+00:00") else words
 
 
-def calibration_words(manifest: dict[str, Any]) -> str:
+def describe_calibration(manifest: dict[str, Any]) -> str:
     """What the method looked at."""
     found = manifest.get("calibration")
     if not found:

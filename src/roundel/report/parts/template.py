@@ -5,7 +5,7 @@ Nor are they ever anything that a file in UTF-8, or a reader of it, does not tak
 
 from typing import Any
 
-from roundel.words import printable
+from roundel.formatting import printable
 
 
 def fill(template: str, **values: Any) -> str:

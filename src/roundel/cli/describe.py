@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from roundel.records.outcome import LayerRecord
 
 
-def grid_words(grid: "Recipe | LayerRecord") -> str:
+def describe_grid(grid: "Recipe | LayerRecord") -> str:
     """The grid of a recipe, or of a layer."""
     group = "per channel" if grid.group_size == -1 else f"groups of {grid.group_size}"
     return f"{grid.bits} bit, {group}, {'symmetric' if grid.sym else 'asymmetric'}"
 
 
-def recipe_words(recipe: Recipe) -> str:
+def describe_recipe(recipe: Recipe) -> str:
     """What a recipe does, in a line."""
-    words = f"{recipe.method}, {grid_words(recipe)}, {recipe.start} start"
+    words = f"{recipe.method}, {describe_grid(recipe)}, {recipe.start} start"
     grids = recipe.activations
     if grids.inputs:
-        words += f", inputs {grids.inputs.words}"
+        words += f", inputs {grids.inputs.summary}"
     if grids.kv:
         words += f", KV cache {grids.kv.bits} bit"
     if recipe.tuned:
