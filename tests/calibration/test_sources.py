@@ -37,7 +37,7 @@ def test_what_a_text_names(text: str, sources: list[Source]) -> None:
     "text", ["", "a,,b", ",", "a:b:c:d", "a.txt:text:many", "a.txt:0", "a.txt:text:0", ":300"]
 )
 def test_what_names_nothing(text: str) -> None:
-    with pytest.raises(CalibrationError, match=r"wanted|give a file"):
+    with pytest.raises(CalibrationError, match=r"expected|give a file"):
         parse_sources(text)
 
 
