@@ -16,26 +16,34 @@ from typing import Any
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 CONTEXT = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 CONTEXT.set_forkserver_preload(["roundel.api", "roundel.cli.app", "torch.distributed"])
+# From nothing: what is forked has not read from disk yet what it holds of libraries, and its memory grows with that.
+ANEW = multiprocessing.get_context("spawn")
 
 
 class Started:
     """A process that does something in Python, and what it has said so far."""
 
     def __init__(
-        self, folder: Path, work: Callable[..., object], *given: object, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        work: Callable[..., object],
+        *given: object,
+        env: Mapping[str, str] | None = None,
+        context: Any = CONTEXT,
     ) -> None:
         """
         Args:
             folder: where what it says is kept; it is made.
             work: a function of a module, and what it is given.
             env: added to the environment.
+            context: how it starts.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._said = {name: folder / name for name in ("stdout", "stderr")}
         for path in self._said.values():
             path.touch()
         arguments = (self._said, {**os.environ, **(env or {})}, work, given)
-        self.process = CONTEXT.Process(target=_begin, args=arguments)
+        self.process = context.Process(target=_begin, args=arguments)
         self.process.start()
 
     def said(self, where: str) -> str:
