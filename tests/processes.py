@@ -1,7 +1,7 @@
 """Processes of their own that begin with everything imported: forked from a server that imported it once.
 
 Imports take some seconds, more than most of what such a process is for. How `python -m roundel` and torchrun start from
-nothing is tested where that is the question. These leave no reports.
+nothing is tested where that is the question.
 """
 
 import multiprocessing
@@ -16,26 +16,36 @@ from typing import Any
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 CONTEXT = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 CONTEXT.set_forkserver_preload(["roundel.api", "roundel.cli.app", "torch.distributed"])
+# From nothing: what is forked has not read from disk yet what it holds of libraries, and its memory grows with that.
+ANEW = multiprocessing.get_context("spawn")
 
 
 class Started:
     """A process that does something in Python, and what it has said so far."""
 
     def __init__(
-        self, folder: Path, work: Callable[..., object], *given: object, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        work: Callable[..., object],
+        *given: object,
+        env: Mapping[str, str] | None = None,
+        context: Any = CONTEXT,
+        reports: bool = False,
     ) -> None:
         """
         Args:
             folder: where what it says is kept; it is made.
             work: a function of a module, and what it is given.
             env: added to the environment.
+            context: how it starts.
+            reports: whether runs leave reports, as in conftest.py.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._said = {name: folder / name for name in ("stdout", "stderr")}
         for path in self._said.values():
             path.touch()
-        arguments = (self._said, {**os.environ, **(env or {})}, work, given)
-        self.process = CONTEXT.Process(target=_begin, args=arguments)
+        arguments = (self._said, {**os.environ, **(env or {})}, reports, work, given)
+        self.process = context.Process(target=_begin, args=arguments)
         self.process.start()
 
     def said(self, where: str) -> str:
@@ -89,14 +99,17 @@ def run_on_ranks(size: int, folder: Path, work: Callable[..., object], *given: o
     assert not any(left), [rank.stderr for rank in ranks]
 
 
-def _begin(said: Mapping[str, Path], env: Mapping[str, str], work: Callable[..., Any], given: tuple) -> None:
+def _begin(
+    said: Mapping[str, Path], env: Mapping[str, str], reports: bool, work: Callable[..., Any], given: tuple
+) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(said[name], os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
     os.environ.update(env)
-    from roundel.workflows import run
+    if not reports:
+        from roundel.workflows import run
 
-    run.write_report = lambda *_: ""  # as in conftest.py
+        run.write_report = lambda *_: ""
     work(*given)

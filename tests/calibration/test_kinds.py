@@ -118,7 +118,7 @@ def test_bytes_are_refused_whatever_they_are_called(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         for reading in (read, lambda p: check_text(str(p))):
-            with pytest.raises(CalibrationError, match=rf"{name} cannot be read: .*{complaint}.* wanted"):
+            with pytest.raises(CalibrationError, match=rf"{name} cannot be read: .*{complaint}.* expected"):
                 reading(path)
     # A name that an encoding makes text of anything changes nothing.
     with pytest.raises(CalibrationError, match="picture"):
@@ -163,5 +163,5 @@ def test_lists_of_json_that_are_damaged(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / "a.json").write_text(broken)
         for head in (1 << 20, 1):
             monkeypatch.setattr("roundel.calibration.tables._HEAD", head)
-            with pytest.raises(CalibrationError, match=r"a\.json cannot be read: .* wanted"):
+            with pytest.raises(CalibrationError, match=r"a\.json cannot be read: .* expected"):
                 read(tmp_path / "a.json")

@@ -1,8 +1,6 @@
 """The plan: what it counts is what a run comes to."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import processes
 import roundel
+from processes import Started
 from roundel.engine import count_bytes
 from roundel.engine.footprint import bytes_kept
 from roundel.engine.plan import Plan
@@ -18,12 +18,12 @@ from roundel.errors import OutputError
 
 pytestmark = pytest.mark.slow("measures the peak of memory in processes of their own")
 
-WIDTH, INNER = 1536, 4096
+WIDTH, INNER = 1024, 2816
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough that its weights, and not the interpreter, decide the peak: 28 M weights a block."""
+    """Wide enough that its weights, and not the interpreter, decide the peak: 13 M weights a block."""
     folder = tmp_path_factory.mktemp("wide")
     config = LlamaConfig(
         vocab_size=512, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=2, num_attention_heads=8,
@@ -50,9 +50,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda settings: settings["method"],
 )
-def test_the_peak_is_within_fifteen_percent(settings: dict, wide: Path, tmp_path: Path) -> None:
+def test_the_peak_is_within_ten_percent(settings: dict, wide: Path, tmp_path: Path) -> None:
     """Measured by the process itself, in a process of its own."""
-    command = [sys.executable, "-m", "roundel", "quantize", str(wide / "model"), "-o", str(tmp_path / "out")]
+    words = ["quantize", wide / "model", "-o", tmp_path / "out"]
     if settings["method"] != "rtn":
         settings = {
             **settings,
@@ -61,21 +61,22 @@ def test_the_peak_is_within_fifteen_percent(settings: dict, wide: Path, tmp_path
             "batch_size": 2,
             "calibration": str(wide / "ids.pt"),
         }
-    command += [f"--set={key}={value}" for key, value in settings.items()]
-    subprocess.run(command, check=True, capture_output=True)
+    words += [f"--set={key}={value}" for key, value in settings.items()]
+    run = Started(tmp_path, processes.command, *words, context=processes.ANEW)
+    assert run.wait() == 0, run.stderr
     manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
-    assert manifest["plan"]["peak_bytes"] == pytest.approx(manifest["peak_memory_bytes"], rel=0.15)
+    assert manifest["plan"]["peak_bytes"] == pytest.approx(manifest["peak_memory_bytes"], rel=0.1)
 
 
 def test_the_command_says_what_a_run_will_need(llama: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "roundel", "plan", str(llama), "--calibration", "pydoc", "-o", str(tmp_path / "out"),
+    run = Started(
+        tmp_path / "said", processes.command, "plan", llama, "--calibration", "pydoc", "-o", tmp_path / "to" / "out",
         "--set=nsamples=16", "--set=seqlen=64", "--set=iters=20", "--set=batch_size=4", "--set=group_size=32",
-    ]  # fmt: skip
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )  # fmt: skip
+    assert run.wait() == 0, run.stderr
     for words in ("streams of activations", "gradients", "output folder", "One block tried", "give or take"):
-        assert words in told
-    assert list(tmp_path.iterdir()) == []
+        assert words in run.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
 
 
 def test_the_output_and_the_streams_are_counted_exactly(llama: Path, tmp_path: Path) -> None:

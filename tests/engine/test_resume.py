@@ -3,8 +3,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,9 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
+import processes
 import roundel
+from processes import Started
 from roundel.engine.journal import Journal
 from roundel.engine.snapshots import TuningSnapshots
 from roundel.errors import OutputError, Stopped
@@ -147,31 +147,31 @@ def test_mixtures_of_which_some_experts_are_left_out(architecture: str, stream: 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed the POSIX way")
-def test_killed_at_random_moments(llama: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments(
+    llama: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The short form of benchmarks/crash.py."""
-    command = [
-        sys.executable, "-m", "roundel", "quantize", str(llama), "--calibration", "pydoc", "--group-size", "32",
+    words = [
+        "quantize", llama, "--calibration", "pydoc", "--group-size", 32,
         *(f"--set={key}={value}" for key, value in DATA.items()), "--set=iters=120",
     ]  # fmt: skip
-    subprocess.run([*command, "-o", str(tmp_path / "straight")], check=True, capture_output=True)
+
+    def start(folder: str) -> Started:
+        return Started(tmp_path_factory.mktemp("said"), processes.command, *words, "-o", tmp_path / folder)
+
+    straight = start("straight")
+    assert straight.wait() == 0, straight.stderr
     moments = random.Random(0)
     kills = 0
     for _ in range(3):
-        process = subprocess.Popen(
-            [*command, "-o", str(tmp_path / "killed")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "Quantizing blocks" in line:
-                break
+        run = start("killed")
+        run.await_words("Quantizing blocks")
         time.sleep(moments.uniform(0.0, 1.0))
-        process.kill()
-        kills += process.wait() != 0
+        run.process.kill()
+        kills += run.wait() != 0
     if not (tmp_path / "killed").exists():
-        subprocess.run([*command, "-o", str(tmp_path / "killed")], check=True, capture_output=True)
+        last = start("killed")
+        assert last.wait() == 0, last.stderr
     assert kills
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "straight"]

@@ -244,7 +244,7 @@ def test_what_is_learned_is_counted_and_grouped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "shape", "expected"),
+    ("rank", "shape", "wanted"),
     [(0.25, (64, 256), 16), (8, (64, 256), 8), (1024, (64, 256), 64), (1, (64, 256), 1), (0.001, (9, 9), 1)],
 )
 def test_rank_is_a_number_or_a_share(rank: int | float, shape: tuple[int, int], wanted: int) -> None:

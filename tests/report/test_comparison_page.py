@@ -148,7 +148,7 @@ def test_in_a_browser(name: str, browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "expected"),
+    ("paths", "wanted"),
     [
         (("/far/away/notes.txt", "c4"), ["notes.txt", "c4"]),
         (("/here/notes.txt", "/there/notes.txt"), ["/here/notes.txt", "/there/notes.txt"]),

@@ -2,13 +2,14 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import processes
+import roundel
+from processes import Started
 from roundel.system.files import set_modes, write_durably
 
 pytestmark = [
@@ -16,32 +17,29 @@ pytestmark = [
     pytest.mark.slow("runs every command under several umasks"),
 ]
 
-WRITING = """
-import os, sys
-os.umask(int(sys.argv[1], 8))
-import roundel
-from pathlib import Path
-from roundel.cli.app import main
-model, text, out = sys.argv[2:5]
-out = Path(out)
-for format in ("roundel", "dense", "compressed-tensors"):
-    recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
-    roundel.quantize(model, recipe, output=out / format, stream=format == "dense",
-                     held_out=text if format == "roundel" else None)
-roundel.evaluate(model, reference=model, text=text, window=32, limit=2, cache=out / "cache",
-                 per_token=out / "tokens.parquet")
-sys.argv = ["roundel", "compare", str(out / "dense"), "--reference", model, "--text", text, "--window", "32",
-            "--limit", "2", "--page", str(out / "page.html"), "--json", str(out / "figures.json")]
-main()
-"""
+
+def write_everything(umask: int, model: Path, text: Path, out: Path) -> None:
+    os.umask(umask)
+    for format in ("roundel", "dense", "compressed-tensors"):
+        recipe = roundel.Recipe(method="rtn", group_size=32, format=format)
+        held_out = str(text) if format == "roundel" else None
+        roundel.quantize(model, recipe, output=out / format, stream=format == "dense", held_out=held_out)
+    roundel.evaluate(
+        model, reference=model, text=str(text), window=32, limit=2, cache=out / "cache",
+        per_token=out / "tokens.parquet",
+    )  # fmt: skip
+    processes.command(
+        "compare", out / "dense", "--reference", model, "--text", text, "--window", "32", "--limit", "2",
+        "--page", out / "page.html", "--json", out / "figures.json",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_everything_follows_the_umask(umask: int, llama: Path, held_out: Path, tmp_path: Path) -> None:
     out = tmp_path / "all"
     out.mkdir()
-    command = [sys.executable, "-c", WRITING, f"{umask:o}", str(llama), str(held_out), str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    run = Started(tmp_path / "said", write_everything, umask, llama, held_out, out, reports=True)
+    assert run.wait() == 0, run.stderr
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*")}
     assert len([path for path in found if path.name.endswith(".safetensors")]) > 4
     assert {path.name for path in out.iterdir()} >= {

@@ -3,6 +3,7 @@
 Nor are they ever anything that a file in UTF-8, or a reader of it, does not take.
 """
 
+from functools import cache
 from typing import Any
 
 from roundel.formatting import printable
@@ -13,9 +14,15 @@ def fill(template: str, **values: Any) -> str:
 
     Drawings are put in as they are, with the filter `safe`; everything else is escaped.
     """
+    return printable(_templates().get_template(template).render(values))
+
+
+@cache
+def _templates() -> Any:
+    """Kept, with the templates that it has compiled."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("roundel.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -23,4 +30,3 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return printable(environment.get_template(template).render(values))

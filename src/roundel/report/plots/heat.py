@@ -146,12 +146,15 @@ def _draw_scale(
     """The colours as a bar below, with the values at its ends and in its middle."""
     import numpy as np
     from matplotlib import colormaps
+    from matplotlib.collections import PolyCollection
 
     width, height, left = place
     bar = figure.add_axes((left / width, 21 / height, 150 / width, 7 / height))  # type: ignore[attr-defined]
     steps = 30
     shades = colormaps["cividis"](np.linspace(0, 1, steps))
-    bar.bar(np.arange(steps), np.ones(steps), width=1.5, align="edge", color=shades, linewidth=0)
+    # Each reaches below the next, so that no line shows between them. One collection: patches are drawn one by one.
+    boxes = [[(step, 0), (step + 1.5, 0), (step + 1.5, 1), (step, 1)] for step in range(steps)]
+    bar.add_collection(PolyCollection(boxes, facecolors=shades, linewidths=0))
     bar.set_xlim(0, steps)
     bar.set_ylim(0, 1)
     middle = math.sqrt(span[0] * span[1])
