@@ -129,7 +129,7 @@ def test_a_convention_that_does_not_suit_the_model_says_so(lost: float, unsuited
 
 def test_the_words_reach_the_user(llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every convention unsuited: in the figures of eval and of compare, unless windows begin as texts do."""
-    monkeypatch.setattr("roundel.workflows.evaluate._UNSUITED", 0.0)
+    monkeypatch.setattr("roundel.workflows.measuring._UNSUITED", 0.0)
     model, tokenizer = roundel.load(llama)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|end|> $A", special_tokens=[("<|end|>", 0)]
