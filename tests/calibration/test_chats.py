@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from calibration.gathered import CHATS, TEMPLATE, TURNS, Told, gather, options
-from roundel.calibration.forms import Chat, as_document
+from roundel.calibration.forms import Chat
+from roundel.calibration.rows import as_document
 from roundel.calibration.tokens import pack_documents
 from roundel.errors import CalibrationError
 from zoo.prefixes import tokenizer_with

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from roundel.calibration.forms import Chat, Document, as_document
+from roundel.calibration.forms import Chat, Document
+from roundel.calibration.rows import as_document
 from roundel.calibration.sources import parse_sources
 from roundel.calibration.texts import read_documents
 from roundel.errors import CalibrationError

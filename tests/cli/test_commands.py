@@ -170,7 +170,7 @@ def test_inspect_after_a_run_shows_the_tokens_that_each_linear_saw(
     code, text, _ = run(capsys, monkeypatch, "inspect", out)
     assert code == 0
     assert re.search(r"model\.layers\.0\.self_attn\.q_proj .*│ +32 │", text)
-    assert re.search(r"experts\.down_proj\.\d .*rounded to nearest: saw \d+ tokens, 16 wanted", text)
+    assert re.search(r"experts\.down_proj\.\d .*rounded to nearest: saw \d+ tokens, 16 expected", text)
     assert re.search(r"\d+ with a note", text)
 
 

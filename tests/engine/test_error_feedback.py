@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None
 def test_a_linear_that_saw_too_few_tokens_is_rounded_and_listed(llama: Path) -> None:
     result = quantize(llama, **{**GPTQ, "nsamples": 2, "seqlen": 20, "min_tokens": 0.25})
     layers = {layer["name"]: layer["note"] for layer in result.manifest["layers"]}
-    assert layers["model.layers.0.mlp.down_proj"] == "rounded to nearest: saw 40 tokens, 64 wanted"
+    assert layers["model.layers.0.mlp.down_proj"] == "rounded to nearest: saw 40 tokens, 64 expected"
     assert layers["model.layers.0.mlp.up_proj"] == ""
 
 

@@ -76,7 +76,7 @@ def test_what_is_common_is_computed_once(
     counted(gather, "read_documents", "data")
     counted(Observer, "prepared_reference", "reference")
     counted(BlockPass, "outputs", "outputs")
-    counted(InputHessians, "join", "hessians")
+    counted(InputHessians, "reduce", "hessians")
     names = ("search", "auto", "sign", "guided", "guided spqr")
     sweep(llama, recipes(*names), tmp_path / "all")
     # Two blocks, each seen once for all five.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import roundel
-from roundel.engine import plan
+from roundel.engine import count_bytes
 from roundel.errors import OutputError
 from roundel.formats.folder import atomic_folder, check_target, settle
 from roundel.records.manifest import write_manifest
@@ -79,7 +79,7 @@ def test_a_disk_that_is_really_full(
     assert entries(tiny_disk) == []
     # Somebody else fills it after the plan was made.
     with monkeypatch.context() as patched:
-        patched.setattr(plan.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
+        patched.setattr(count_bytes.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
         with pytest.raises(OutputError, match="no space left"):
             roundel.quantize(llama, recipe, output=tiny_disk / "out")
     assert set(entries(tiny_disk)) <= {".out.roundel"}

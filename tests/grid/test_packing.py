@@ -31,6 +31,14 @@ def test_packing_is_one_little_endian_bit_stream_per_row(bits: int) -> None:
     assert np.array_equal(pack(codes, bits).numpy(), words)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_packed_holds_no_more_memory_than_it_needs(rows: int) -> None:
+    """Files and their shards count the storage of a tensor, not what is seen of it."""
+    for bits in range(1, 9):
+        packed = pack(codes_of(rows, 77, bits, seed=bits), bits)
+        assert packed.untyped_storage().nbytes() == packed.numel() * packed.element_size()
+
+
 def test_nothing_is_wasted() -> None:
     for bits in range(1, 9):
         assert packed_words(32 * 7, bits) == 7 * bits

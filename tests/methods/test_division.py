@@ -9,7 +9,7 @@ from roundel.grid.joint import joint_start
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.grid.search import searched_start
-from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor
+from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor, StepSizes
 from roundel.methods.options import DivisionOptions
 
 OUT, IN = 6, 48
@@ -40,13 +40,7 @@ def make(
         weight,
         start,
         scheme,
-        **{
-            "divisor": divisor,
-            "lr": 0.01,
-            "scale_lr": 0.01,
-            "offset_lr": 0.01 if offsets else None,
-            **options,
-        },
+        **{"divisor": divisor, "steps": StepSizes(0.01, 0.01, 0.01 if offsets else None), **options},
     )
 
 
@@ -223,7 +217,7 @@ def test_a_fixed_grid_with_outliers_keeps_its_scales(kind: str) -> None:
     outliers = Outliers.where(weight > 1.5, torch.randn(OUT, IN, generator=generator))
     divisor = FullDivisor(weight) if kind == "full" else LowRankDivisor(weight, 3, generator)
     division = LearnedDivision(
-        weight, start, scheme, divisor=divisor, lr=0.01, scale_lr=None, offset_lr=0.01, outliers=outliers
+        weight, start, scheme, divisor=divisor, steps=StepSizes(0.01, None, 0.01), outliers=outliers
     )
     step_zero = outliers.add_to(start.quantize(weight, scheme).dequantize())
     assert torch.equal(division().detach(), step_zero)
@@ -237,7 +231,7 @@ def test_a_fixed_grid_with_outliers_keeps_its_scales(kind: str) -> None:
 def test_what_is_learned_is_counted_and_grouped() -> None:
     full = make(Scheme(bits=4, group_size=-1), "full", offsets=True)
     assert full.trained == 2 * OUT * IN + OUT + OUT  # S2 and V, s3, s1
-    low = make(Scheme(bits=4, group_size=8), "low-rank", scale_lr=0.5)
+    low = make(Scheme(bits=4, group_size=8), "low-rank", steps=StepSizes(0.01, 0.5))
     assert low.trained == 3 * (OUT + IN) + OUT + IN + OUT * IN // 8
     assert [group["lr"] for group in low.parameter_groups()] == [0.01, 0.5]
     assert [group["lr"] for group in full.parameter_groups()] == [0.01, 0.01, 0.01]

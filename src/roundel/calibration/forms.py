@@ -77,7 +77,7 @@ class Form:
 
     def of(self, row: Mapping[str, Any]) -> str:
         """Words for what is made of rows like this one."""
-        used = _used(self, row)
+        used = used_columns(self, row)
         turns = row.get(used[0])
         tag = ""
         if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "from" in turns[0]:
@@ -85,178 +85,48 @@ class Form:
         return f"{self.summary} {' + '.join(used)}{tag}"
 
 
-class Reader:
-    """Reads the rows of one file, which all have one form.
-
-    Args:
-        place: the file, as the user may name it with a field behind it.
-        field: the field that the user named; nothing: the form is recognized.
-    """
-
-    def __init__(self, place: str, field: str = "") -> None:
-        self.place, self._field = place, field
-        self.form: Form | None = None
-        self.summary = ""
-        self._first = ""
-
-    def document(self, row: Any, where: str) -> Document:
-        """A row as a document.
-
-        Args:
-            row: of the file.
-            where: names it in errors.
-
-        Raises:
-            CalibrationError: its form is unknown, doubtful, or another one than that of the rows before.
-        """
-        if not isinstance(row, Mapping):
-            return self._bare(row, where)
-        if self._field:
-            row = self._restricted(row, where)
-        if self.form is None and not _forms_of(row) and any(set(form.columns) <= set(row) for form in FORMS):
-            return ""  # without a value; the next row says the form
-        if self.form is None:
-            self.form, self._first = self._recognize(row, where), where
-            self.summary = self.form.of(row)
-        if not self.form.fits(row):
-            return self._empty(row, where)
-        return self.form.read(row, where)
-
-    def _bare(self, row: Any, where: str) -> Document:
-        """A row that is no object: a text, token ids, or a chat itself."""
-        if self._field:
-            raise CalibrationError(
-                f"{where} is {_describe(row)}: the field {self._field} belongs to an object; leave the field out"
-            )
-        document = as_document(row, where)
-        words = _bare_text(document)
-        if self.form is not None or (self.summary and self.summary != words):
-            raise self._mixed(where, words)
-        self.summary, self._first = words, self._first or where
-        return document
-
-    def _recognize(self, row: Mapping[str, Any], where: str) -> Form:
-        if self.summary:
-            raise self._mixed(where, f"an object with the columns {_names(row)}")
-        if self._field and len(row) == 1:
-            return Form("the field", tuple(row), lambda found, place: _value(found, self._field, place))
-        found = _forms_of(row)
-        if not found:
-            raise CalibrationError(
-                f"{where} has {_columns(row)}, which make no form that is known: name the column of text, "
-                f"{self.place}:COLUMN; or use {KNOWN}"
-            )
-        if len(found) > 1:
-            ways = " or ".join(
-                f"{self.place}:{'+'.join(_used(form, row))} ({form.summary.partition(' of ')[0]})"
-                for form in found
-            )
-            raise CalibrationError(
-                f"{where} has {_columns(row)}, which could be read in {len(found)} ways: give {ways}"
-            )
-        return found[0]
-
-    def _restricted(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-        names = [self._field] if self._field in row else self._field.split("+")
-        missing = [name for name in names if name not in row]
-        if missing:
-            raise CalibrationError(
-                f"{where} has no field {missing[0]}; it has {_columns(row)}: use one of them"
-            )
-        return {name: row[name] for name in names}
-
-    def _empty(self, row: Mapping[str, Any], where: str) -> Document:
-        """A row without a value, which is no document; anything else is of another form."""
-        form = self.form
-        assert form is not None
-        others = _forms_of(row)
-        if others or not all(column in row for column in form.columns):
-            raise self._mixed(where, others[0].of(row) if others else f"an object with {_columns(row)}")
-        return ""
-
-    def _mixed(self, where: str, found: str) -> CalibrationError:
-        return CalibrationError(
-            f"{where} is {found}, and {self._first} {self.summary}: rows of one form are expected in a file; "
-            f"split it, or name the field that all rows have, {self.place}:FIELD"
-        )
-
-
-def as_document(row: Any, where: str) -> Document:
-    """A row of any form as a document; `where` names it in errors.
-
-    Raises:
-        CalibrationError: its form is unknown or doubtful.
-    """
-    if isinstance(row, Mapping):
-        return Reader("FILE").document(row, where)
-    if isinstance(row, str | Chat):
-        return row
-    if _are_ids(row):
-        return list(row)
-    if isinstance(row, list) and all(isinstance(message, dict) for message in row):
-        return Chat(_messages(row, where))
-    raise CalibrationError(
-        f"{where} is {_describe(row)}; expected is a string, a list of token ids or messages, or an object with {KNOWN}"
-    )
-
-
-def is_blank(document: Document) -> bool:
-    """Whether there is nothing in a document."""
-    if isinstance(document, Chat):
-        return not any(text.strip() for text in document.texts)
-    return not (document.strip() if isinstance(document, str) else document)
-
-
-def extent(document: Document) -> int:
-    """How long a document is, in characters; 0 of token ids, of which everything is kept: their order may count."""
-    if isinstance(document, Chat):
-        return sum(map(len, document.texts))
-    return len(document) if isinstance(document, str) else 0
-
-
-def _bare_text(document: Document) -> str:
-    if isinstance(document, Chat):
-        return "chats"
-    return "texts" if isinstance(document, str) else "token ids"
-
-
-def _are_ids(row: Any) -> bool:
+def are_ids(row: Any) -> bool:
+    """Whether a value is a list of token ids."""
     return isinstance(row, list) and all(type(token) is int and abs(token) < _TOO_LARGE for token in row)
 
 
-def _forms_of(row: Mapping[str, Any]) -> list[Form]:
+def forms_of(row: Mapping[str, Any]) -> list[Form]:
     """Forms of which a row has all the columns."""
     return [form for form in FORMS if form.fits(row)]
 
 
-def _used(form: Form, row: Mapping[str, Any]) -> list[str]:
+def used_columns(form: Form, row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that a form takes."""
     return [*form.columns, *(column for column in form.further if row.get(column) is not None)]
 
 
-def _names(row: Mapping[str, Any]) -> str:
+def name_keys(row: Mapping[str, Any]) -> str:
+    """Names of columns for a message; of many the first."""
     shown = [str(name)[:40] for name in row]
     return ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
 
 
-def _columns(row: Mapping[str, Any]) -> str:
-    return f"the columns {_names(row)}" if row else "no columns"
+def name_columns(row: Mapping[str, Any]) -> str:
+    """The same in words."""
+    return f"the columns {name_keys(row)}" if row else "no columns"
 
 
-def _describe(row: Any) -> str:
+def shorten(row: Any) -> str:
+    """A value in a message."""
     return reprlib.repr(row)[:60]
 
 
-def _value(row: Mapping[str, Any], column: str, where: str) -> Document:
+def value_of(row: Mapping[str, Any], column: str, where: str) -> Document:
     """A column that the user named: whatever document it is."""
     value = row[column]
     if isinstance(value, str) and column in CHAT_COLUMNS:
-        return Chat(_messages(value, where))
-    if isinstance(value, str) or _are_ids(value):
+        return Chat(messages_of(value, where))
+    if isinstance(value, str) or are_ids(value):
         return value
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        return Chat(_messages(value, where))
+        return Chat(messages_of(value, where))
     raise CalibrationError(
-        f"{column} of {where} is {_describe(value)}; a text, token ids or a list of messages is expected: name another "
+        f"{column} of {where} is {shorten(value)}; a text, token ids or a list of messages is expected: name another "
         "field"
     )
 
@@ -267,12 +137,12 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise CalibrationError(
-            f"{column} of {where} is {_describe(value)}; a text is expected: name the field that has it, FILE:FIELD"
+            f"{column} of {where} is {shorten(value)}; a text is expected: name the field that has it, FILE:FIELD"
         )
     return value
 
 
-def _messages(turns: Any, where: str) -> list[dict[str, Any]]:
+def messages_of(turns: Any, where: str) -> list[dict[str, Any]]:
     """Turns in any spelling as messages with `role` and `content`."""
     if isinstance(turns, str):  # as tables hold them
         try:
@@ -281,7 +151,7 @@ def _messages(turns: Any, where: str) -> list[dict[str, Any]]:
             turns = [turns]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise CalibrationError(
-            f"{where} has {_describe(turns)} for messages; a list of objects with role and content, or from and value, "
+            f"{where} has {shorten(turns)} for messages; a list of objects with role and content, or from and value, "
             "is expected"
         )
     return [_message(turn, f"message {number} of {where}") for number, turn in enumerate(turns)]
@@ -296,7 +166,7 @@ def _message(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
     calls = any(key in kept for key in ("tool_calls", "function_call"))
     if not isinstance(role, str) or (said is None and not calls):
         raise CalibrationError(
-            f"{where} has the keys {_names(turn)}; role and content, or from and value, are expected"
+            f"{where} has the keys {name_keys(turn)}; role and content, or from and value, are expected"
         )
     if "from" in turn and role.lower() not in _ROLES:
         raise CalibrationError(f"{where} is from {role!r}; one of {', '.join(_ROLES)} is expected")
@@ -314,7 +184,7 @@ def _content(content: Any, where: str) -> str:
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else None
             raise CalibrationError(
-                f"{where} holds {f'a part of the type {kind}' if kind else _describe(part)}; text is expected: "
+                f"{where} holds {f'a part of the type {kind}' if kind else shorten(part)}; text is expected: "
                 "leave out what is none"
             )
         texts.append(text)
@@ -336,7 +206,7 @@ def _chat(column: str) -> Form:
                 raise CalibrationError(
                     f"tools of {where} is no JSON ({error}): a list is expected, or name the field {column} alone"
                 ) from error
-        return Chat([*_system(row, where), *_messages(row[column], where)], tools or None)
+        return Chat([*_system(row, where), *messages_of(row[column], where)], tools or None)
 
     return Form("chats of the column", (column,), read, (*_SYSTEM, "tools"))
 
@@ -353,7 +223,7 @@ def _pair(words: str, prompt: str, answer: str, more: str = "", joint: str = "\n
         for turn in row.get("history") or []:
             if not isinstance(turn, Sequence) or len(turn) != 2 or not all(isinstance(t, str) for t in turn):
                 raise CalibrationError(
-                    f"history of {where} is {_describe(turn)}; pairs of texts, question and answer, are expected"
+                    f"history of {where} is {shorten(turn)}; pairs of texts, question and answer, are expected"
                 )
             before += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
         if isinstance(row[prompt], list) or isinstance(row[answer], list):
@@ -374,7 +244,7 @@ def _pair(words: str, prompt: str, answer: str, more: str = "", joint: str = "\n
 
 def _turns(value: Any, role: str, where: str) -> list[dict[str, Any]]:
     """A text as a message, or the messages that are there already."""
-    return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, where)
+    return [{"role": role, "content": value}] if isinstance(value, str) else messages_of(value, where)
 
 
 def _preference() -> Form:
@@ -399,9 +269,9 @@ def _preference() -> Form:
 
 
 def _ids(row: Mapping[str, Any], where: str) -> Document:
-    if not _are_ids(row["input_ids"]):
+    if not are_ids(row["input_ids"]):
         raise CalibrationError(
-            f"input_ids of {where} is {_describe(row['input_ids'])}; a list of token ids is expected"
+            f"input_ids of {where} is {shorten(row['input_ids'])}; a list of token ids is expected"
         )
     return list(row["input_ids"])
 

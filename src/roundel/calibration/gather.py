@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 
 from roundel.calibration.chats import Renderer
-from roundel.calibration.forms import as_document, extent, is_blank
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.pieces import CUT, PIECE
 from roundel.calibration.portion import Need
+from roundel.calibration.rows import as_document, extent, is_blank
 from roundel.calibration.self_text import sample_from_model
 from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
 from roundel.calibration.tables import is_ids

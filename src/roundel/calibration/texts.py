@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from roundel.calibration.files import PACKED, UNREADABLE, open_text, passages, unreadable
-from roundel.calibration.forms import Document, Reader, extent, is_blank
+from roundel.calibration.forms import Document
 from roundel.calibration.kinds import BINARY, PLAIN, ROWS, kind_of
 from roundel.calibration.portion import Need, Portion
+from roundel.calibration.rows import Reader, extent, is_blank
 from roundel.calibration.sources import Source
 from roundel.calibration.tables import read_rows
 from roundel.errors import CalibrationError

@@ -113,8 +113,8 @@ def streams(
         StreamChoice | None,
         typer.Option(help="Keep the activations between blocks in files beside the output, as this type."),
     ] = None,
-) -> "roundel.StreamOptions":
-    """Where the activations between blocks are."""
+) -> Any:
+    """Where the activations between blocks are: `roundel.StreamOptions`, whose import waits until the work begins."""
     if stream_to_disk is None:
         return roundel.StreamOptions()
     return roundel.StreamOptions(on_disk=True, dtype=stream_to_disk.value)

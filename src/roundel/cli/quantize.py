@@ -86,7 +86,7 @@ def quantize_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
-    where: "roundel.StreamOptions",
+    where: Any,
     model_options: dict[str, Any],
     recipe: RecipeOption = None,
     calibration: Annotated[

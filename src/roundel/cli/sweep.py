@@ -38,7 +38,7 @@ def sweep_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
-    where: "roundel.StreamOptions",
+    where: Any,
     model_options: dict[str, Any],
     calibration: Annotated[
         str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")

@@ -3,7 +3,7 @@
 import torch
 
 from roundel.engine.target import Target
-from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor
+from roundel.methods.division import FullDivisor, LearnedDivision, LowRankDivisor, StepSizes
 from roundel.methods.parametrization import Parametrization
 from roundel.methods.registry import METHODS
 from roundel.methods.signround import RoundingOffsets
@@ -35,9 +35,11 @@ def make_parametrization(target: Target, recipe: Recipe, generator: torch.Genera
             target.start,
             scheme,
             divisor=divisor,
-            lr=division_lr,
-            scale_lr=scale_lr if recipe.enable_minmax_tuning else None,
-            offset_lr=offset_lr if recipe.offsets else None,
+            steps=StepSizes(
+                divisor=division_lr,
+                scale=scale_lr if recipe.enable_minmax_tuning else None,
+                offset=offset_lr if recipe.offsets else None,
+            ),
             outliers=outliers,
         )
     minmax_lr = recipe.resolved_minmax_lr(recipe.grid_fit == "search")

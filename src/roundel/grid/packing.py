@@ -33,7 +33,9 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         stream[:, :, byte] |= value & 0xFF
         stream[:, :, byte + 1] |= value >> _BYTE
     used = packed_words(count, bits) * _WORD_BYTES
-    return stream[:, :, :bits].to(torch.uint8).reshape(rows, -1)[:, :used].contiguous().view(torch.int32)
+    packed = stream[:, :, :bits].to(torch.uint8).reshape(rows, -1)[:, :used]
+    # A copy: of a single row the cut would be contiguous, and keep memory that files and their shards count as its own.
+    return packed.clone(memory_format=torch.contiguous_format).view(torch.int32)
 
 
 def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:

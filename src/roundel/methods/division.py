@@ -16,6 +16,8 @@ hardly moves at all. V, the additive offset of SignRound, is the cure (`offsets`
 Where the scale is not ours to learn (statistics on two levels, real zero points) s1 keeps its start.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -63,15 +65,28 @@ class LowRankDivisor(nn.Module):
         return torch.addmm(self.rows + self.columns, self.left, self.right)
 
 
+@dataclass(frozen=True)
+class StepSizes:
+    """Of what is learned.
+
+    Attributes:
+        divisor: of log D.
+        scale: of log s1; None leaves the scale as it is.
+        offset: of V, in codes; None: no offsets.
+    """
+
+    divisor: float
+    scale: float | None = None
+    offset: float | None = None
+
+
 class LearnedDivision(Parametrization):
     """The parametrization of one Linear.
 
     Args:
         weight, start, scheme, outliers: as for every parametrization.
         divisor: log D as a module.
-        lr: step size of log D.
-        scale_lr: step size of log s1; None leaves the scale as it is.
-        offset_lr: step size of V, in codes; None = no offsets.
+        steps: how fast each learns.
     """
 
     def __init__(
@@ -81,31 +96,31 @@ class LearnedDivision(Parametrization):
         scheme: Scheme,
         *,
         divisor: nn.Module,
-        lr: float,
-        scale_lr: float | None,
-        offset_lr: float | None,
+        steps: StepSizes,
         outliers: Outliers | None = None,
     ) -> None:
         super().__init__(weight, start, scheme, outliers)
         self.divisor = divisor
-        self.lr, self.scale_lr, self.offset_lr = lr, scale_lr, offset_lr
-        self.log_scale = nn.Parameter(torch.zeros_like(start.scale), requires_grad=scale_lr is not None)
-        if offset_lr is not None:
+        self.steps = steps
+        self.log_scale = nn.Parameter(torch.zeros_like(start.scale), requires_grad=steps.scale is not None)
+        if steps.offset is not None:
             self.offset = nn.Parameter(torch.zeros_like(self.groups))
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """log D at `lr`, log s1 at `scale_lr`, V at `offset_lr`."""
-        groups: list[dict[str, object]] = [{"params": list(self.divisor.parameters()), "lr": self.lr}]
-        if self.scale_lr is not None:
-            groups.append({"params": [self.log_scale], "lr": self.scale_lr})
+        """log D, log s1 and V, each with its own step size."""
+        groups: list[dict[str, object]] = [
+            {"params": list(self.divisor.parameters()), "lr": self.steps.divisor}
+        ]
+        if self.steps.scale is not None:
+            groups.append({"params": [self.log_scale], "lr": self.steps.scale})
         if self.offset is not None:
-            groups.append({"params": [self.offset], "lr": self.offset_lr})
+            groups.append({"params": [self.offset], "lr": self.steps.offset})
         return groups
 
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         """s1 and the zero point of the start."""
         zero = self.start.stored_zero(self.scheme)
-        if self.scale_lr is None:
+        if self.steps.scale is None:
             return self.start.scale, zero
         return round_scale_straight_through(self.start.scale * self.log_scale.exp(), self.scheme), zero
 

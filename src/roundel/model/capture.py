@@ -17,9 +17,8 @@ A model that sees may have blocks of a kind of their own which text passes by (M
 here too they hand on what they get, and none of their Linears is ever seen to read anything.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,29 +26,25 @@ from torch import nn
 from transformers import Cache
 
 from roundel.errors import ModelError
+from roundel.model.block_call import (
+    BlockCall,
+    contains_cache,
+    first_of,
+    hidden_states_of,
+    make_call,
+    mappings_in,
+    moved,
+    own_copy,
+    rebuilt,
+    replaced,
+    tensors_in,
+)
 from roundel.model.blocks import BlockStack
 from roundel.model.text_path import reading_text, text_model
-
-# Stands in captured arguments where the KV cache was.
-_CACHE = object()
 
 
 class _Stop(Exception):
     """Ends a forward pass whose rest is not wanted."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of one block's call, without the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    by_keyword: bool  # the hidden states came as `hidden_states=`
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """The arguments, for messages."""
-        return {**{f"argument {i + 1}": value for i, value in enumerate(self.args)}, **self.kwargs}
 
 
 class BlockRunner:
@@ -85,7 +80,7 @@ class BlockRunner:
         self.quiet = quiet
         self.around = around
         # By batch size; None: text passes a block by.
-        self._calls: dict[int, list[_Call | None]] = {}
+        self._calls: dict[int, list[BlockCall | None]] = {}
         # What follows the hidden states in the output of a block; None: the output is a tensor.
         self._rest: tuple[Any, ...] | None = None
         self._form: type[tuple[Any, ...]] | type[list[Any]] = tuple
@@ -107,7 +102,7 @@ class BlockRunner:
         taken: list[torch.Tensor] = []
 
         def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            taken.append(self._turned(_hidden(args, kwargs).detach()))
+            taken.append(self._turned(hidden_states_of(args, kwargs).detach()))
             raise _Stop
 
         handle = self.stack.blocks[0].register_forward_pre_hook(take, with_kwargs=True)
@@ -143,10 +138,10 @@ class BlockRunner:
         if call is None:
             return hidden
         cache = self.make_cache()
-        args = _move(call.args, hidden, cache)
-        kwargs = _move(call.kwargs, hidden, cache)
+        args = moved(call.args, hidden, cache)
+        kwargs = moved(call.kwargs, hidden, cache)
         entering = self._turned(hidden)
-        shared = _mappings(call)
+        shared = mappings_in(call)
         sizes = [len(mapping) for mapping in shared]
         if call.by_keyword:
             output = self.stack.blocks[index](*args, hidden_states=entering, **kwargs)
@@ -158,7 +153,7 @@ class BlockRunner:
             raise self._more_than_hidden_states(
                 index, "an object in which it leaves something for later blocks"
             )
-        return self._turned(_first(output))
+        return self._turned(first_of(output))
 
     @torch.no_grad()
     def inputs_of(self, module: nn.Module, last_hidden: torch.Tensor) -> torch.Tensor:
@@ -206,9 +201,9 @@ class BlockRunner:
 
     def _output(self, hidden: torch.Tensor) -> Any:
         """Hidden states in the form in which blocks return them."""
-        return hidden if self._rest is None else _built(self._form, [hidden, *self._rest])
+        return hidden if self._rest is None else rebuilt(self._form, [hidden, *self._rest])
 
-    def _call(self, index: int, batch_size: int) -> _Call | None:
+    def _call(self, index: int, batch_size: int) -> BlockCall | None:
         if batch_size not in self._calls:
             rows = self.tokens[:batch_size]
             if rows.shape[0] < batch_size:
@@ -229,7 +224,7 @@ class BlockRunner:
         def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, tuple | list):
                 self._form, self._rest = type(output), tuple(output[1:])
-            self._sequence_first = _first(output).shape[0] != 1
+            self._sequence_first = first_of(output).shape[0] != 1
             self._known_form = True
             raise _Stop
 
@@ -241,20 +236,20 @@ class BlockRunner:
             handle.remove()
 
     @torch.no_grad()
-    def _capture(self, rows: torch.Tensor, shift: float = 0.0) -> list[_Call | None]:
+    def _capture(self, rows: torch.Tensor, shift: float = 0.0) -> list[BlockCall | None]:
         """One pass through the model, its blocks left out, that records their arguments and checks the chain.
 
         Args:
             rows: `[B, S]` token ids.
             shift: added to the hidden states that blocks hand on.
         """
-        calls: list[_Call | None] = []
+        calls: list[BlockCall | None] = []
         handed_on: list[torch.Tensor] = []
         beside: list[torch.Tensor] = []  # what the block before handed on beside them
 
         def note(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden = _hidden(args, kwargs)
-            if any(tensor is other for tensor in _tensors((args, kwargs)) for other in beside):
+            hidden = hidden_states_of(args, kwargs)
+            if any(tensor is other for tensor in tensors_in((args, kwargs)) for other in beside):
                 raise self._more_than_hidden_states(index, "what the block before it returns beside them")
             if index < len(calls) or (handed_on and not torch.equal(handed_on[-1], hidden)):
                 raise ModelError(
@@ -263,11 +258,11 @@ class BlockRunner:
                     "--blocks PATTERN; else this architecture is not supported"
                 )
             calls.extend([None] * (index - len(calls)))
-            calls.append(_make_call(args, kwargs))
+            calls.append(make_call(args, kwargs))
             handed_on.append(torch.full_like(hidden, index + 1 + shift))
-            output = _replace(self._output(handed_on[-1]), _own_copy)
-            beside[:] = _tensors(output[1:]) if self._rest is not None else []
-            handed_on[-1] = _first(output)
+            output = replaced(self._output(handed_on[-1]), own_copy)
+            beside[:] = tensors_in(output[1:]) if self._rest is not None else []
+            handed_on[-1] = first_of(output)
             return output
 
         with _replaced_forward(self.stack, note):
@@ -288,7 +283,7 @@ class BlockRunner:
         low, high = int(self.tokens.min()), int(self.tokens.max())
         return (rows - low + 1) % (high - low + 1) + low
 
-    def _check_independence(self, calls: list[_Call | None], others: list[_Call | None]) -> None:
+    def _check_independence(self, calls: list[BlockCall | None], others: list[BlockCall | None]) -> None:
         """Arguments of blocks must neither depend on the tokens nor on hidden states."""
         for index, (call, other) in enumerate(zip(calls, others, strict=True)):
             if call is None or other is None:
@@ -296,7 +291,7 @@ class BlockRunner:
                     raise self._more_than_hidden_states(index, "a decision that depends on the tokens")
                 continue
             for (name, one), two in zip(call.named.items(), other.named.values(), strict=True):
-                pairs = zip(_tensors(one), _tensors(two), strict=True)
+                pairs = zip(tensors_in(one), tensors_in(two), strict=True)
                 if not all(torch.equal(a, b) for a, b in pairs):
                     raise self._more_than_hidden_states(index, f"{name}, which depends on the tokens")
 
@@ -313,9 +308,9 @@ class BlockRunner:
             "architecture is not supported"
         )
 
-    def _check_cache(self, index: int, call: _Call, cache: Cache) -> None:
+    def _check_cache(self, index: int, call: BlockCall, cache: Cache) -> None:
         """Every block must be handed the cache, and put its keys and values into it."""
-        if not _contains_cache((call.args, call.kwargs)) or not cache.get_seq_length(index):
+        if not contains_cache((call.args, call.kwargs)) or not cache.get_seq_length(index):
             raise ModelError(
                 f"{self.stack.block_name(index)} puts no keys and values into a KV cache, so there is nothing to "
                 "quantize: leave kv_bits out; this architecture is not supported with it"
@@ -333,82 +328,6 @@ class BlockRunner:
 
 def _stop(*_: Any) -> None:
     raise _Stop
-
-
-def _make_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-    by_keyword = "hidden_states" in kwargs
-    rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-    first = args if by_keyword else args[1:]
-    return _Call(_without_cache(first), _without_cache(rest), by_keyword)
-
-
-def _without_cache(value: Any) -> Any:
-    """Captured arguments with a mark where a cache was: the cache itself holds the keys of the whole model."""
-    return _replace(value, lambda item: _CACHE if isinstance(item, Cache) else item)
-
-
-def _contains_cache(value: Any) -> bool:
-    found = []
-    _replace(value, lambda item: found.append(item) if item is _CACHE else item)
-    return bool(found)
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    found = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(args), None)
-    if not isinstance(found, torch.Tensor):
-        raise ModelError(
-            f"a block is called with {', '.join(kwargs) or 'nothing'}: hidden states, as its first argument or as "
-            "`hidden_states`, are expected; this architecture is not supported"
-        )
-    return found
-
-
-def _first(output: Any) -> torch.Tensor:
-    found: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
-    return found
-
-
-def _own_copy(item: Any) -> Any:
-    return item.clone() if isinstance(item, torch.Tensor) else item
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors inside nested containers."""
-    found: list[torch.Tensor] = []
-    _replace(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
-    return found
-
-
-def _mappings(call: _Call) -> list[MutableMapping[Any, Any]]:
-    """Objects among the arguments of a call in which something can be left for others."""
-    found: list[MutableMapping[Any, Any]] = []
-    _replace(call.named, lambda item: found.append(item) if isinstance(item, MutableMapping) else None)
-    return found
-
-
-def _move(value: Any, like: torch.Tensor, cache: Cache | None) -> Any:
-    """Tensors to the device of `like`, floating ones to its type as well; `cache` where one belongs."""
-
-    def move(item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            return item.to(like.device, like.dtype if item.is_floating_point() else item.dtype)
-        return cache if item is _CACHE else item
-
-    return _replace(value, move)
-
-
-def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
-    """`change` on everything inside nested containers."""
-    if isinstance(value, dict):
-        return {key: _replace(item, change) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return _built(type(value), [_replace(item, change) for item in value])
-    return change(value)
-
-
-def _built(form: Any, items: list[Any]) -> Any:
-    """A tuple or list; a named tuple takes its items one by one."""
-    return form(*items) if hasattr(form, "_fields") else form(items)
 
 
 @contextmanager

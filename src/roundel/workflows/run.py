@@ -26,10 +26,9 @@ from roundel.formats.companions import Companions
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
-from roundel.model.linears import LinearView
 from roundel.model.mark import marking, put_mark
 from roundel.model.storage import InMemory
-from roundel.model.text_path import text_model
+from roundel.model.untie import untie_head
 from roundel.recipe import Recipe
 from roundel.records.manifest import build_manifest, versions
 from roundel.records.outcome import Outcome
@@ -265,7 +264,7 @@ class Run:
         """The job, with the model made ready for it; where it fails, nothing stays attached to the model."""
         with marking(None if self.streamed else self.model):
             if self.coverage.head is not None:
-                self._untie(self.coverage.head)
+                untie_head(self.model, self.coverage.head, self.source.storage, self.stack)
             activations = None
             if self.recipe.activations:
                 layers = list(self.coverage.schemes)
@@ -301,19 +300,6 @@ class Run:
         """Say on a model in memory what it is now."""
         if not self.streamed:
             put_mark(self.model, describe_result(manifest))
-
-    def _untie(self, head: LinearView) -> None:
-        """Give a head that shares the embedding's weight a weight of its own."""
-        if head.parameter is not text_model(self.model).get_input_embeddings().weight:
-            return
-        with self.source.storage.around(self.model, self.stack):
-            weight = head.parameter.detach().clone()
-            for config in {
-                id(c): c for c in (self.model.config, self.model.config.get_text_config())
-            }.values():
-                config.tie_word_embeddings = False
-            head.module.weight = torch.nn.Parameter(weight, requires_grad=False)
-            self.source.storage.untied(f"{head.name}.weight")
 
     def _manifest(self, outcome: Outcome, plan: Plan) -> dict[str, Any]:
         manifest = build_manifest(
