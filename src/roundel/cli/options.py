@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-import roundel
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.recipe import Recipe, load_settings, parse_assignments
@@ -113,11 +112,9 @@ def streams(
         StreamChoice | None,
         typer.Option(help="Keep the activations between blocks in files beside the output, as this type."),
     ] = None,
-) -> Any:
-    """Where the activations between blocks are: `roundel.StreamOptions`, whose import waits until the work begins."""
-    if stream_to_disk is None:
-        return roundel.StreamOptions()
-    return roundel.StreamOptions(on_disk=True, dtype=stream_to_disk.value)
+) -> dict[str, Any]:
+    """Where the activations between blocks are: what `roundel.StreamOptions` are made of, when the work begins."""
+    return {} if stream_to_disk is None else {"on_disk": True, "dtype": stream_to_disk.value}
 
 
 def writing(

@@ -32,7 +32,7 @@ def plan_command(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
     data: dict[str, Any],
     tuning: dict[str, Any],
-    where: Any,
+    where: dict[str, Any],
     model_options: dict[str, Any],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder that would be written.")] = Path(
         "quantized"
@@ -55,7 +55,7 @@ def plan_command(
         chosen,
         output=output,
         device=device,
-        streams=where,
+        streams=roundel.StreamOptions(**where),
         trial=trial,
         progress=terminal_progress(stoppable=True),
         **model_options,

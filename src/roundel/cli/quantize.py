@@ -86,7 +86,7 @@ def quantize_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
-    where: Any,
+    where: dict[str, Any],
     model_options: dict[str, Any],
     recipe: RecipeOption = None,
     calibration: Annotated[
@@ -123,7 +123,7 @@ def quantize_command(
         output=output,
         device=device,
         stream=True,
-        streams=where,
+        streams=roundel.StreamOptions(**where),
         progress=progress,
         **write,
         **model_options,

@@ -38,7 +38,7 @@ def sweep_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
-    where: Any,
+    where: dict[str, Any],
     model_options: dict[str, Any],
     calibration: Annotated[
         str | None, typer.Option(help="As for `roundel quantize`; for all recipes.")
@@ -61,7 +61,7 @@ def sweep_command(
         output,
         calibration=calibration,
         device=device,
-        streams=where,
+        streams=roundel.StreamOptions(**where),
         progress=terminal_progress(stoppable=True),
         **write,
         **model_options,
