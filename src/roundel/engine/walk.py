@@ -205,7 +205,7 @@ def quantize_part(
 
 @contextmanager
 def saying(stop_message: Callable[[], str]) -> Iterator[None]:
-    """Whoever asked the work to end is told how far it is."""
+    """A stop message that says how far the work is."""
     try:
         yield
     except Stopped as stopped:

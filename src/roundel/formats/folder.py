@@ -91,7 +91,7 @@ def atomic_folder(
         target: which may be replaced, if `overwrite` and Roundel wrote it.
         overwrite: see there.
         work: exists, on the file system of the target, and nobody else uses it.
-        say: told of what was found in the old folder at the last moment.
+        say: gets what was found in the old folder at the last moment.
 
     Raises:
         OutputError: disk full, no permission, target occupied.

@@ -56,7 +56,7 @@ def open_measured(
         opened: what is to be closed behind it.
         as_original: it is what others are measured against: of one that others quantized, its weights count alone, as
             they do where it is quantized anew.
-        opener: opens it in another way; told of a folder for a streamed model.
+        opener: opens it in another way; gets a folder for a streamed model.
 
     Raises:
         ModelError: it cannot be opened.
