@@ -1,12 +1,12 @@
 """All areas, in the order of docs/errors.md."""
 
-import bad_recipes
 from calibration import bad_calibration
 from cli import bad_ranks
 from evaluation import bad_evaluation, bad_held_out, bad_predictions
 from evaluation.tasks import bad_tasks
 from formats import bad_outputs
 from model import bad_blocks, bad_models, bad_tensors, bad_weight_files
+from recipe import bad_recipes
 from workflows import bad_comparisons, bad_generation, bad_inspections, bad_reports, bad_sweeps
 
 AREAS = (

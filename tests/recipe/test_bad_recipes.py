@@ -1,8 +1,8 @@
 """Bad recipes and options."""
 
+import bad_recipes
 import pytest
 
-import bad_recipes
 from bad_inputs.case import Case
 from bad_inputs.law import one_message_and_no_change
 
