@@ -4,7 +4,7 @@ Templates differ in what they accept, and some leave out in silence what they do
 form in which it came, and everything that was said must be found in the result. Where the template refuses, or leaves
 something out, the chat is adapted to the strictest kind of template (Gemma's, Mistral's first): system texts go in
 front of the user's next words, what a tool answers is the user's, neighbours of one role are joined, and answers before
-the first question are left out. How many chats that befell is said.
+the first question are left out. A message says how many chats that concerns.
 
 A template ends a chat with its own end of turn, and nothing follows that in service: no end-of-text token is put behind
 it. A template that writes today's date would give other tokens tomorrow, and an interrupted run could not go on; it is

@@ -122,7 +122,7 @@ def _names(tasks: list[str] | None) -> list[str]:
 
 
 def check_file(path: Path, kind: Kind) -> None:
-    """Refuse before the work what could not be written after it, or would replace somebody's file.
+    """Refuse before the work what could not be written after it, or would replace a file of the user's.
 
     Raises:
         OutputError: no file in an existing folder, or not one of this kind that Roundel wrote.

@@ -2,9 +2,9 @@
 
 A round takes as many blocks as there are ranks. Each rank carries its own samples through all of them, unquantized,
 into files that all ranks read; then it quantizes one of the blocks on all samples, by the same code as a process alone,
-and writes its piece. A piece of a later block may be there before that of an earlier one: whoever goes on after an
-interruption leaves it out, or (alone) does it again. What enters a block is on the disk before the first piece of its
-round, so the block that comes next can always be begun.
+and writes its piece. A piece of a later block may be there before that of an earlier one: a process that goes on after
+an interruption leaves it out, or (alone) does it again. What enters a block is on the disk before the first piece of
+its round, so the block that comes next can always be begun.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a walk over the blocks needs, put together by whoever starts it."""
+"""What a walk over the blocks needs, put together by the workflow that starts it."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 A work folder beside the output, `.NAME.roundel`:
 
-    roundel-work          says that the folder is Roundel's; one without it is somebody's, and left alone
+    roundel-work          says that the folder is Roundel's; one without it is the user's, and left alone
     sealed                all is written; the output appears now, or has appeared
     lock                  held by the process that works here
     run.json              what decides the result: recipe, fingerprints of model and calibration, types, versions
@@ -16,7 +16,7 @@ A work folder beside the output, `.NAME.roundel`:
 Every file is written aside, flushed and renamed, in this order: streams, then the piece that makes them count. So
 whenever the process ends, the folder says what is finished, and nothing of it is half. What follows is computed from
 the same numbers as without an interruption, so the result has the same bytes. What is removed is what has one of these
-names: a file of another one was put there by somebody, and stays.
+names: a file of another name is the user's, and stays.
 
 Of several ranks, which all must see the folder, the first holds the lock and writes what all have done together; a rank
 that has quantized a block of its own writes that piece. Another number of ranks may go on with what some have begun:
@@ -263,7 +263,7 @@ class Journal:
         write_durably(self.folder / _SEAL, lambda part: part.touch())
 
     def remove(self) -> None:
-        """The run is over: the folder goes, unless somebody put something into it."""
+        """The run is over: the folder is removed, unless it holds files of the user's."""
         if not self.ranks.first:
             return
         if unsettled(self.folder):

@@ -50,7 +50,7 @@ def quantize_models(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
 
 
 def _stop_message(walks: Sequence[Walk]) -> str:
-    """How far it is, for whoever asked the work to end."""
+    """How far the work is, where it was asked to end."""
     if len(walks) > 1:
         return "stopped; the same command goes on after the blocks that every recipe has finished"
     return walks[0].stop_message

@@ -3,7 +3,7 @@
     s_j = max|X_j|^a / max|W_:j|^(1 - a)        norm / s,  W_:j s_j
 
 The norm before the Linears takes 1 / s into its weight (and bias), so nothing is computed at run time and the model
-stays the same function. Which norm feeds which Linears is seen by running the block, and that nobody else reads the
+stays the same function. Which norm feeds which Linears is seen by running the block, and that nothing else reads the
 norm is seen by running it again: where its output changed, the fold is taken back.
 """
 

@@ -30,7 +30,7 @@ def split(
         make: makes a target.
         schemes: the grid of each.
         ranks: that share the work.
-        bases: somebody wants to know what the integers were rounded from (tuning does).
+        bases: what the integers were rounded from is needed (by tuning).
     """
     if ranks.size == 1:
         yield from map(make, views)

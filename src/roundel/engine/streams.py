@@ -6,7 +6,7 @@ service. A method that trains on unquantized inputs runs without the second, one
 without the first.
 
 A stream is a tensor, or a file that is read and written row by row. (Not a memory-mapped one: its pages would count as
-the process's own memory, and whoever limits that would be surprised.) Of several ranks each holds its own samples; a
+the process's own memory, against any limit on it.) Of several ranks each holds its own samples; a
 file has those of all ranks, in their order, so that it can be read by another number of ranks.
 """
 

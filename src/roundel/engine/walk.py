@@ -1,5 +1,5 @@
-"""A walk over the blocks, step by step: load one, quantize it, write down what it has become, let it go, pass the
-activations on. Each block that is written down is finished for good: the next walk with the same journal begins behind.
+"""A walk over the blocks, step by step: load one, quantize it, commit what it has become, release it, pass the
+activations on. A committed block is finished: the next walk with the same journal begins after it.
 """
 
 import time
@@ -61,7 +61,7 @@ class Walk:
         assert job.tokens is not None
         block, name = self.stack.blocks[0], self.stack.block_name(0)
         job.storage.load(block, name)
-        # Later, these passes would be counted by whoever watches a block's inputs.
+        # Later, these passes would be counted by the observers of a block's inputs.
         for count in self._batch_sizes(size, len(job.tokens)):
             runner.prepare(count)
         if not first:
@@ -175,7 +175,7 @@ class Walk:
 
     @property
     def stop_message(self) -> str:
-        """How far it is, for whoever asked it to end."""
+        """How far the walk is, where it was asked to end."""
         if self.journal is None:
             return "stopped; nothing was written"
         return f"stopped after {self._done(self.journal.finished)}; the same command goes on from here"

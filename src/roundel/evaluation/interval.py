@@ -1,6 +1,6 @@
 """A figure with its 95 % interval, which a single window does not give: it tells nothing of another one.
 
-Reports hold figures as plain data; whoever shows one reads it back into this class, so that the type checker asks
+Reports hold figures as plain data; they are read back into this class to be shown, so that the type checker asks
 everywhere what to do without bounds.
 """
 

@@ -1,4 +1,4 @@
-"""Every single prediction as a row of a parquet file, for whoever wants to see where a model differs.
+"""Every single prediction as a row of a parquet file, to see where a model differs.
 
 text, window, position     which token of which window
 token                      its id
@@ -20,7 +20,7 @@ from roundel.system.seal import check_place, sealed, unsealed
 
 
 def check_parquet(path: Path) -> None:
-    """Raise OutputError where pyarrow is not installed, or somebody's file has this name."""
+    """Raise OutputError where pyarrow is not installed, or another file has this name."""
     _pyarrow()
     check_place(path, "predictions")
 

@@ -1,7 +1,7 @@
 """What measures a model: its logits, window by window, wherever its weights are.
 
 A model in memory computes a window at a time; one that is larger than memory, all windows a block at a time
-(blockwise.py). Whoever measures sees logits come out one window after the other.
+(blockwise.py). Logits come out one window after the other.
 """
 
 from collections.abc import Iterator

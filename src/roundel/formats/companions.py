@@ -188,7 +188,7 @@ def _code_of(path: Path) -> Iterator[str]:
     try:
         classes = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
     except (ValueError, AttributeError):
-        return  # whoever opens it will say so
+        return  # opening it reports the error
     for names in classes.values():
         for name in names if isinstance(names, list) else [names]:
             if isinstance(name, str) and "--" not in name:  # else it is in another repository

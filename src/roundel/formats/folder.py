@@ -90,7 +90,7 @@ def atomic_folder(
     Args:
         target: which may be replaced, if `overwrite` and Roundel wrote it.
         overwrite: see there.
-        work: exists, on the file system of the target, and nobody else uses it.
+        work: exists, on the file system of the target, and nothing else uses it.
         say: gets what was found in the old folder at the last moment.
 
     Raises:
@@ -153,7 +153,7 @@ def settle(target: Path, work: Path) -> str:
     if replaced.exists():
         if not target.exists():
             replaced.rename(target)
-        elif (work / _BUILDING).exists():  # somebody else's folder has the name now
+        elif (work / _BUILDING).exists():  # another folder has the name now
             return _keep(replaced, target)
         elif not discarded.exists():
             replaced.rename(discarded)

@@ -3,7 +3,7 @@
 Training with an adapter, or merging one, leaves such folders behind. Where `peft` is installed, transformers puts the
 adapter into what it opens, without a word; where it is not, it reads the weights alone. What a folder holds must not
 depend on what else is installed, and nobody can tell from the files whether the adapter is merged into the weights
-already. So the weights are taken as they are, and whoever names the folder is told. An adapter that is meant is named
+already. So the weights are taken as they are, and a message says so. An adapter that is meant is named
 itself, in a folder of its own.
 """
 

@@ -69,7 +69,7 @@ def first_of(output: Any) -> torch.Tensor:
 
 
 def own_copy(item: Any) -> Any:
-    """A tensor that nobody else writes into."""
+    """A copy of a tensor; anything else as it is."""
     return item.clone() if isinstance(item, torch.Tensor) else item
 
 

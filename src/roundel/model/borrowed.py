@@ -1,6 +1,6 @@
 """A caller's model in memory is lent: after the call it is as it was.
 
-Whoever gives a model in training wants to go on training it. Inside, a model is in eval mode, without gradients, moved
+The caller of a model in training goes on training it. Inside, a model is in eval mode, without gradients, moved
 to where it computes, its experts are seen one by one, its code runs as it is written and not as it was compiled; other
 libraries set what they need in its config. So everything by which modules and configs differ is written down before,
 and put back after: modes, hooks, members, classes, parameters and buffers as objects, where their values are, whether
@@ -43,7 +43,7 @@ def borrowed(model: object) -> Iterator[None]:
 
 @contextmanager
 def taken(model: object) -> Iterator[None]:
-    """Inside a model may be changed for good; after an error it is as it was, but for the values of its weights.
+    """Inside, a model may be changed permanently; after an error it is as it was, but for the values of its weights.
 
     Args:
         model: that is changed. Anything but a model is not looked at.
@@ -103,7 +103,7 @@ def _tensor_written_down(tensor: torch.Tensor, *, values: bool) -> Callable[[], 
         there = tensor.device == home and tensor.dtype == dtype
         if data is not None:
             if not there or tensor.data_ptr() != data.data_ptr():
-                if there:  # whoever tried something with it has put its values back, elsewhere
+                if there:  # a trial has put its values back, elsewhere
                     data.copy_(tensor.data)
                 tensor.data = data
         elif not there:

@@ -1,7 +1,7 @@
 """Experts that share one tensor, seen as the Linears that they are.
 
 transformers keeps the experts of a mixture in parameters [E, out, in], some in [E, in, out], and its code multiplies by
-slices of them. No hook ever sees such an expert: whoever walks over modules passes by most of the model's weights, or
+slices of them. No hook ever sees such an expert: code that walks over modules misses most of the model's weights, or
 rounds them without having seen an input.
 
 While a model is divided, the name of such a parameter leads its module to a `Stack`, whose items are `Expert`s: Linears

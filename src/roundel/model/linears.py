@@ -1,7 +1,7 @@
 """Linears, whatever their class: one view with the weight as `[out, in]`.
 
 `nn.Linear` stores `[out, in]`; GPT-2's `Conv1D` stores `[in, out]`; an expert may be a slice of a larger tensor
-(experts.py); a class of somebody's own is a Linear if it says how many features go in and out and has a weight of that
+(experts.py); a class of the user's own is a Linear if it says how many features go in and out and has a weight of that
 shape. Everything above this file sees one shape.
 """
 

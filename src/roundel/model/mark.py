@@ -5,7 +5,7 @@ eight, and to be close to its "original". The mark is an attribute of the model'
 `save_pretrained` writes has not, and a model that is opened anew is new.
 
 It holds only as long as the weights do. For every matrix that a run changed it knows some of the values that were left
-there; where other values stand, because somebody loaded the original's weights into the same object or trained it on,
+there; where other values stand, because the original's weights were loaded into the same object or it was trained on,
 that matrix is quantized no more. A copy in half precision still has the values, rounded.
 """
 
@@ -47,7 +47,7 @@ def broken_off(name: str) -> ModelError:
 
 
 def mark_of(model: nn.Module) -> str:
-    """What Roundel has made of a model, in words; empty where it has the weights that somebody else gave it."""
+    """What Roundel has made of a model, in words; empty where it has the weights of its source."""
     mark: _Mark | None = getattr(model, _ATTRIBUTE, None)
     if mark is None:
         return ""

@@ -1,4 +1,4 @@
-"""Where the files of a model are that somebody named: a folder, a GGUF file, or the hub's cache.
+"""Where the files of a named model are: a folder, a GGUF file, or the hub's cache.
 
 A hub id is a folder that has not been looked up yet. It is looked up here, once, and goes the way of folders from then
 on.

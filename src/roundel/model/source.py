@@ -377,7 +377,7 @@ def open_tokenizer(location: str | Path, trust_remote_code: bool = False, **wher
                 "came with the model are expected; copy or download them again, or remove them all to go on with token "
                 "ids"
             ) from error
-        # Quantizing from token ids needs no tokenizer; whoever needs one says so then.
+        # Quantizing from token ids needs no tokenizer; where one is needed, an error says so then.
         return None
 
 

@@ -125,7 +125,7 @@ class OnDisk:
 
     @contextmanager
     def around(self, model: Any, stack: BlockStack) -> Iterator[None]:
-        """Read it, and let it go; inside of itself it does nothing."""
+        """Read it, and release it on exit; nested in itself it does nothing."""
         if self._around:
             yield
             return

@@ -2,7 +2,7 @@
 
 While a class is built, transformers changes what all threads share: it takes `tie_weights` away from every model,
 replaces functions of `torch.nn.init`, sets torch's default type. A second thread that opens a model meanwhile finds
-weights untied and heads missing, and what each then puts back may be what the other had put there, for good. So all
+weights untied and heads missing, and what each then puts back may be what the other had put there, permanently. So all
 opening is done under one lock. The rejected alternative, thread-local versions of each of these changes, has to be
 found anew with every release of transformers.
 

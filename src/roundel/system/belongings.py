@@ -2,7 +2,7 @@
 
 `roundel.json` in every output folder lists all other files with their sizes and SHA-256 hashes (`sha256sum` gives the
 same), and is sealed itself; the report's files, which are written when the folder has its name already, are known by
-their seals. A file of another name, a link, a folder, or one of ours with other bytes, is somebody's work.
+their seals. A file of another name, a link, a folder, or one of ours with other bytes, is the user's.
 
 A former design believed --overwrite, and deleted a thesis.
 """

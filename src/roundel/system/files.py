@@ -1,6 +1,6 @@
 """Files that are there or not there, never half: written aside, flushed to the disk, then renamed.
 
-Whoever may read what this process makes is said by its umask. Some writers do not ask (safetensors makes files that the
+Who may read what this process makes is decided by its umask. Some writers do not ask (safetensors makes files that the
 owner alone can read), so modes are set by those that the system gives a new file.
 """
 
@@ -49,7 +49,7 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: disk full, no permission.
     """
-    # A name that nobody has: what lies beside the file may be somebody's.
+    # A name that is not taken: what lies beside the file may be the user's.
     part = path.with_name(f".{path.name}.{token_hex(4)}.part")
     with reported(path):
         try:

@@ -14,7 +14,7 @@ class Progress:
     """A silent listener; subclass it to show something.
 
     Attributes:
-        stop_asked: somebody wants the work to end; set from anywhere, also from a signal handler.
+        stop_asked: the work is to end; set from anywhere, also from a signal handler.
     """
 
     stop_asked = False

@@ -3,7 +3,7 @@
     roundel-KIND-0123456789abcdef0123456789abcdef
 
 stands in the file; the 32 digits are the BLAKE2b hash of the whole file with zeros in their place. A file whose seal
-fits is what Roundel wrote, byte for byte, and may be replaced by another of its kind. Everything else is somebody's: a
+fits is what Roundel wrote, byte for byte, and may be replaced by another of its kind. Everything else is the user's: a
 file of another program, and one of ours that was edited since.
 """
 
@@ -55,7 +55,7 @@ def check_place(path: Path, kind: Kind) -> None:
     """Refuse to replace a file that is not of our making.
 
     Raises:
-        OutputError: somebody's file has this name, or the file cannot be read.
+        OutputError: another file has this name, or the file cannot be read.
     """
     if not path.is_file():
         return  # nothing, or a device
@@ -71,7 +71,7 @@ def write_sealed(path: Path, kind: Kind, text: str) -> None:
     """Write a text that has `unsealed` in it; what a link points to is written, the link stays.
 
     Raises:
-        OutputError: somebody's file has this name, disk full, no permission.
+        OutputError: another file has this name, disk full, no permission.
     """
     check_place(path, kind)
     content = sealed(text.encode(), kind)

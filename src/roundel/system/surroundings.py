@@ -1,6 +1,6 @@
 """What surrounds a call: the caller's modes and the voices of other libraries.
 
-Whoever calls may be in a notebook's `torch.no_grad()` or `torch.inference_mode()`, under autocast, in a program with
+The caller may be in a notebook's `torch.no_grad()` or `torch.inference_mode()`, under autocast, in a program with
 another default dtype. None of it is meant for the inside of a call, where gradients flow and every type is chosen; so
 it is out of the way meanwhile, and the result has the same bytes. The same with bars, logs and warnings of the
 libraries below: a caller hears what they give a `Progress` to hear, and errors. What belongs to the whole process

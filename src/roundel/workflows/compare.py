@@ -129,8 +129,8 @@ def layer_errors(
 ) -> list[dict[str, Any]]:
     """How far the weights of each Linear are from the original's: `||W - W'||^2 / ||W||^2`.
 
-    None for a Linear whose scale was moved into a norm (its weights differ by right), and where the model has none of
-    that name. Measured on the weights that compute, so it shows what befell a file after it was written, too.
+    None for a Linear whose scale was moved into a norm (its weights differ by design), and where the model has none of
+    that name. Measured on the weights that compute, so it shows damage to a file after it was written, too.
     """
     unpack_model(source.model)
     for model in (source.model, original.model):

@@ -1,4 +1,4 @@
-"""Measuring models that somebody named: opened whole or block by block, on the same windows, against one original."""
+"""Measuring named models: opened whole or block by block, on the same windows, against one original."""
 
 import math
 from collections.abc import Callable, Sequence

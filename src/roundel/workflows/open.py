@@ -169,7 +169,7 @@ def open_model(
 
 
 def marked(model: torch.nn.Module, allow_own: bool) -> str:
-    """What Roundel had made of a model in memory, for whoever takes it as an original; empty where it is one."""
+    """What Roundel had made of a model in memory, where it is taken as an original; empty where it is one."""
     words = mark_of(model)
     if words and not allow_own:
         raise broken_off(name_of(model)) if words == BROKEN_OFF else own_output(name_of(model))

@@ -3,7 +3,7 @@
 `report.json` holds everything, `report.html` is made of it (report/page.py). The result and the original are read block
 by block, so the report takes no more memory than the run did.
 
-It is written when the folder has its name: nothing that befalls it costs the model.
+It is written when the folder has its name: if it fails, the model is still there.
 """
 
 import json
@@ -134,7 +134,7 @@ def render_again(folder: Path) -> Path:
 
     Raises:
         ModelError: no readable report in the folder.
-        OutputError: somebody's file has the page's name.
+        OutputError: another file has the page's name.
         RoundelError: the libraries that the page needs are not installed.
     """
     manifest = read_manifest(folder)

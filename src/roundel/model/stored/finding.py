@@ -1,4 +1,4 @@
-"""Whether a model that somebody named is stored quantized."""
+"""Whether a named model is stored quantized."""
 
 from pathlib import Path
 from typing import Any
