@@ -1,4 +1,4 @@
-"""The bridge against lm-eval by its own road, and against sums of log-probabilities."""
+"""The bridge against lm-eval by its own road, and against sums of log-probabilities: one file, for all ask it alike."""
 
 import json
 import logging
