@@ -20,8 +20,8 @@ RECIPES = [
     roundel.Recipe(name="rtn", method="rtn", **GRID, sym=True),
     roundel.Recipe(name="gptq", method="gptq", **GRID, **DATA, format="dense"),
     roundel.Recipe(name="spqr", method="spqr", bits=3, outliers=0.005, **DATA, format="dense"),
-    roundel.Recipe(name="autoround", method="autoround", iters=20, **GRID, **DATA, format="dense"),
-    roundel.Recipe(name="lrq", method="lrq", iters=20, **GRID, **DATA, format="dense"),
+    roundel.Recipe(name="autoround", method="autoround", iters=10, **GRID, **DATA, format="dense"),
+    roundel.Recipe(name="lrq", method="lrq", iters=10, **GRID, **DATA, format="dense"),
 ]
 # Conv1D, and experts that checkpoints keep in one tensor: compressed-tensors has no form for them.
 NEVER_PACKED = ("gpt2", "gpt_oss", "llama4")

@@ -1,5 +1,6 @@
 """Mixtures of experts: nothing passed over, nothing uncalibrated in silence, and no babble after reloading."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,20 @@ def quantize(name: str, tmp_path: Path | None = None, **settings) -> roundel.Qua
     )
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[roundel.Quantized, Path]]:
+    """A mixture by GPTQ in a format, and its folder: once for all that look at it."""
+    found: dict[tuple[str, str], tuple[roundel.Quantized, Path]] = {}
+
+    def write(name: str, format: str) -> tuple[roundel.Quantized, Path]:
+        if (name, format) not in found:
+            folder = tmp_path_factory.mktemp(name)
+            found[name, format] = quantize(name, folder, format=format, sym=format != "dense"), folder / "out"
+        return found[name, format]
+
+    return write
+
+
 @torch.no_grad()
 def perplexity(model, folder: Path) -> float:
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -46,15 +61,14 @@ def perplexity(model, folder: Path) -> float:
 
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("format", ["dense", "compressed-tensors"])
-def test_a_reloaded_mixture_does_not_babble(name: str, format: str, tmp_path: Path) -> None:
+def test_a_reloaded_mixture_does_not_babble(name: str, format: str, written) -> None:
     """The rivals' bug: a folder whose experts do not come back. Through transformers alone, as a user opens it."""
-    sym = {"sym": True} if format == "compressed-tensors" else {}
-    if sym and name in KEPT_TOGETHER:
+    if format == "compressed-tensors" and name in KEPT_TOGETHER:
         with pytest.raises(roundel.RoundelError, match="is kept in one tensor with the other experts"):
-            quantize(name, tmp_path, format=format, **sym)
+            written(name, format)
         return
-    done = quantize(name, tmp_path, format=format, **sym)
-    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    done, out = written(name, format)
+    reloaded = AutoModelForCausalLM.from_pretrained(out)
     in_memory, folder = perplexity(done.model, zoo_model(name)), zoo_model(name)
     assert perplexity(reloaded, folder) == pytest.approx(in_memory, rel=1e-4)
     original = AutoModelForCausalLM.from_pretrained(folder)
@@ -64,9 +78,9 @@ def test_a_reloaded_mixture_does_not_babble(name: str, format: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_no_expert_stays_in_full_precision_without_being_listed(name: str) -> None:
+def test_no_expert_stays_in_full_precision_without_being_listed(name: str, written) -> None:
     """Seen from the tensors: each expert's matrix has no more values in a group than 3 bits can tell apart."""
-    done = quantize(name)
+    done, _ = written(name, "dense")
     original = AutoModelForCausalLM.from_pretrained(zoo_model(name))
     before = dict(original.named_parameters())
     listed = {layer["name"]: layer for layer in done.manifest["layers"]}
@@ -197,8 +211,8 @@ def test_inputs_of_experts_are_quantized_too(scale: str, tmp_path: Path) -> None
     assert not torch.equal(plain(ids).logits, done.model(ids).logits)
 
 
-def test_the_model_in_memory_is_whole_again() -> None:
-    done = quantize("mixtral")
+def test_the_model_in_memory_is_whole_again(written) -> None:
+    done, _ = written("mixtral", "dense")
     assert not stacks_in(done.model)
     assert done.model.config._experts_implementation != "eager"
 

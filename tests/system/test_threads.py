@@ -49,6 +49,8 @@ def at_once(jobs: dict[str, Callable[[], object]], times: int) -> list[str]:
             thread.start()
         for thread in threads:
             thread.join()
+        if wrong:
+            break
     return wrong
 
 

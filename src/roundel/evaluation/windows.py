@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from roundel.calibration.chats import Renderer
-from roundel.calibration.pieces import CUT, token_pieces
+from roundel.calibration.pieces import CUT, PIECE, token_pieces
 from roundel.calibration.portion import Need
 from roundel.calibration.prefix import describe_prefix, text_prefix, with_prefix
 from roundel.calibration.sources import Source, parse_sources
@@ -57,6 +57,8 @@ _JOINED: dict[str, tuple[str, str | None, dict[str, Any], str, str, str, int | N
 _C4_WINDOWS = 256
 # Documents of the shard longer than 2048 tokens are one in forty.
 _PATIENCE = 20_000
+# Characters tokenized at a time where so many tokens are enough: some more than they commonly have, and at least.
+_CHARACTERS, _SHORT_PIECE = 6, 1 << 14
 _LIMITS = {"c4_new": _C4_WINDOWS}
 
 
@@ -117,7 +119,8 @@ def evaluation_windows(
 
     def tokenize(content: str, wanted: int | None = None) -> torch.Tensor:
         found, count = [torch.empty(0, dtype=torch.int64)], 0
-        for ids in token_pieces(content, tokenizer, special=not begun):
+        piece = PIECE if wanted is None else min(PIECE, max(_SHORT_PIECE, _CHARACTERS * wanted))
+        for ids in token_pieces(content, tokenizer, special=not begun, piece=piece):
             found.append(torch.tensor(ids, dtype=torch.int64))
             count += len(ids)
             if wanted is not None and count >= wanted:
