@@ -178,6 +178,16 @@ def test_the_first_windows_of_a_large_text_are_those_of_the_whole(
         assert said not in whole.convention
 
 
+def test_the_first_windows_where_tokens_are_long(tmp_path: Path) -> None:
+    """Of blanks by the hundred, a piece that is usually enough gives a few tokens: more pieces are tokenized."""
+    (tmp_path / "a.txt").write_text("".join(" " * 600 + f"word{n}" for n in range(800)), encoding="utf-8")
+    tokenizer = tokenizer_with("<s> $A")
+    whole = evaluation_windows(str(tmp_path / "a.txt"), tokenizer, 64)
+    some = evaluation_windows(str(tmp_path / "a.txt"), tokenizer, 64, 40)
+    assert len(whole.windows) > 40
+    assert torch.equal(some.windows, whole.windows[:40])
+
+
 def test_memory_is_that_of_what_is_needed(tmp_path: Path) -> None:
     """Python's own memory: a fraction of the file's size, for rows and for text, packed or not."""
     count = 400
