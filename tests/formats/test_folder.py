@@ -1,13 +1,13 @@
 import errno
 import gc
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mounts import mounted
 
 import roundel
 from roundel.engine import count_bytes
@@ -59,14 +59,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, work: Path) -> N
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with room for 300 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    yield disk
-    gc.collect()  # of mapped files
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with mounted(tmp_path, "size=300k", "--lazy") as disk:
+        yield disk
+        gc.collect()  # of mapped files
 
 
 @pytest.mark.parametrize("format", ["dense", "compressed-tensors"])

@@ -3,12 +3,11 @@
 Bad targets and their messages are rows in bad_outputs.py; a disk that is full is in test_folder.py.
 """
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mounts import mounted
 
 from bad_inputs.box import UP, WEIGHTS, Box
 from bad_inputs.commands import quantize
@@ -23,13 +22,8 @@ pytestmark = pytest.mark.reports
 @pytest.fixture
 def sealed(tmp_path: Path) -> Iterator[Path]:
     """A file system that cannot be written."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a read-only file system is not permitted here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with mounted(tmp_path, "ro") as disk:
+        yield disk
 
 
 def test_a_file_system_that_cannot_be_written(sealed: Path) -> None:

@@ -233,6 +233,6 @@ def _rows_of(tokens: torch.Tensor, options: CalibrationOptions) -> torch.Tensor:
     if tokens.ndim != 2 or not is_ids(tokens):
         raise CalibrationError(
             f"the calibration tensor is {tuple(tokens.shape)} {tokens.dtype}; integer ids [samples, tokens] are "
-            f"expected"
+            "expected"
         )
     return pack_documents(tokens.tolist(), None, options)

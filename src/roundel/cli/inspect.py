@@ -51,7 +51,7 @@ def inspect_command(
             )
         _show_folder(read_contents(place.path))
         return
-    chosen = choose_recipe(recipe, {"method": method.value if method else None}, settings)
+    chosen = choose_recipe(recipe, {"method": method}, settings)
     problem = None
     try:
         layers = roundel.inspect(place, chosen, progress=progress, **model_options)

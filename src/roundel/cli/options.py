@@ -1,13 +1,12 @@
 """Options that several commands share: how models are opened, what they are quantized with, where the work is done."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
-from roundel.recipe import Recipe, load_settings, parse_assignments
+from roundel.recipe import MethodName, Recipe, load_settings, parse_assignments
 
 RevisionOption = Annotated[
     str | None,
@@ -36,27 +35,8 @@ SettingsOption = Annotated[
 _NOT_MEASURED = "none"
 
 
-class MethodChoice(StrEnum):
-    """--method."""
-
-    rtn = "rtn"
-    gptq = "gptq"
-    spqr = "spqr"
-    signround = "signround"
-    autoround = "autoround"
-    flexround = "flexround"
-    lrq = "lrq"
-
-
-class StreamChoice(StrEnum):
-    """--stream-to-disk."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-MethodOption = Annotated[MethodChoice | None, typer.Option(help="How the integers are chosen.")]
+StreamName = Literal["float32", "bfloat16", "float16"]
+MethodOption = Annotated[MethodName | None, typer.Option(help="How the integers are chosen.")]
 
 
 def opening(
@@ -109,12 +89,12 @@ def tuning_settings(
 
 def streams(
     stream_to_disk: Annotated[
-        StreamChoice | None,
+        StreamName | None,
         typer.Option(help="Keep the activations between blocks in files beside the output, as this type."),
     ] = None,
 ) -> dict[str, Any]:
     """Where the activations between blocks are: what `roundel.StreamOptions` are made of, when the work begins."""
-    return {} if stream_to_disk is None else {"on_disk": True, "dtype": stream_to_disk.value}
+    return {} if stream_to_disk is None else {"on_disk": True, "dtype": stream_to_disk}
 
 
 def writing(

@@ -46,7 +46,7 @@ def plan_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
-    given = {"method": method.value if method else None, "calibration": calibration, **data, **tuning}
+    given = {"method": method, "calibration": calibration, **data, **tuning}
     chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()

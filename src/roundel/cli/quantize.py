@@ -1,6 +1,5 @@
 """`roundel quantize`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,15 +24,7 @@ from roundel.cli.options import (
     writing,
 )
 from roundel.formatting import size
-
-
-class FormatChoice(StrEnum):
-    """--format."""
-
-    compressed_tensors = "compressed-tensors"
-    roundel = "roundel"
-    spqr = "spqr"
-    dense = "dense"
+from roundel.recipe import FormatName
 
 
 def _grid_settings(
@@ -55,11 +46,11 @@ def _grid_settings(
     kv_bits: Annotated[
         int | None, typer.Option(help="Bits of keys and values; left out: not quantized.")
     ] = None,
-    format: Annotated[FormatChoice | None, typer.Option(help="Container of the output.")] = None,
+    format: Annotated[FormatName | None, typer.Option(help="Container of the output.")] = None,
 ) -> dict[str, Any]:
     """Keys of a recipe about the method and its grids."""
     return {
-        "method": method.value if method else None,
+        "method": method,
         "bits": bits,
         "group_size": group_size,
         "sym": sym,
@@ -67,7 +58,7 @@ def _grid_settings(
         "target_bits": target_bits,
         "act_bits": act_bits,
         "kv_bits": kv_bits,
-        "format": format.value if format else None,
+        "format": format,
     }
 
 

@@ -9,7 +9,7 @@ from roundel.engine.block_pass import BlockPass
 from roundel.engine.finish import Chosen, QuantizedLinears, finish
 from roundel.engine.job import Job
 from roundel.engine.observations import Observations, Observer, ReferencePass
-from roundel.engine.observers import InputHessians, InputSizes, InputStatistics
+from roundel.engine.observers import InputSizes, InputStatistics
 from roundel.engine.starts import Starts
 from roundel.engine.streams import Stream, Streams, relative_error
 from roundel.engine.target import Target, too_few
@@ -88,8 +88,9 @@ class BlockQuantizer:
         record = BlockRecord(self.stack.block_name(index), note=note)
         with computing(self.stack.blocks[index], self.job.device):
             if streams is None:
-                targets = Starts(self.observer, Observations()).to_nearest(self.job.linears(index), None)
-                return QuantizedBlock(self._finish(_untuned(targets), Observations()), record, None)
+                seen = Observations()
+                targets = Starts(self.observer, seen).to_nearest(self.job.linears(index), None)
+                return QuantizedBlock(self._finish(_untuned(targets), seen), record, None)
             linears, original = self._with_data(index, streams, reference, record)
         inputs = streams.quantized
         if self.passes.amp is None:
@@ -180,21 +181,13 @@ class BlockQuantizer:
             if recipe.static_activations:
                 self.observer.fix_ranges([view], feed)
             if recipe.hessian_guided:
-                with (
-                    InputHessians([[view]]) as hessians,
-                    InputSizes([view]) as sizes,
-                    self.passes.activations_quantized(),
-                ):
-                    feed()
-                hessians.reduce(ranks)
-                seen.add_sizes(sizes, ranks)
-                return self._finish(_untuned(starts.by_hessians([view], hessians)), seen)
+                return self._finish(_untuned(starts.by_stage([view], [[view]], [view], feed)), seen)
             watched = [view] if recipe.start == "search" else []
             with InputStatistics(watched) as statistics, InputSizes(watched) as sizes:
                 if streams is not None and watched:
                     feed()
             statistics.reduce(ranks)
-            seen.add_sizes(sizes, ranks)
+            seen.add_sizes(sizes, ranks, [watched] if watched else [])
             seen.tokens |= {name: diagonal.tokens for name, diagonal in statistics.diagonals.items()}
             return self._finish(_untuned(starts.to_nearest([view], statistics)), seen)
 

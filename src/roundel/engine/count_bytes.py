@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from roundel.engine.coverage import Coverage
-from roundel.engine.footprint import ActivationFootprint, largest_block
+from roundel.engine.footprint import ActivationFootprint, count_numbers, largest_block
 from roundel.engine.observers import HESSIAN_BYTES
 from roundel.engine.plan import Plan, PlanPart
 from roundel.engine.streams import StreamHome
@@ -92,7 +92,7 @@ def make_plan(
         PlanPart.ITSELF: resident,
         PlanPart.AROUND: around if whole else 0,
         PlanPart.BLOCKS: all_weights - around if whole else 0,
-        PlanPart.BLOCK: _FLOAT * _count(stack.blocks[largest]),
+        PlanPart.BLOCK: _FLOAT * count_numbers(stack.blocks[largest]),
     }
     width = getattr(model.config.get_text_config(), "hidden_size", 0)
     stream = _FLOAT * recipe.nsamples * recipe.seqlen * width if recipe.needs_calibration else 0
@@ -239,10 +239,6 @@ def _logits_bytes(model: Any) -> int:
 def _bytes(module: nn.Module) -> int:
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in [*module.parameters(), *module.buffers()])
 
 
 def _existing(path: Path) -> Path:

@@ -58,7 +58,7 @@ def bytes_of_batch(job: Job) -> ActivationFootprint:
 
 def largest_block(stack: BlockStack) -> int:
     """Index of the block with the most weights: that with the experts, where the first have none."""
-    return max(range(len(stack)), key=lambda index: _count(stack.blocks[index]))
+    return max(range(len(stack)), key=lambda index: count_numbers(stack.blocks[index]))
 
 
 def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, block: nn.Module) -> list[int]:
@@ -91,5 +91,6 @@ def bytes_kept(run: Callable[[torch.Tensor], object], sample: torch.Tensor, bloc
     return [storage.nbytes() for storage in seen.values()]
 
 
-def _count(module: nn.Module) -> int:
+def count_numbers(module: nn.Module) -> int:
+    """Of its parameters and buffers."""
     return sum(tensor.numel() for tensor in [*module.parameters(), *module.buffers()])

@@ -84,6 +84,6 @@ def _block(walk: Walk, worker: BlockQuantizer, index: int, seen: _Inputs) -> Non
         streams = Streams(home.find(entering, shape), None)
         outputs = home.find(stream_name("original", index + 1), shape)
         reference = ReferencePass(outputs, seen.tokens, seen.sizes)
-    _, part = quantize_part(worker.job, worker, index, streams, reference)
+    _, part = quantize_part(worker, index, streams, reference)
     walk.parts.write(part)
     walk.job.storage.release(part.module, part.name)

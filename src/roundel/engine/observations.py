@@ -65,13 +65,11 @@ class Observations:
         self.tokens |= reference.tokens
         self.sizes = dict(reference.sizes)
 
-    def add_sizes(
-        self, sizes: InputSizes, ranks: Ranks, sharing: Iterable[list[LinearView]] | None = None
-    ) -> None:
+    def add_sizes(self, sizes: InputSizes, ranks: Ranks, sharing: Iterable[list[LinearView]]) -> None:
         """Take over sizes of inputs; Linears that share their input have those of the first of them."""
         sizes.reduce(ranks)
         largest = sizes.largest
-        for views in [[view] for view in sizes.linears] if sharing is None else sharing:
+        for views in sharing:
             if views[0].name in largest:
                 self.sizes |= {view.name: largest[views[0].name] for view in views}
 

@@ -43,7 +43,7 @@ class Starts:
         One pass serves all Linears; several where Hessians do not fit into memory together, or where each Linear is to
         see inputs that passed the quantized Linears before it.
         """
-        passes, ranks = self.observer.passes, self.job.ranks
+        passes = self.observer.passes
         if reference is not None and reference.hessians is not None and shares_hessians(self.job, streams):
             yield from self.by_hessians(views, reference.hessians, Hessian.mean)
             return
@@ -51,15 +51,32 @@ class Starts:
         for stage in in_stages(sharing, one_by_one=self.job.recipe.true_sequential):
             # Where there was a reference pass, the sizes are known.
             leaders = [views[0] for views in stage] if reference is None else []
-            with (
-                InputHessians(stage) as hessians,
-                InputSizes(leaders) as sizes,
-                passes.activations_quantized(),
-            ):
-                passes.feed(index, streams.inputs)
-            hessians.reduce(ranks)
-            self.seen.add_sizes(sizes, ranks, stage if leaders else [])
-            yield from self.by_hessians(views, hessians)
+            yield from self.by_stage(views, stage, leaders, lambda: passes.feed(index, streams.inputs))
+
+    def by_stage(
+        self,
+        views: list[LinearView],
+        stage: list[list[LinearView]],
+        leaders: list[LinearView],
+        feed: Callable[[], object],
+    ) -> Iterator[Target]:
+        """Round Linears by Hessians that one pass collects.
+
+        Args:
+            views: those that may be rounded.
+            stage: those that are, by the input that they share.
+            leaders: the first of each, where the sizes of their inputs are not known yet; else none.
+            feed: runs what they are in on all calibration data.
+        """
+        with (
+            InputHessians(stage) as hessians,
+            InputSizes(leaders) as sizes,
+            self.observer.passes.activations_quantized(),
+        ):
+            feed()
+        hessians.reduce(self.job.ranks)
+        self.seen.add_sizes(sizes, self.job.ranks, stage if leaders else [])
+        yield from self.by_hessians(views, hessians)
 
     def by_hessians(
         self,

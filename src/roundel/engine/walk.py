@@ -131,7 +131,7 @@ class Walk:
         """
         self.check_stop()
         index = self.finished
-        done, part = quantize_part(self.job, self.worker, index, self.streams, reference)
+        done, part = quantize_part(self.worker, index, self.streams, reference)
         self.streams = done.streams
         self._finish(part)
         if not self.job.keeps_weights:
@@ -185,14 +185,13 @@ class Walk:
 
 
 def quantize_part(
-    job: Job,
     worker: BlockQuantizer,
     index: int,
     streams: Streams | None,
     reference: ReferencePass | None,
 ) -> tuple[QuantizedBlock, Part]:
     """Load a block, quantize it, and take the time and the memory that it takes."""
-    began = time.perf_counter()
+    job, began = worker.job, time.perf_counter()
     begin_part()
     block, name = job.stack.blocks[index], job.stack.block_name(index)
     job.storage.load(block, name)

@@ -53,8 +53,8 @@ class BlockByBlock:
     def logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
         """All windows that fit through all blocks, then their logits one by one."""
         width = self.model.config.get_text_config().hidden_size
-        lockstep = max(1, _HIDDEN_BYTES // (windows.shape[1] * width * self.model.dtype.itemsize))
-        for some in windows.split(lockstep):
+        together = max(1, _HIDDEN_BYTES // (windows.shape[1] * width * self.model.dtype.itemsize))
+        for some in windows.split(together):
             yield from self._logits(some)
 
     def _logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -91,7 +91,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except (yaml.YAMLError, RecursionError) as error:
             raise RecipeError(
                 f"--set {assignment!r}: the value is no YAML ({_one_line(error)}); a number, a word or a list "
-                f"is expected"
+                "is expected"
             ) from error
     return settings
 

@@ -130,7 +130,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         place = ".".join(map(str, problem["loc"]))
         raise ModelError(
             f"{path} cannot be read: {place}: {problem['msg'].lower()}; a file as roundel quantize writes it is "
-            f"expected"
+            "expected"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}; a JSON file is expected") from error

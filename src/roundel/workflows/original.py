@@ -9,6 +9,11 @@ from roundel.model.beside import left_beside
 from roundel.model.source import SourceModel
 
 
+def original_bytes(source: SourceModel) -> int:
+    """Of a model's parameters, and of the tensors of its checkpoint that have no place in it."""
+    return sum(p.numel() * p.element_size() for p in source.model.parameters()) + source.extra.bytes
+
+
 def describe_original(source: SourceModel, fingerprint: str) -> dict[str, Any]:
     """What a model is, in plain data.
 
@@ -20,7 +25,7 @@ def describe_original(source: SourceModel, fingerprint: str) -> dict[str, Any]:
     parameters = list(model.parameters())
     about = {
         "fingerprint": fingerprint,
-        "bytes": sum(p.numel() * p.element_size() for p in parameters) + source.extra.bytes,
+        "bytes": original_bytes(source),
         "bits_per_weight": torch.finfo(model.dtype).bits,
         "parameters": sum(p.numel() for p in parameters) + sum(map(prod, source.extra.shapes.values())),
     }

@@ -15,6 +15,7 @@ from roundel.evaluation.windows import check_text
 from roundel.formats.folder import check_target
 from roundel.model.experts import rejoin
 from roundel.recipe import Recipe
+from roundel.records.manifest import MANIFEST
 from roundel.system.ranks import Ranks
 from roundel.workflows.common import Common
 from roundel.workflows.destination import Destination, WriteOptions
@@ -50,13 +51,38 @@ def quantize_request(
         return execute([run])[0]
     if options.held_out is not None:
         check_text(options.held_out)
-    with ranks.raise_together():
-        if ranks.first:
-            remove_stale(output, request.options.listener.say)
-            check_target(output, options.overwrite, request.path)
+    claim_target(output, request, options, ranks)
     with Journal(output, ranks) as journal:
         run = open_run(request, recipe, device, journal, options, common)
         return execute([run])[0]
+
+
+def claim_target(
+    target: Path,
+    request: ModelRequest,
+    options: WriteOptions,
+    ranks: Ranks,
+    *,
+    may_be_finished: bool = False,
+) -> None:
+    """See that a folder may be written, and remove what broken-off runs left beside it; by the first rank.
+
+    Args:
+        target: the folder.
+        request: the model, which must not be in it.
+        options: whether it may be replaced.
+        ranks: that learn of an error together.
+        may_be_finished: what Roundel wrote there is not in the way: it may be the result.
+
+    Raises:
+        OutputError: it may not be written.
+    """
+    with ranks.raise_together():
+        if ranks.first:
+            remove_stale(target, request.options.listener.say)
+            # Looked at now: a broken-off run may just have left its result there.
+            finished = may_be_finished and not options.overwrite and (target / MANIFEST).is_file()
+            check_target(target, options.overwrite, request.path, vacant=not finished)
 
 
 def open_run(

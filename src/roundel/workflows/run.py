@@ -38,7 +38,7 @@ from roundel.workflows.data import CalibrationReader
 from roundel.workflows.decide import decide_on, find_readers
 from roundel.workflows.destination import Destination
 from roundel.workflows.open import describe_result
-from roundel.workflows.original import describe_original
+from roundel.workflows.original import describe_original, original_bytes
 from roundel.workflows.report import write_report
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.write import make_content, write_folder
@@ -153,8 +153,7 @@ class Run:
     @property
     def _checks_whole(self) -> bool:
         """Whether the output is checked by opening all of it."""
-        size = sum(p.numel() * p.element_size() for p in self.model.parameters()) + self.source.extra.bytes
-        return not self.streamed or size <= SHARD_BYTES
+        return not self.streamed or original_bytes(self.source) <= SHARD_BYTES
 
     @property
     def _amp(self) -> str:

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 
-from roundel.engine.journal import Journal, remove_stale
+from roundel.engine.journal import Journal
 from roundel.errors import OutputError, RecipeError
 from roundel.evaluation.windows import check_text
-from roundel.formats.folder import check_target
 from roundel.recipe import Recipe
 from roundel.records.manifest import MANIFEST, read_manifest
 from roundel.system.ranks import Ranks
 from roundel.workflows.common import Common
 from roundel.workflows.destination import WriteOptions
-from roundel.workflows.quantize import execute, open_run
+from roundel.workflows.quantize import claim_target, execute, open_run
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Run
 
@@ -50,12 +49,8 @@ def sweep_request(
         runs: dict[str, Run] = {}
         for name, recipe in zip(names, recipes, strict=True):
             target = output / name
-            with ranks.raise_together():
-                if ranks.first:
-                    remove_stale(target, say)
-                    # What an earlier sweep wrote is compared below.
-                    done = not options.overwrite and (target / MANIFEST).is_file()
-                    check_target(target, options.overwrite, request.path, vacant=not done)
+            # What an earlier sweep wrote is compared below.
+            claim_target(target, request, options, ranks, may_be_finished=True)
             journal = journals.enter_context(Journal(target, ranks))
             run = open_run(request, recipe, device, journal, options, common)
             found = None if options.overwrite else _finished(run, target, ranks)

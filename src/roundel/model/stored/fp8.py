@@ -37,7 +37,7 @@ class Fp8:
         if block is not None and not _is_block(block):
             raise ModelError(
                 f"weight_block_size is {block!r} in the quantization config: two numbers, as in [128, 128], are "
-                f"expected"
+                "expected"
             )
         self._block: tuple[int, int] | None = tuple(block) if block else None  # type: ignore[assignment]
 
