@@ -45,7 +45,7 @@ class Coverage:
     def planned(self) -> list[LayerRecord]:
         """The records with the grids that the layers will have."""
         return [
-            replace(layer, bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym)
+            replace(layer, type=scheme.type, bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym)
             if (scheme := self.schemes.get(layer.name))
             else layer
             for layer in self.layers
@@ -136,7 +136,13 @@ def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
 
 
 def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
-    scheme = recipe.scheme_for(view.name, model.dtype)
+    wanted = recipe.scheme_for(view.name, model.dtype)
+    scheme = None if wanted is None else wanted.fitting(view.shape[1])
+    if wanted is not None and scheme is None:
+        raise RecipeError(
+            f"{view.name} has rows of {view.shape[1]} weights, and types of GGUF files want a multiple of 32: leave it "
+            f"out (skip: [{view.name}]), or give it a grid without a type in layers"
+        )
     if scheme is None or recipe.target_bits is None:
         return scheme
     permuted = recipe.permutes(scheme, view.shape[1])

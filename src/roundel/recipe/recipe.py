@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
-from roundel.grid.scheme import Scheme
+from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.loading import load_settings
@@ -94,7 +94,11 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             raise ValueError(
                 f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
-        return {**METHODS[method].defaults, **data}
+        defaults = METHODS[method].defaults
+        if data.get("type") is not None:
+            # A method's own grid gives way to the type.
+            defaults = {key: value for key, value in defaults.items() if key not in Scheme.model_fields}
+        return {**defaults, **data}
 
     @field_validator("layers")
     @classmethod
@@ -129,7 +133,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                 )
         if self.enable_minmax_tuning and not self._method.tunes_ranges:
             raise ValueError(f"{self.method} tunes no ranges; method autoround does")
-        if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
+        unmoved = self.two_level or not (self.round_zero or self.minima)
+        if self.tuned and self.enable_minmax_tuning and unmoved:
             raise ValueError(
                 "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
             )
@@ -140,6 +145,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         rules = [key for key in _OUTLIER_RULES if getattr(self, key) is not None]
         if len(rules) > 1:
             raise ValueError(f"{' and '.join(rules)} each decide the number of outliers: give one of them")
+        if self.type is not None and rules:
+            raise ValueError(
+                f"a type of GGUF files has no place for outliers: leave {rules[0]} out, or the type"
+            )
         if self.simplified_outliers and not rules:
             raise ValueError(f"simplified_outliers has no effect without {', '.join(_OUTLIER_RULES)}")
         return self
@@ -235,8 +244,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
-        ignored = _ignored_keys(self.method, self.start)
-        return {key: value for key, value in data.items() if key not in ignored}
+        left = _ignored_keys(self.method, self.start)
+        if self.type is not None:
+            left |= set(type_settings(self.type))  # it says them
+        return {key: value for key, value in data.items() if key not in left}
 
     def scheme_for(self, layer: str, model_dtype: "torch.dtype") -> Scheme | None:
         """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
@@ -250,9 +261,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
-        merged = {**base, **override}
+        if override.get("type", self.type) != self.type:
+            # One type in place of another, or of none, or none: what the old one fixed is not said any more.
+            fixed = type_settings(self.type or override["type"])
+            base = {key: value for key, value in base.items() if key not in fixed}
+        merged = {"scale_dtype": self.scale_dtype, **base, **override}
         if merged["scale_dtype"] == "auto":
-            two_level = merged["scale_bits"] is not None or merged["zero_bits"] is not None
+            two_level = merged.get("scale_bits") is not None or merged.get("zero_bits") is not None
             merged["scale_dtype"] = "bfloat16" if bfloat16 and not two_level else "float16"
         return Scheme(**merged)
 
