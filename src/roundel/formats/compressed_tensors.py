@@ -183,7 +183,13 @@ def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
 
 
 def _refuse_beyond_the_grid(layer: Layer) -> None:
+    if layer.embedding:
+        raise FormatError(
+            f"{layer.name} is an embedding, which clients of compressed-tensors read unquantized: leave embedding_bits "
+            "out, or use --format gguf, roundel or dense"
+        )
     found = {
+        "scales in super-blocks": layer.scheme.super_block,
         "scales or zero points on two levels": layer.scheme.two_level,
         "real zero points": not layer.scheme.round_zero,
         "outliers": layer.outliers,

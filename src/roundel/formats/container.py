@@ -23,6 +23,7 @@ class Layer:
     bias: bool = False
     outliers: bool = False  # may have some
     permuted: bool = False  # codes in another order than the input channels
+    embedding: bool = False  # the input embedding
 
 
 class Container(Protocol):

@@ -74,3 +74,15 @@ def fitting(name: BlockTypeName, in_features: int) -> BlockTypeName | None:
     while choice is not None and in_features % BLOCK_TYPES[choice].block:
         choice = BLOCK_TYPES[choice].fallback
     return choice
+
+
+def type_of_bits(bits: int, in_features: int) -> BlockTypeName:
+    """The type with codes of so many bits for rows of so many weights; of more where there is none of 6."""
+    found: dict[int, tuple[BlockTypeName, BlockTypeName]] = {
+        4: ("q4_k", "q4_1"),
+        5: ("q5_k", "q5_1"),
+        6: ("q6_k", "q8_0"),
+        8: ("q8_0", "q8_0"),
+    }
+    of_super_blocks, plain = found[bits]
+    return plain if in_features % BLOCK_TYPES[of_super_blocks].block else of_super_blocks

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
+from roundel.grid.block_types import type_of_bits
 from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
@@ -73,7 +74,15 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     """Patterns of layer names that stay as they are."""
 
     lm_head: bool = False
-    """Quantize the output head too; a head tied to the embedding is untied."""
+    """Quantize the output head too, on the grid of the blocks; a head tied to the embedding is untied."""
+
+    head_bits: Literal[4, 5, 6, 8] | None = None
+    """Quantize the output head too, with so many bits; a head tied to the embedding is untied."""
+
+    embedding_bits: Literal[4, 5, 6, 8] | None = None
+    """Quantize the input embedding, with so many bits and else on the grid of the blocks; a head that is tied to it
+    stays so. Rounded to nearest when all blocks are done, on grids that are searched with the head's inputs as weights
+    where the two are tied. Left out: it stays as it is."""
 
     extra_tensors: bool = True
     """Carry tensors of the checkpoint for which the model's class has no place into the output as they are: layers that
@@ -259,6 +268,25 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             if fnmatchcase(layer, pattern):
                 override.update(changes)
         return self._scheme_with(override, bfloat16=str(model_dtype) == "torch.bfloat16")
+
+    def outside_scheme(
+        self, layer: str, bits: int | None, model_dtype: "torch.dtype", in_features: int
+    ) -> Scheme | None:
+        """The grid of the head or the embedding: with other bits than the blocks, if any are given.
+
+        Args:
+            layer: full name.
+            bits: None: those of the blocks.
+            model_dtype: type of the model.
+            in_features: weights of a row.
+        """
+        if bits is None or self.scheme_for(layer, model_dtype) is None:
+            return self.scheme_for(layer, model_dtype)
+        changes: dict[str, Any] = {"bits": bits}
+        if self.type is not None:
+            changes = {"type": type_of_bits(bits, in_features)}
+        own = self.with_settings(**changes, name=self.name)
+        return own.scheme_for(layer, model_dtype)
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}

@@ -63,5 +63,17 @@ def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
         shape = (record.shape[0], record.shape[1])
         bias = getattr(model.get_submodule(record.name), "bias", None) is not None
         permuted = recipe.permutes(scheme, shape[1])
-        layers.append(Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted))
+        embedding = coverage.embedding is not None and record.name == coverage.embedding.name
+        layers.append(
+            Layer(
+                record.name,
+                record.kind,
+                shape,
+                scheme,
+                bias=bias,
+                outliers=recipe.keeps_outliers and not embedding,
+                permuted=permuted and not embedding,
+                embedding=embedding,
+            )
+        )
     return layers

@@ -102,12 +102,15 @@ def write_folder(
 
 
 def _outside_blocks(job: Job) -> Piece:
-    """What is in no block, and not the quantized head."""
-    head, stack = job.coverage.head, job.stack
+    """What is in no block, and was not quantized."""
+    coverage, stack = job.coverage, job.stack
+    done = {f"{view.name}." for view in coverage.outside}
+    if coverage.tied_head is not None:
+        done.add(f"{coverage.tied_head.name}.weight")
     with job.storage.around(job.model, stack):
         others = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in job.model.state_dict().items()
-            if not stack.holds(name) and not (head and name.startswith(f"{head.name}."))
+            if not stack.holds(name) and not any(name.startswith(prefix) for prefix in done)
         }
     return Piece(others=others)
