@@ -38,7 +38,7 @@ from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.compressed_form import Form, choose_form, readers_of, written_schemes
 from roundel.formats.compressed_reader import read_decoded
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
@@ -54,11 +54,10 @@ from roundel.model.names import Part, stored_parts, stored_tensors
 from roundel.model.text_path import text_model
 
 
-class CompressedTensors:
+class CompressedTensors(OfFolders):
     """Writes packed integers."""
 
     name = "compressed-tensors"
-    whole = False
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.

@@ -1,5 +1,6 @@
 """What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +50,11 @@ class Container(Protocol):
         """
         ...
 
+    def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
+        """Linears that the container takes over from the model's own file as they are there, if they are to have that
+        very type: the types by the Linears' names."""
+        ...
+
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """Which clients will open it; for arguments that `check` has passed."""
         ...
@@ -77,3 +83,13 @@ class Container(Protocol):
             ModelError: it cannot be read.
         """
         ...
+
+
+class OfFolders:
+    """What containers have in common that stand in a folder beside a config and a tokenizer."""
+
+    whole = False
+
+    def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
+        """None: what is read is decoded."""
+        return {}

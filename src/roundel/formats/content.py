@@ -46,6 +46,7 @@ class Content:
         extra: tensors of the source's checkpoint that are carried over, under their names there.
         types: those of the source's checkpoint.
         origin: of the model.
+        label: the mixture or type of GGUF files that the recipe names; empty where it names none.
     """
 
     model: Any
@@ -57,6 +58,7 @@ class Content:
     extra: ExtraTensors = field(default_factory=ExtraTensors)
     types: StoredTypes | None = None
     origin: Origin = field(default_factory=Origin)
+    label: str = ""
 
     def written_pieces(self) -> Iterator[Piece]:
         """The same in the types of the source's checkpoint."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roundel.activations.scheme import Activations
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
@@ -19,11 +19,10 @@ from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
 
 
-class Dense:
+class Dense(OfFolders):
     """Writes dequantized weights."""
 
     name = "dense"
-    whole = False
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""

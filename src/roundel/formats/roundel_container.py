@@ -17,7 +17,7 @@ import torch
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, write_integer_files
@@ -31,11 +31,10 @@ from roundel.grid.serialization import unpack_weight
 FILE = "roundel"
 
 
-class RoundelContainer:
+class RoundelContainer(OfFolders):
     """Writes and reads Roundel's own container."""
 
     name = "roundel"
-    whole = False
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """It carries every setting."""

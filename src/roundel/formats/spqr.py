@@ -24,7 +24,7 @@ from transformers import SpQRConfig
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.origin import Origin
@@ -43,11 +43,10 @@ _CODE = 2**_BITS - 1
 _STATISTICS_AT = (_TILE + 2) * _BITS
 
 
-class Spqr:
+class Spqr(OfFolders):
     """Writes transformers' SpQR files."""
 
     name = "spqr"
-    whole = False
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Refuse whatever the kernels do not read.

@@ -21,6 +21,7 @@ from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.loading import load_settings
+from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), gguf (one file in the types
     of `type`, for llama.cpp), or dense weights."""
 
+    mixture: MixtureName | None = None
+    """One of llama.cpp's rules (q4_k_m, q3_k_m, ...) that say which matrix gets which type of GGUF files, the embedding
+    and the head among them; `layers`, `embedding_bits` and `head_bits` win over it."""
+
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: those of the
     grid (bits, group_size, sym, scale_dtype, ...)."""
@@ -104,10 +109,17 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             raise ValueError(
                 f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
+        mixture = data.get("mixture")
+        if isinstance(mixture, str) and mixture in MIXTURES:
+            wanted = MIXTURES[mixture].type
+            if data.get("type", wanted) != wanted:
+                raise ValueError(f"mixture {mixture} says type {wanted}: leave type out, or mixture")
+            data = {**data, "type": wanted}
         defaults = METHODS[method].defaults
         if data.get("type") is not None:
-            # A method's own grid gives way to the type.
+            # A method's own grid gives way to the type, and a type is for files that have it.
             defaults = {key: value for key, value in defaults.items() if key not in Scheme.model_fields}
+            defaults |= {"format": "gguf"}
         return {**defaults, **data}
 
     @field_validator("layers")
@@ -257,36 +269,57 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         left = _ignored_keys(self.method, self.start)
         if self.type is not None:
             left |= set(type_settings(self.type))  # it says them
+        if self.mixture is not None:
+            left.add("type")
         return {key: value for key, value in data.items() if key not in left}
 
-    def scheme_for(self, layer: str, model_dtype: "torch.dtype") -> Scheme | None:
-        """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
+    def scheme_for(self, layer: str, model_dtype: "torch.dtype", spot: Spot | None = None) -> Scheme | None:
+        """The grid of a layer, by its full name, in a model of some type; None where it is left out.
+
+        A mixture wants to know what the layer is to its block.
+        """
+        mixed = {} if self.mixture is None or spot is None else {"type": MIXTURES[self.mixture].type_at(spot)}
+        return self._scheme_of(layer, model_dtype, mixed)
+
+    def _scheme_of(self, layer: str, model_dtype: "torch.dtype", changes: Mapping[str, Any]) -> Scheme | None:
+        """With some changes that give way to `layers`."""
         if any(fnmatchcase(layer, pattern) for pattern in self.skip):
             return None
-        override: dict[str, Any] = {}
-        for pattern, changes in self.layers.items():
+        override = dict(changes)
+        for pattern, own in self.layers.items():
             if fnmatchcase(layer, pattern):
-                override.update(changes)
+                override.update(own)
         return self._scheme_with(override, bfloat16=str(model_dtype) == "torch.bfloat16")
 
+    @property
+    def wants_head(self) -> bool:
+        """Whether the head is quantized by itself, tied or not."""
+        return self.lm_head or self.head_bits is not None
+
+    @property
+    def wants_embedding(self) -> bool:
+        """Whether the embedding is quantized."""
+        return self.embedding_bits is not None or self.mixture is not None
+
     def outside_scheme(
-        self, layer: str, bits: int | None, model_dtype: "torch.dtype", in_features: int
+        self, layer: str, model_dtype: "torch.dtype", in_features: int, *, head: bool, embedding: bool
     ) -> Scheme | None:
-        """The grid of the head or the embedding: with other bits than the blocks, if any are given.
+        """The grid of the head or the embedding, or of what is both; None where it is left out.
 
         Args:
             layer: full name.
-            bits: None: those of the blocks.
             model_dtype: type of the model.
             in_features: weights of a row.
+            head: whether it is the head.
+            embedding: whether it is the embedding.
         """
-        if bits is None or self.scheme_for(layer, model_dtype) is None:
-            return self.scheme_for(layer, model_dtype)
-        changes: dict[str, Any] = {"bits": bits}
-        if self.type is not None:
-            changes = {"type": type_of_bits(bits, in_features)}
-        own = self.with_settings(**changes, name=self.name)
-        return own.scheme_for(layer, model_dtype)
+        bits = self.embedding_bits if embedding else self.head_bits
+        changes: dict[str, Any] = {}
+        if bits is not None:
+            changes = {"bits": bits} if self.type is None else {"type": type_of_bits(bits, in_features)}
+        elif self.mixture is not None:
+            changes = {"type": MIXTURES[self.mixture].type_outside(in_features, head=head)}
+        return self._scheme_of(layer, model_dtype, changes)
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}

@@ -38,7 +38,8 @@ def decide_on(
     divide(model)
     try:
         stack = find_blocks(model, blocks)
-        coverage = decide(model, stack, recipe, extra.shapes)
+        kept = {} if container is None else container.kept(model, origin)
+        coverage = decide(model, stack, recipe, extra.shapes, kept)
         if container is not None:
             container.check(_layers(coverage, recipe, model), model, recipe.activations, origin)
     except RoundelError:

@@ -53,6 +53,7 @@ def make_content(
         extra=extra,
         types=StoredTypes(job.model, checkpoint),
         origin=origin,
+        label=job.recipe.mixture or job.recipe.type or "",
     )
 
 

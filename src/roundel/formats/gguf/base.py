@@ -52,7 +52,7 @@ class Base:
         return "".join(c if c.isalnum() or c in "-._" else "-" for c in words).strip("-.")
 
     def fields_for(self, kind: str) -> list[Field]:
-        """The metadata of a file of some type, `q4_k` for example."""
+        """The metadata of a file of some type or mixture, `q4_k_m` for example."""
         ours = {
             _FILE_TYPE: Field(_FILE_TYPE, _file_type(kind), GGUFValueType.UINT32),
             _VERSION: Field(_VERSION, 2, GGUFValueType.UINT32),
@@ -100,6 +100,7 @@ def _like(model: Any, file: GgufFile) -> Base:
 
 
 def _file_type(kind: str) -> int:
-    """As llama.cpp numbers files by what most of their weights are."""
-    names = {"q2_k": "MOSTLY_Q2_K", "q3_k": "MOSTLY_Q3_K_M", "q4_k": "MOSTLY_Q4_K_M", "q5_k": "MOSTLY_Q5_K_M"}
-    return int(LlamaFileType[names.get(kind, f"MOSTLY_{kind.upper()}")])
+    """As llama.cpp numbers files: by its mixtures, the plainest of which is for a type alone."""
+    plainest = {"q3_k": "q3_k_s", "q4_k": "q4_k_s", "q5_k": "q5_k_s"}
+    name = plainest.get(kind, kind).upper()
+    return int(LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])
