@@ -40,7 +40,7 @@ class Coverage:
         head: the output head, if it will be quantized by itself.
         embedding: the input embedding, if it will be quantized.
         tied_head: the output head, where it has the weight of an embedding that will be.
-        kept: types of Linears that stay in their file as they are, if that is the type they are to have.
+        kept: types of matrices in their own file, where they stay unless they are quantized to another one.
     """
 
     schemes: dict[str, Scheme]
@@ -79,7 +79,7 @@ def decide(
         stack: its decoder blocks.
         recipe: what to do.
         extra: shapes of the checkpoint's tensors for which the model has no place.
-        kept: types of Linears that can stay in their file as they are, by their names.
+        kept: types of matrices that can stay in their file as they are, by their names.
 
     Raises:
         RecipeError: a pattern of `layers` or `skip` matches no Linear, nothing is left to quantize, or a layer

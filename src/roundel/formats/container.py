@@ -51,8 +51,8 @@ class Container(Protocol):
         ...
 
     def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
-        """Linears that the container takes over from the model's own file as they are there, if they are to have that
-        very type: the types by the Linears' names."""
+        """Types of matrices in the model's own file, by their names, where the container takes over from there what is
+        not quantized, or is to have that very type."""
         ...
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

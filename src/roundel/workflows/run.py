@@ -28,9 +28,11 @@ from roundel.formats.shards import SHARD_BYTES
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark
+from roundel.model.sixteen_bits import in_stored_type
 from roundel.model.storage import InMemory
 from roundel.model.untie import untie_head
 from roundel.recipe import Recipe
+from roundel.records.folder import weight_bytes
 from roundel.records.manifest import build_manifest, versions
 from roundel.records.outcome import Outcome
 from roundel.system.devices import autocast_dtype, keep_freed_memory
@@ -112,6 +114,11 @@ class Run:
         if self.source.read_from:
             self.progress.say(f"The original: {self.source.read_from}")
         container = None if destination.target is None else CONTAINERS[recipe.format]
+        file = None if self.source.place is None else self.source.place.gguf
+        if file is not None and container is not None and not container.whole:
+            said = in_stored_type(self.model, file)
+            if said:
+                self.progress.say(said)
         self.stack, self.coverage = decide_on(
             self.model, recipe, request.options.blocks, container, self.source.extra, self._origin
         )
@@ -244,7 +251,16 @@ class Run:
             independent=self.job(lockstep=lockstep).independent,
             extra=self.extra.bytes,
             reading=self.data.reading if self.data else 0,
+            source=self._source_bytes,
         )
+
+    @property
+    def _source_bytes(self) -> int:
+        """Of the weight files that are made smaller; dense weights are for comparing, and are never smaller."""
+        place = self.source.place
+        if place is None or self.source.parents or self.recipe.format == "dense":
+            return 0
+        return weight_bytes(place.path)
 
     @cached_property
     def _footprint(self) -> ActivationFootprint:

@@ -51,18 +51,16 @@ class Gguf:
             tensors.count_other(name, tensor)
 
     def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
-        """Of a model that came from a GGUF file: what is stored in one of the types there."""
+        """Of a model that came from a GGUF file: the types of its matrices there."""
         if origin.place is None or origin.place.gguf is None or origin.like is not None:
             return {}
         base = base_for(model, origin)
         assert base.kept is not None
-        found = {}
+        tensors, found = base.kept.tensors, {}
         for name, places in base.layout.items():
-            kinds = {
-                base.kept.tensors[place.name].kind for place in places if place.name in base.kept.tensors
-            }
-            if len(kinds) == 1 and (kind := kinds.pop().name.lower()) in BLOCK_TYPES:
-                found[name.removesuffix(".weight")] = kind
+            kinds = {tensors[place.name].kind for place in places if place.name in tensors}
+            if len(kinds) == 1:
+                found[name.removesuffix(".weight")] = kinds.pop().name.lower()
         return found
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
