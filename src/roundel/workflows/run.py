@@ -27,6 +27,7 @@ from roundel.formats.shards import SHARD_BYTES
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark
+from roundel.model.origin import Origin, find_origin
 from roundel.model.storage import InMemory
 from roundel.model.untie import untie_head
 from roundel.recipe import Recipe
@@ -150,6 +151,11 @@ class Run:
         source, trust = self.source, self.request.options.trust_remote_code
         return Companions.find(source.folders, source.tokenizer, trust, in_memory=self.request.in_memory)
 
+    @cached_property
+    def origin(self) -> Origin:
+        """What is known of the original for the card."""
+        return find_origin(self.source)
+
     @property
     def _checks_whole(self) -> bool:
         """Whether the output is checked by opening all of it."""
@@ -171,7 +177,7 @@ class Run:
             return
         with self.ranks.raise_together():
             if self.ranks.first:
-                _ = self.companions
+                _ = self.companions, self.origin
                 journal.begin(self._identity(), self.destination.options.restart)
         with self.ranks.raise_together():
             if not journal.begun_here:
@@ -322,6 +328,7 @@ class Run:
         """Write the folder, and its report; why there is none, if so."""
         destination, options = self.destination, self.request.options
         assert destination.journal is not None
+        manifest["origin"] = self.origin.plain()
         content = make_content(job, self.source, self.extra, whole=self._checks_whole, blocks=options.blocks)
         write_folder(job, destination, content, self.companions, manifest, options)
         try:
