@@ -5,6 +5,7 @@ from pathlib import Path
 
 from roundel.engine.journal import Journal
 from roundel.engine.streams import StreamOptions
+from roundel.workflows.hub_target import HubTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class WriteOptions:
         stream: blocks are never in memory together.
         streams: where the activations between blocks are.
         held_out: text on which the result is measured for the report; None: it is not.
+        hub: where on the hub it goes, too; None: nowhere.
     """
 
     overwrite: bool = False
@@ -24,6 +26,7 @@ class WriteOptions:
     stream: bool = False
     streams: StreamOptions = field(default_factory=StreamOptions)
     held_out: str | None = None
+    hub: HubTarget | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,14 +75,14 @@ def write_report(
             "no_quality": "the run ended before",
         }
         _save(folder, report)
-        _write_card(folder, report, progress)
+        renew_card(folder, report, progress)
         try:
             report |= _quality(folder, request, held_out, device, progress)
         except Stopped as error:
             stopped = error
             report["no_quality"] = "the run was stopped before"
         _save(folder, report)
-        _write_card(folder, report, progress)
+        renew_card(folder, report, progress)
         for layer in report["standouts"]:
             progress.say(f"Out of line: {layer['words']}")
         missing = available()
@@ -133,10 +133,15 @@ def _save(folder: Path, report: dict[str, Any]) -> None:
     write_sealed_json(folder / REPORT, "report", report)
 
 
-def _write_card(folder: Path, report: dict[str, Any], progress: Progress) -> None:
-    """The card, or why there is none: it costs neither the model nor the report."""
+def renew_card(folder: Path, report: dict[str, Any], progress: Progress, repo: str | None = None) -> None:
+    """Write the card of a folder, or say why there is none: it costs neither the model nor the report.
+
+    Args:
+        folder, report, repo: as for `write_card`.
+        progress: is told.
+    """
     try:
-        write_card(folder, report)
+        write_card(folder, report, repo)
     # Whatever it is, as above.
     except Exception as error:
         progress.say(f"The model card was not written: {_describe(error)}")

@@ -61,6 +61,7 @@ class Quantized:
         manifest: everything about the run as plain data.
         output: the written folder, or None.
         no_report: why the written folder has no report, and how to make it; empty where it has one.
+        uploaded: address of its page on the hub; empty where it was not uploaded.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Quantized:
     manifest: dict[str, Any]
     output: Path | None
     no_report: str = ""
+    uploaded: str = ""
 
 
 class Run:
