@@ -1,6 +1,10 @@
 """Every folder that a run writes carries a card, which is Roundel's until somebody edits it."""
 
 import json
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,13 @@ from transformers import AutoModelForCausalLM
 
 import roundel
 from hub import publish
+from roundel.cli.app import main
 from roundel.errors import OutputError, Stopped
 from roundel.formats import CONTAINERS
 from roundel.formats.clients import clients_of
 from roundel.report.card import render_card
 from roundel.system.belongings import take_stock
+from zoo import zoo_model
 from zoo.gguf_file import write_gguf
 
 pytestmark = [pytest.mark.reports, pytest.mark.slow("writes reports of many runs")]
@@ -151,3 +157,55 @@ def test_all_that_a_format_says_opens_it_has_a_command(name: str, llama: Path, t
     known = [client.library for words in result.manifest["opens_in"] for client in clients_of(words)]
     library = metadata_load(tmp_path / "out" / "README.md")["library_name"]
     assert library == next((one for one in known if one), "roundel")
+
+
+def fenced(text: str, language: str, *begin: str) -> str:
+    """The first block of code in a language that begins in a way."""
+    found = re.findall(rf"```{language}\n(.*?)\n```", text, re.DOTALL)
+    return next(code for code in found if code.startswith(begin or ("",)))
+
+
+def run(line: str) -> None:
+    before, sys.argv = sys.argv, shlex.split(line)
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            main()
+    finally:
+        sys.argv = before
+    assert not leaving.value.code
+
+
+def test_its_commands_do_what_they_say(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that can be run here: opening by transformers and by Roundel, and making the folder again."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(llama, "the model")
+    recipe = roundel.Recipe(method="signround", bits=3, group_size=32, iters=3, nsamples=8, seqlen=32, seed=7)
+    roundel.quantize("the model", recipe, output="it's small", held_out=None, calibration="pydoc")
+    text = card(Path("it's small"))
+    exec(fenced(text, "python", "from transformers"), {})
+    run(fenced(text, "bash", "roundel generate"))
+    assert len(capsys.readouterr().out.split()) > 8
+    Path("recipe.yaml").write_text(fenced(text, "yaml"), encoding="utf-8")
+    line = fenced(text, "bash", "roundel quantize")
+    assert line.endswith(" --calibration DATA")
+    assert "Calibration data (`DATA`): pydoc: Python's reference manual" in text
+    line = line.replace("DATA", "pydoc").replace("-o 'it'\"'\"'s small'", "-o again")
+    run(f"{line} --held-out none")
+    told = {"roundel.json", "report.json", "report.html", "README.md"}
+    names = {path.name for path in Path("again").iterdir()} - told
+    assert "model.safetensors" in names
+    for name in names:
+        assert Path("again", name).read_bytes() == Path("it's small", name).read_bytes(), name
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "chatglm_like"])
+def test_models_that_open_in_another_way(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside one that sees, with another kind of layers, with code of its own: the command opens them."""
+    monkeypatch.chdir(tmp_path)
+    recipe = roundel.Recipe(method="rtn", group_size=32, format="dense")
+    roundel.quantize(zoo_model(architecture), recipe, output="out", held_out=None, trust_remote_code=True)
+    exec(fenced(card(Path("out")), "python", "from transformers"), {})

@@ -152,13 +152,15 @@ def _making(manifest: dict[str, Any], folder: str) -> str:
         data += (
             f", seed {recipe.get('seed', NONE)}, fingerprint of the tokens {found.get('fingerprint', NONE)}"
         )
+    line = command(manifest, folder)
+    given = " (`DATA`)" if line.endswith(" DATA") else ""
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return "\n\n".join(
         [
-            block(command(manifest, folder), "bash"),
+            block(line, "bash"),
             "with this as `recipe.yaml` (the keys that differ from the method's defaults):",
             block(recipe_text(recipe), "yaml"),
-            f"Calibration data: {plain(without_folders(data))}.",
+            f"Calibration data{given}: {plain(without_folders(data))}.",
             f"Everything else about the run is in `roundel.json`. Versions: {plain(versions)}.",
         ]
     )

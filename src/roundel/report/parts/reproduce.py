@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from roundel.calibration.gather import SELF_WRITTEN
 from roundel.errors import RecipeError
 from roundel.formatting import printable
 from roundel.recipe import Recipe
@@ -55,8 +56,14 @@ def recipe_text(recipe: dict[str, Any]) -> str:
 
 
 def command(manifest: dict[str, Any], folder: str) -> str:
-    """How the folder was made, from its recipe as a file and the original's name."""
-    return f"roundel quantize {quote(original(manifest))} -o {quote(printable(folder))} --recipe recipe.yaml"
+    """How the folder was made, from its recipe as a file and the original's name.
+
+    Data that the caller gave beside the recipe are known by a description only: `DATA` stands for them.
+    """
+    data = manifest.get("calibration")
+    beside = data and not manifest["recipe"].get("calibration") and data["source"] != SELF_WRITTEN
+    line = f"roundel quantize {quote(original(manifest))} -o {quote(printable(folder))} --recipe recipe.yaml"
+    return line + (" --calibration DATA" if beside else "")
 
 
 def original(manifest: dict[str, Any]) -> str:
