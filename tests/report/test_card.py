@@ -41,6 +41,7 @@ def origin(**known: Any) -> dict[str, Any]:
         "pipeline_tag": "",
         "auto_class": "AutoModelForCausalLM",
         "own_code": False,
+        "in_memory": False,
         **known,
     }
 
@@ -206,6 +207,32 @@ def test_every_client_is_given_its_command(client: Any, repo: str | None) -> Non
         (c.library for c in clients_of(client.known_by[0]) if c.library), "roundel"
     )
     assert about["quantized_by"] == ("acme" if repo else "roundel")
+
+
+def test_how_it_was_made_is_said_of_every_kind_of_source() -> None:
+    def made(origin_: dict[str, Any], **original: Any) -> str:
+        report = reported(origin=origin_, source="acme/x@v1")
+        report["manifest"]["original"] |= original
+        tokens = read(render_card(report, "out"))[1]
+        (code,) = [
+            code
+            for language in ("bash", "python")
+            for code in fences(tokens, language)
+            if code.startswith(("roundel quantize", "roundel.quantize"))
+        ]
+        return code.strip()
+
+    end = "-o out --recipe recipe.yaml"
+    assert made(origin(base_model=["acme/x"]), commit="1" * 40).startswith(
+        f"roundel quantize acme/x@v1 {end}"
+    )
+    assert made(origin()).startswith(f"roundel quantize x@v1 {end}")
+    both = origin(base_model=["acme/base", "acme/x"])
+    assert f"acme/x@v1 {end} --base acme/base@main" in made(both, base="acme/base@main", adapter="acme/x@v1")
+    assert f"x@v1 {end} --base local" in made(origin(), base="/home/me/local", adapter="/home/me/x@v1")
+    assert "--trust-remote-code" in made(origin(own_code=True))
+    in_memory = made(origin(in_memory=True, base_model=["acme/x"]))
+    assert in_memory.startswith("roundel.quantize(model, \"recipe.yaml\", output='out'")
 
 
 def test_a_model_with_code_of_its_own_is_opened_with_it() -> None:

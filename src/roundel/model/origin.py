@@ -72,7 +72,8 @@ class Origin:
         language, tags: as its own card says.
         pipeline_tag: the same; empty where it says none.
         auto_class: of transformers, by which it is opened.
-        own_code: it comes with modeling code of its own.
+        own_code: its classes are modeling code that came with it.
+        in_memory: its owner held it there, and may have changed it.
     """
 
     base_model: tuple[str, ...]
@@ -83,6 +84,7 @@ class Origin:
     pipeline_tag: str
     auto_class: str
     own_code: bool
+    in_memory: bool
 
     def plain(self) -> dict[str, Any]:
         """As plain data, for the manifest: what is read back from JSON is the same."""
@@ -110,7 +112,8 @@ def find_origin(source: SourceModel) -> Origin:
         ),
         pipeline_tag=next(iter(_words((_line(a.get("pipeline_tag")) for _, a in known), _TASK)), ""),
         auto_class=_opened_by(config),
-        own_code=bool(getattr(config, "auto_map", None)),
+        own_code=type(source.model).__module__.startswith("transformers_modules."),
+        in_memory=source.place is None and not source.parents,
     )
 
 

@@ -152,12 +152,12 @@ def _making(manifest: dict[str, Any], folder: str) -> str:
         data += (
             f", seed {recipe.get('seed', NONE)}, fingerprint of the tokens {found.get('fingerprint', NONE)}"
         )
-    line = command(manifest, folder)
-    given = " (`DATA`)" if line.endswith(" DATA") else ""
+    line, language = command(manifest, folder)
+    given = " (`DATA`)" if "calibration DATA" in line or "calibration=DATA" in line else ""
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return "\n\n".join(
         [
-            block(line, "bash"),
+            block(line, language),
             "with this as `recipe.yaml` (the keys that differ from the method's defaults):",
             block(recipe_text(recipe), "yaml"),
             f"Calibration data{given}: {plain(without_folders(data))}.",

@@ -55,15 +55,22 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     return text.rstrip("\n")
 
 
-def command(manifest: dict[str, Any], folder: str) -> str:
-    """How the folder was made, from its recipe as a file and the original's name.
+def command(manifest: dict[str, Any], folder: str) -> tuple[str, str]:
+    """How the folder was made, from its recipe as a file and the original's name, and the language of that.
 
     Data that the caller gave beside the recipe are known by a description only: `DATA` stands for them.
     """
-    data = manifest.get("calibration")
+    origin, data = manifest.get("origin") or {}, manifest.get("calibration")
     beside = data and not manifest["recipe"].get("calibration") and data["source"] != SELF_WRITTEN
-    line = f"roundel quantize {quote(original(manifest))} -o {quote(printable(folder))} --recipe recipe.yaml"
-    return line + (" --calibration DATA" if beside else "")
+    if origin.get("in_memory"):
+        given = ", calibration=DATA" if beside else ""
+        return f'roundel.quantize(model, "recipe.yaml", output={printable(folder)!r}{given})', "python"
+    words = ["roundel", "quantize", original(manifest), "-o", printable(folder), "--recipe", "recipe.yaml"]
+    if manifest["original"].get("base"):
+        words += ["--base", _name(str(manifest["original"]["base"]), origin)]
+    if origin.get("own_code"):
+        words.append("--trust-remote-code")
+    return " ".join(map(quote, words)) + (" --calibration DATA" if beside else ""), "bash"
 
 
 def original(manifest: dict[str, Any]) -> str:
@@ -73,9 +80,16 @@ def original(manifest: dict[str, Any]) -> str:
     if commit:
         repo, _, revision = source.partition("@")
         return f"{repo}@{commit}" if not revision else source
-    ids = (manifest.get("origin") or {}).get("base_model", ())
-    if source.partition("@")[0] in ids:
-        return source
+    origin = manifest.get("origin") or {}
+    ids = origin.get("base_model", ())
     if len(ids) == 1 and not about.get("adapter"):
         return str(ids[0])
-    return printable(PurePath(source).name or source)
+    return _name(source, origin)
+
+
+def _name(named: str, origin: dict[str, Any]) -> str:
+    """What somebody named, as it is where it is an id of the hub, else without the folders around it."""
+    if named.partition("@")[0] in origin.get("base_model", ()):
+        return named
+    name = printable(PurePath(named).name or named)
+    return f"./{name}" if name.startswith(("-", "~")) else name
