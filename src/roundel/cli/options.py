@@ -33,6 +33,7 @@ SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set lr=0.01."),
 ]
+PrivateOption = Annotated[bool, typer.Option(help="Make the repository a private one.")]
 _NOT_MEASURED = "none"
 
 
@@ -125,6 +126,21 @@ def writing(
         "like": like,
         "held_out": None if held_out == _NOT_MEASURED else held_out,
     }
+
+
+def uploading(
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO",
+            help="Upload the finished folder to this repository of the hub, with the token that huggingface_hub finds; "
+            "seen to before the work.",
+        ),
+    ] = None,
+    private: PrivateOption = False,
+) -> dict[str, Any]:
+    """Whether the folder goes to the hub."""
+    return {"push_to_hub": push_to_hub, "private": private}
 
 
 def choose_recipe(recipe: str | None, given: dict[str, Any], settings: list[str] | None) -> Recipe:

@@ -21,6 +21,7 @@ from roundel.cli.options import (
     opening,
     streams,
     tuning_settings,
+    uploading,
     writing,
 )
 from roundel.formatting import size
@@ -77,6 +78,7 @@ def _grid_settings(
     data=data_settings,
     tuning=tuning_settings,
     write=writing,
+    upload=uploading,
     where=streams,
     model_options=opening,
 )
@@ -87,6 +89,7 @@ def quantize_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
+    upload: dict[str, Any],
     where: dict[str, Any],
     model_options: dict[str, Any],
     recipe: RecipeOption = None,
@@ -127,6 +130,7 @@ def quantize_command(
         streams=roundel.StreamOptions(**where),
         progress=progress,
         **write,
+        **upload,
         **model_options,
     )
     if first_rank():
@@ -155,3 +159,5 @@ def _print_result(result: "roundel.Quantized") -> None:
             soft_wrap=True,
         )
     out.print(f"Written to {result.output}", soft_wrap=True)
+    if result.uploaded:
+        out.print(f"Uploaded to {result.uploaded}", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.grid.scheme import Scheme
 
@@ -39,18 +39,18 @@ class Container(Protocol):
     name: str
     whole: bool
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
 
         Args:
             layers: that are to be quantized.
             model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
-            origin: of the model.
+            files: that the model came from.
         """
         ...
 
-    def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """Types of matrices in the model's own file, by their names, where the container takes over from there what is
         not quantized, or is to have that very type."""
         ...
@@ -90,6 +90,6 @@ class OfFolders:
 
     whole = False
 
-    def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """None: what is read is decoded."""
         return {}

@@ -13,7 +13,7 @@ from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
@@ -24,7 +24,7 @@ class Dense(OfFolders):
 
     name = "dense"
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

@@ -21,7 +21,7 @@ from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, write_integer_files
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
@@ -36,7 +36,7 @@ class RoundelContainer(OfFolders):
 
     name = "roundel"
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """It carries every setting."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

@@ -27,7 +27,7 @@ from roundel.errors import FormatError
 from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
@@ -48,7 +48,7 @@ class Spqr(OfFolders):
 
     name = "spqr"
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:

@@ -23,11 +23,12 @@ from roundel.engine.trial import Trial, run_trial
 from roundel.errors import ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark
+from roundel.model.origin import Origin, find_origin
 from roundel.model.sixteen_bits import in_stored_type
 from roundel.model.storage import InMemory
 from roundel.model.untie import untie_head
@@ -63,6 +64,7 @@ class Quantized:
         manifest: everything about the run as plain data.
         output: the written folder, or None.
         no_report: why the written folder has no report, and how to make it; empty where it has one.
+        uploaded: address of its page on the hub; empty where it was not uploaded.
     """
 
     model: Any
@@ -71,6 +73,7 @@ class Quantized:
     manifest: dict[str, Any]
     output: Path | None
     no_report: str = ""
+    uploaded: str = ""
 
 
 class Run:
@@ -120,7 +123,7 @@ class Run:
             if said:
                 self.progress.say(said)
         self.stack, self.coverage = decide_on(
-            self.model, recipe, request.options.blocks, container, self.source.extra, self._origin
+            self.model, recipe, request.options.blocks, container, self.source.extra, self._files
         )
         self.readers = None if container is None else find_readers(self.coverage, recipe, self.model)
         if self.readers is not None:
@@ -139,8 +142,8 @@ class Run:
         )
 
     @property
-    def _origin(self) -> Origin:
-        return Origin(self.source.place, self.source.tokenizer, self.destination.options.like)
+    def _files(self) -> SourceFiles:
+        return SourceFiles(self.source.place, self.source.tokenizer, self.destination.options.like)
 
     @property
     def streamed(self) -> bool:
@@ -164,6 +167,11 @@ class Run:
         source, trust = self.source, self.request.options.trust_remote_code
         return Companions.find(source.folders, source.tokenizer, trust, in_memory=self.request.in_memory)
 
+    @cached_property
+    def origin(self) -> Origin:
+        """What is known of the original for the card."""
+        return find_origin(self.source)
+
     @property
     def _checks_whole(self) -> bool:
         """Whether the output is checked by opening all of it."""
@@ -185,7 +193,7 @@ class Run:
             return
         with self.ranks.raise_together():
             if self.ranks.first:
-                _ = self.companions
+                _ = self.companions, self.origin
                 journal.begin(self._identity(), self.destination.options.restart)
         with self.ranks.raise_together():
             if not journal.begun_here:
@@ -349,8 +357,9 @@ class Run:
         """Write the folder, and its report; why there is none, if so."""
         destination, options = self.destination, self.request.options
         assert destination.journal is not None
+        manifest["origin"] = self.origin.plain()
         content = make_content(
-            job, self.source, self.extra, self._origin, whole=self._checks_whole, blocks=options.blocks
+            job, self.source, self.extra, self._files, whole=self._checks_whole, blocks=options.blocks
         )
         write_folder(job, destination, content, self.companions, manifest, options)
         try:

@@ -14,7 +14,7 @@ from roundel.formats.gguf.checking import left_over
 from roundel.formats.gguf.file import Field, GgufFile, Table
 from roundel.formats.gguf.layout import Layout
 from roundel.formats.gguf.placing import layout_of
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 
 _FILE_TYPE = "general.file_type"
 _VERSION = "general.quantization_version"
@@ -62,20 +62,20 @@ class Base:
         return [*changed, *ours.values()]
 
 
-def base_for(model: Any, origin: Origin) -> Base:
+def base_for(model: Any, files: SourceFiles) -> Base:
     """Find it.
 
     Args:
         model: its config, and its tensors' names and shapes.
-        origin: where it came from.
+        files: that it came from.
 
     Raises:
         FormatError: there is nothing to take it from, or it is of another model.
     """
-    if origin.like is not None:
-        return _like(model, GgufFile(origin.like))
-    if origin.place is not None and origin.place.gguf is not None:
-        file = GgufFile(origin.place.gguf)
+    if files.like is not None:
+        return _like(model, GgufFile(files.like))
+    if files.place is not None and files.place.gguf is not None:
+        file = GgufFile(files.place.gguf)
         layout = layout_of(model, file.arch)
         tables = [file.table(name) for name in left_over(layout, file.tensors)]
         return Base(file.fields, layout, list(file.tensors), file, tables)

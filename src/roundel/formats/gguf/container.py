@@ -21,7 +21,7 @@ from roundel.formats.gguf.base import Base, base_for
 from roundel.formats.gguf.checking import check_layout
 from roundel.formats.gguf.file import Chunk, FileTensor, GgufFile, write_file
 from roundel.formats.gguf.tensors import FileTensors
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.grid.block_types import BLOCK_TYPES
 from roundel.model.experts import stacks_in
@@ -33,7 +33,7 @@ class Gguf:
     name = "gguf"
     whole = True
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Types of GGUF files, an architecture that llama.cpp knows, and nothing that its files have no place for."""
         if activations:
             raise FormatError(
@@ -42,7 +42,7 @@ class Gguf:
             )
         for layer in layers:
             _refuse_beyond_types(layer)
-        base = base_for(model, origin)
+        base = base_for(model, files)
         _check_moves(model, base, layers)
         tensors = FileTensors(base, model)
         for layer in layers:
@@ -50,11 +50,11 @@ class Gguf:
         for name, tensor in _others(model, {layer.name for layer in layers}):
             tensors.count_other(name, tensor)
 
-    def kept(self, model: Any, origin: Origin) -> Mapping[str, str]:
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """Of a model that came from a GGUF file: the types of its matrices there."""
-        if origin.place is None or origin.place.gguf is None or origin.like is not None:
+        if files.place is None or files.place.gguf is None or files.like is not None:
             return {}
-        base = base_for(model, origin)
+        base = base_for(model, files)
         assert base.kept is not None
         tensors, found = base.kept.tensors, {}
         for name, places in base.layout.items():
@@ -69,7 +69,7 @@ class Gguf:
 
     def write(self, folder: Path, content: Content) -> None:
         """Write one file, named after the model and the type of most weights."""
-        base = base_for(content.model, content.origin)
+        base = base_for(content.model, content.files)
         tensors = _counted(base, content)
         kind = content.label or _prevailing(tensors.in_order())
         name = "-".join(word for word in (base.name or "model", kind.upper()) if word)
@@ -89,7 +89,7 @@ class Gguf:
             written = GgufFile(path)
         except ModelError as error:
             raise FormatError(f"the written file cannot be read ({error}); please report this") from error
-        base = base_for(content.model, content.origin)
+        base = base_for(content.model, content.files)
         tensors = _counted(base, content)
         if {t.name: t for t in tensors.in_order()} != written.tensors:
             raise FormatError("the written file has other tensors than it should; please report this")
