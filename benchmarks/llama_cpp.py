@@ -17,10 +17,11 @@ import json
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gguf_files import Contents, Judge, digest_of, open_gguf, own_rows
+from gguf_files import JUDGED, GgufFile, Judge, digest_of, own_rows
 from roundel.calibration.sources import parse_sources
 from roundel.calibration.texts import read_documents
 from roundel.evaluation.windows import EvaluationText, evaluation_windows
@@ -72,32 +73,27 @@ class Bench:
         self.name, self.source = named(arguments.model)
         self.folder = arguments.folder / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._contents: Contents | None = None
-        self._judge: Judge | None = None
-        self._original: Any = None
 
-    @property
-    def contents(self) -> Contents:
-        """Of the source."""
-        if self._contents is None:
-            self._contents = Contents.read(
-                self.source, tokens="self" in (self.arguments.text, self.arguments.calibration)
-            )
-        return self._contents
+    @cached_property
+    def file(self) -> GgufFile:
+        """The source."""
+        return GgufFile(self.source)
+
+    @cached_property
+    def model(self) -> Any:
+        """The source's model; other files' weights take the place of its own."""
+        return self.file.open()
 
     @property
     def original(self) -> Any:
-        """The source's model."""
-        if self._original is None:
-            self._original = open_gguf(self.source)
-        return self._original
+        """The same with the source's weights."""
+        self.file.fill(self.model)
+        return self.model
 
-    @property
+    @cached_property
     def judge(self) -> Judge:
-        """The source's predictions; computed once something is compared with them."""
-        if self._judge is None:
-            self._judge = Judge(self.original, self._text())
-        return self._judge
+        """The source's predictions."""
+        return Judge(self.original, self._text())
 
     def quantized(self, kind: str, imatrix: bool) -> None:
         """A file by llama-quantize, and its row."""
@@ -121,20 +117,23 @@ class Bench:
             self._add({"name": name, "by": "ours"}, path)
 
     def _add(self, row: Row, path: Path) -> None:
-        figures = Contents.read(path).figures(path, self.contents)
-        model = open_gguf(path)
-        judged = self.judge.figures(model)
-        self.table.add({"model": self.name, **row, **judged, **figures, "sha256": digest_of(path)})
-        print(
-            f"{self.name} {row['name']}: {figures['bytes']:,} bytes, KL {judged['kl']:.4f}",
-            file=sys.stderr,
-            flush=True,
-        )
+        file = GgufFile(path)
+        figures = {**file.figures(self.file), "tensors": file.digest, "sha256": digest_of(path)}
+        same = self.table.find(model=self.name, tensors=file.digest)
+        if same is None:
+            judge = self.judge
+            file.fill(self.model)
+            judged = judge.figures(self.model)
+        else:
+            judged = {key: same[key] for key in JUDGED}
+        self.table.add({"model": self.name, **row, **judged, **figures})
+        words = f"{self.name} {row['name']}: {figures['bytes']:,} bytes, KL {judged['kl']:.4f}"
+        print(words, file=sys.stderr, flush=True)
 
     def _text(self) -> EvaluationText:
         arguments = self.arguments
         if arguments.text == "self":
-            rows = own_rows(self.original, self.contents, arguments.limit, arguments.window, SEED + 1)
+            rows = own_rows(self.original, self.file, arguments.limit, arguments.window, SEED + 1)
             words = (
                 f"{len(rows)} windows of {arguments.window} tokens that the original writes, seed {SEED + 1}"
             )
@@ -162,8 +161,9 @@ class Bench:
         if self.arguments.calibration != "self":
             found = read_documents(parse_sources(self.arguments.calibration)[0])
             return " ".join(str(document) for document in found.documents)
-        rows = own_rows(self.original, self.contents, chunks, self.arguments.window, SEED)
-        return " ".join(self.contents.tokens[int(token)] for token in rows.flatten())
+        rows = own_rows(self.original, self.file, chunks, self.arguments.window, SEED)
+        tokens = self.file.value("tokenizer.ggml.tokens")
+        return " ".join(tokens[int(token)] for token in rows.flatten())
 
     def _tool(self, name: str, *options: str) -> None:
         with (self.folder / "tools.log").open("ab") as log:
