@@ -2,11 +2,12 @@
 
     python benchmarks/clients.py SmolLM2-135M.gguf --folder CLIENTS --text wiki.test.raw
 
-The model is rounded to nearest into every format that is registered (into one that EXPORTS does not name, by one recipe),
-and each client opens the result in an environment of its own: CLIENTS/vllm, CLIENTS/gptqmodel (transformers with what
-reads GPTQ and AWQ), CLIENTS/genai, CLIENTS/llama, made if they are not there. In each: 20 greedy tokens, and the loss of
-255 predictions of the text, against what Roundel computes of the same folder in float32. llama.cpp, which computes with
-8-bit activations, is asked twice: with our file, and with its own float32 copy of it, whose perplexity has to be ours.
+The model is rounded to nearest into every format that is registered (into one that EXPORTS does not name, by one
+recipe), and each client opens the result in an environment of its own: CLIENTS/vllm, CLIENTS/gptqmodel (transformers
+with what reads GPTQ and AWQ), CLIENTS/genai, CLIENTS/llama, made if they are not there. In each: 20 greedy tokens, and
+the loss of 255 predictions of the text, against what Roundel computes of the same folder in float32. llama.cpp, which
+computes with 8-bit activations, is asked twice: with our file, and with its own float32 copy of it, whose perplexity
+has to be ours.
 
 CLIENTS/clients.json keeps every row; what is in it is not run again (--again CLIENT does). Prints the table.
 """
@@ -206,7 +207,6 @@ class Bench:
         if code:
             return row | {"error": _tool(tools, "completion", "-m", str(file), *options)[1]}
         words = said.strip()
-        same = len(os.path.commonprefix([words, answers["words"].strip()]))
         found = {}
         _tool(tools, "quantize", "--allow-requantize", str(file), str(exact), "F32")
         for which, path in (("quantized", file), ("exact", exact)):
@@ -219,10 +219,11 @@ class Bench:
         exact.unlink()
         row |= _judged(found["exact"], answers["second_halves"], CLIENTS["llama.cpp"][-1])
         whole = answers["words"].strip()
+        same = next((i for i, (a, b) in enumerate(zip(words, whole, strict=False)) if a != b), len(whole))
         return row | {
             "words": words,
             "same_text": words == whole,
-            "same_characters": f"{same} of {len(whole)}",
+            "same_characters": f"{same} of {len(whole)} characters",
             "with_8_bit_activations": found["quantized"] / found["exact"] - 1,
         }
 
