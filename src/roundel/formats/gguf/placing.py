@@ -26,10 +26,10 @@ def layout_of(model: Any, arch: str) -> Layout:
     Raises:
         FormatError: the architecture is not known, or has no place for a tensor.
     """
+    rules = (*architecture(arch).rules, *EXPERTS)
     config = model.config.get_text_config()
     names = _names(arch, config.num_hidden_layers)
     transposed, twins = transposed_in(model), _twins(model)
-    rules = (*architecture(arch).rules, *EXPERTS)
     layout: Layout = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in twins:

@@ -52,7 +52,7 @@ def architecture_of(config: Any) -> Architecture:
     missed = [need.words for need in known.needs if not need.met(config)]
     if missed:
         raise FormatError(
-            f"llama.cpp computes {known.name} otherwise than this model's config says: {'; '.join(missed)} is expected; "
-            "take another --format"
+            f"llama.cpp computes {known.name} otherwise than this model's config says: {'; '.join(missed)} is "
+            "expected; take another --format"
         )
     return known

@@ -34,6 +34,7 @@ class Architecture:
         keys: of its metadata, before those that hold for all.
         needs: what its configs must be.
         added: tensors that the file has and the model has not, by name, of a config.
+        special_tokens: texts of tokens by what they are for, where tokenizers do not say so.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Architecture:
     keys: tuple[Key, ...] = ()
     needs: tuple[Need, ...] = ()
     added: Callable[[Any], dict[str, torch.Tensor]] = field(default=lambda config: {})
+    special_tokens: dict[str, str] = field(default_factory=dict)
 
 
 def one_of(name: str, *allowed: Any) -> Need:

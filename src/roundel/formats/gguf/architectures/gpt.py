@@ -36,7 +36,7 @@ GPT = (
         "gpt2",
         ("gpt2",),
         (Rule(r"\.attn\.(bias|masked_bias)$", nowhere),),
-        (Key("feed_forward_length", _inner),),
+        (Key("feed_forward_length", _inner), Key("head_count_kv", always(None))),
         (
             one_of("activation_function", "gelu_new", "gelu_pytorch_tanh"),
             one_of("scale_attn_weights", True),
@@ -155,6 +155,7 @@ MAMBA = Architecture(
         Key("context_length", always(2**20)),
         Key("feed_forward_length", always(0)),
         Key("head_count", always(0)),
+        Key("head_count_kv", always(None)),
         Key("layer_norm_eps", always(None)),
         Key("layer_norm_rms_eps", setting("layer_norm_epsilon")),
         Key("ssm_conv_kernel", setting("conv_kernel")),

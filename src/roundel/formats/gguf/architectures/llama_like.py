@@ -1,7 +1,7 @@
 """Llama and what is built like it: rotary embeddings on halves of heads, RMS norms, gated MLPs."""
 
 from roundel.formats.gguf.architectures.architecture import SILU, Architecture, Need, one_of
-from roundel.formats.gguf.keys import Key, always, head_width, rotary_width, setting, slides, slides_unless
+from roundel.formats.gguf.keys import Key, always, head_width, rotary_width, setting, slides
 from roundel.formats.gguf.layout import Place
 from roundel.formats.gguf.rope_factors import attention_factor, check_width, llama3_factors, long_factors
 from roundel.formats.gguf.rows import between, in_pairs
@@ -118,7 +118,7 @@ LLAMA_LIKE = (
         keys=(
             _VOCABULARY,
             Key("sliding_window", setting("sliding_window")),
-            Key("sliding_window_pattern", slides_unless(4)),
+            Key("sliding_window_pattern", slides),
         ),
         needs=(SILU,),
         added=llama3_factors,
