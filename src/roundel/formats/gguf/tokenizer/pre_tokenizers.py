@@ -20,10 +20,10 @@ _CASED = (
 )
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"  # noqa: RUF001
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
-    r"[一-龥぀-ゟ゠-ヿ]+",
+    r"[一-龥぀-ゟ゠-ヿ]+",  # noqa: RUF001
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
@@ -134,10 +134,10 @@ def _step(part: dict[str, Any]) -> str:
     kind = part["type"]
     if kind == "ByteLevel" and not part.get("add_prefix_space"):
         return _GPT2 if part.get("use_regex", True) else ""
-    if kind == "Split" and "Regex" in part["pattern"]:
-        # Both take each match as a word; of an expression that matches everything nothing else is left.
-        if (part["behavior"], part["invert"]) in (("Isolated", False), ("Removed", True)):
-            return str(part["pattern"]["Regex"])
+    # Both take each match as a word; of an expression that matches everything nothing else is left.
+    every_match = (part.get("behavior"), part.get("invert")) in (("Isolated", False), ("Removed", True))
+    if kind == "Split" and "Regex" in part["pattern"] and every_match:
+        return str(part["pattern"]["Regex"])
     if kind == "Digits":
         return _DIGIT if part["individual_digits"] else _NUMBER
     if kind == "Punctuation" and part.get("behavior") == "Contiguous":

@@ -2,8 +2,8 @@
 
 llama.cpp merges the two neighbours whose union has the best score. The file `tokenizer.model` is a message of protobuf
 (https://github.com/google/sentencepiece, `sentencepiece_model.proto`): its field 1 repeats for each piece, with text,
-score and kind in fields 1 to 3; how it was trained is in field 2 (there, field 3: 2 for BPE), how texts are normalized in
-field 3 (there, field 3: whether a blank is put before).
+score and kind in fields 1 to 3; how it was trained is in field 2 (there, field 3: 2 for BPE), how texts are normalized
+in field 3 (there, field 3: whether a blank is put before).
 """
 
 import struct
@@ -65,8 +65,8 @@ def read_pieces(data: bytes) -> Pieces:
         ) from error
     if kind != _BPE:
         raise FormatError(
-            "tokenizer.model is not of sentencepiece's kind BPE: llama.cpp would cut texts otherwise, so only BPE can be "
-            "written; take another --format"
+            "tokenizer.model is not of sentencepiece's kind BPE: llama.cpp would cut texts otherwise, so only BPE "
+            "can be written; take another --format"
         )
     return Pieces(pieces.texts, pieces.scores, pieces.kinds, blank)
 
@@ -102,8 +102,8 @@ def _check_merges(vocabulary: dict[str, int], ranks: dict[str, int], merges: set
             pair = text[:cut], text[cut:]
             if pair not in merges and pair[0] in vocabulary and pair[1] in vocabulary:
                 raise FormatError(
-                    f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r} to its token {text!r}, and llama.cpp would: "
-                    "a vocabulary of sentencepiece is expected where bytes have tokens of their own; take another "
+                    f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r} to its token {text!r}, and llama.cpp "
+                    "would: a vocabulary of sentencepiece is expected where bytes have tokens of their own; take another "
                     "--format, or --like base.gguf with a file that llama.cpp's converter made of the same model"
                 )
 

@@ -69,8 +69,8 @@ def vocabulary_of(tokenizer: Any, folder: Path | None, size: int) -> Vocabulary:
     else:
         kind = about["model"]["type"] if about is not None else "no tokenizer.json"
         raise FormatError(
-            f"the tokenizer {type(tokenizer).__name__} ({kind}) is none that can be written for llama.cpp: byte-level BPE, "
-            "or sentencepiece's BPE, is expected; take another --format, or --like base.gguf with a file that "
+            f"the tokenizer {type(tokenizer).__name__} ({kind}) is none that can be written for llama.cpp: byte-level "
+            "BPE, or sentencepiece's BPE, is expected; take another --format, or --like base.gguf with a file that "
             "llama.cpp's converter made of the same model"
         )
     _check(found.tokens)
@@ -118,8 +118,8 @@ def _empty(size: int) -> tuple[list[str], list[int]]:
 def _put(tokens: list[str], kinds: list[int], number: int, text: str, kind: int) -> None:
     if number >= len(tokens):
         raise FormatError(
-            f"the token {text!r} has the number {number}, and the model's embeddings have {len(tokens)} rows: llama.cpp "
-            "needs a row for each token; resize the embeddings, or take the tokenizer that came with the model"
+            f"the token {text!r} has the number {number}, and the model's embeddings have {len(tokens)} rows: "
+            "llama.cpp needs a row for each token; resize the embeddings, or take the tokenizer that came with the model"
         )
     tokens[number], kinds[number] = text, int(kind)
 
@@ -142,7 +142,7 @@ def _put_added(tokens: list[str], kinds: list[int], tokenizer: Any) -> list[int]
 
 def _looks_special(text: str) -> bool:
     """Tokens that some models add as ordinary ones, and that are no text all the same."""
-    marks = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    marks = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))  # noqa: RUF001
     return text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(
         text.startswith(first) and text.endswith(last) for first, last in marks
     )
