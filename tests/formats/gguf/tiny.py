@@ -73,16 +73,26 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3_long": ("Phi3Config", {"rope_parameters": _LONG}),
     "phi2": ("PhiConfig", {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5, "num_key_value_heads": 6}),
-    "phimoe": ("PhimoeConfig", {"num_local_experts": 4, "rope_parameters": _LONG, "intermediate_size": 64}),
-    "gpt2": ("GPT2Config", {"n_positions": 1024}),
-    "gpt_neox_serial": ("GPTNeoXConfig", {"use_parallel_residual": False}),
+    "phimoe": (
+        "PhimoeConfig",
+        {
+            "num_local_experts": 4,
+            "rope_parameters": {**_LONG, "short_mscale": 1.0, "long_mscale": 1.0},
+            "intermediate_size": 64,
+        },
+    ),
+    "gpt2": ("GPT2Config", {"n_positions": 1024, "num_key_value_heads": None, "intermediate_size": None}),
+    "gpt_neox_serial": ("GPTNeoXConfig", {"use_parallel_residual": False, "num_key_value_heads": None}),
     "starcoder": ("GPTBigCodeConfig", {}),
     "starcoder2": ("Starcoder2Config", {"tie_word_embeddings": True}),
     "stablelm": ("StableLmConfig", {"use_qkv_bias": True}),
     "stablelm_norms": ("StableLmConfig", {"qk_layernorm": True, "use_parallel_residual": True}),
     "nemotron": ("NemotronConfig", {}),
     "olmo3": ("Olmo3Config", {"num_hidden_layers": 4, "sliding_window": 32}),
-    "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64}),
+    "olmoe": (
+        "OlmoeConfig",
+        {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "num_key_value_heads": 6},
+    ),
     "seed_oss": ("SeedOssConfig", {"head_dim": 16}),
     "exaone4": ("Exaone4Config", {"sliding_window": None}),
     "ernie4_5": ("Ernie4_5Config", {"head_dim": 16}),
@@ -100,7 +110,13 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "minimax_m2": (
         "MiniMaxM2Config",
-        {"num_local_experts": 4, "head_dim": 32, "rotary_dim": 16, "intermediate_size": 64},
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 32,
+            "rotary_dim": 16,
+            "intermediate_size": 64,
+        },
     ),
 }
 _FROM_ZOO = (

@@ -3,7 +3,7 @@
 from typing import Any
 
 from roundel.errors import FormatError
-from roundel.formats.gguf.architectures.architecture import Architecture
+from roundel.formats.gguf.architectures.architecture import Architecture, scaling_of
 from roundel.formats.gguf.architectures.gemma import GEMMA
 from roundel.formats.gguf.architectures.gpt import GPT, MAMBA
 from roundel.formats.gguf.architectures.llama_like import LLAMA_LIKE
@@ -50,6 +50,10 @@ def architecture_of(config: Any) -> Architecture:
             "converter made of the same model with --like base.gguf"
         )
     missed = [need.words for need in known.needs if not need.met(config)]
+    if scaling_of(config) not in known.scalings:
+        missed.append(
+            f"a rotary embedding of the type {' or '.join(known.scalings)}, not {scaling_of(config)}"
+        )
     if missed:
         raise FormatError(
             f"llama.cpp computes {known.name} otherwise than this model's config says: {'; '.join(missed)} is "

@@ -90,6 +90,7 @@ GPT = (
         ("gpt_neox",),
         (_EACH_HEAD, Rule(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$", nowhere)),
         (
+            Key("head_count_kv", always(None)),
             Key("rope_dimension_count", rotary_width),
             Key("parallel_residual", setting("use_parallel_residual")),
         ),

@@ -33,6 +33,7 @@ def _packed(tensor: Named) -> list[Place]:
     return [Place(f"blk.{tensor.block}.attn_{kind}.weight", order) for kind, order in orders.items()]
 
 
+_WITH_LLAMA3 = ("default", "linear", "yarn", "llama3")
 _ALL_ROTARY = Need(
     lambda config: rotary_width(config) == head_width(config), "a rotary embedding of whole heads"
 )
@@ -45,6 +46,7 @@ LLAMA_LIKE = (
         (_VOCABULARY, _ROTARY),
         (SILU, _ALL_ROTARY),
         added=llama3_factors,
+        scalings=_WITH_LLAMA3,
     ),
     Architecture(
         "smollm3",
@@ -62,6 +64,7 @@ LLAMA_LIKE = (
             ),
         ),
         added=llama3_factors,
+        scalings=_WITH_LLAMA3,
     ),
     Architecture(
         "arcee",
@@ -70,6 +73,7 @@ LLAMA_LIKE = (
         (_VOCABULARY, _ROTARY),
         (one_of("hidden_act", "relu2"),),
         added=llama3_factors,
+        scalings=_WITH_LLAMA3,
     ),
     Architecture("granite", ("granite",), IN_PAIRS, _GRANITE, (SILU,)),
     Architecture(
@@ -90,6 +94,7 @@ LLAMA_LIKE = (
         ),
         needs=(SILU, Need(check_width, "a factor of LongRoPE for each pair of a head")),
         added=long_factors,
+        scalings=("default", "longrope"),
     ),
     Architecture(
         "olmo",
@@ -122,6 +127,7 @@ LLAMA_LIKE = (
         ),
         needs=(SILU,),
         added=llama3_factors,
+        scalings=_WITH_LLAMA3,
     ),
     Architecture("ernie4_5", ("ernie4_5",), needs=(SILU,)),
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from gguf import RopeScalingType
 
-from roundel.formats.gguf.architectures.architecture import SILU, Architecture, one_of
+from roundel.formats.gguf.architectures.architecture import SILU, Architecture, Need, one_of
 from roundel.formats.gguf.keys import Key, always, rotary_width, setting, slides_unless
 from roundel.formats.gguf.rope_factors import attention_factor, long_factors
 from roundel.formats.gguf.rules import Rule, gate_and_up_in_turn, named, nowhere, through
@@ -39,6 +39,7 @@ OTHERS = (
         ("cohere",),
         keys=(Key("logit_scale", setting("logit_scale")), _NO_SCALING),
         needs=(SILU,),
+        scalings=("default",),
     ),
     Architecture(
         "cohere2",
@@ -52,12 +53,20 @@ OTHERS = (
             _NO_SCALING,
         ),
         needs=(SILU,),
+        scalings=("default",),
     ),
     Architecture(
         "olmoe",
         ("olmoe",),
-        keys=(),
-        needs=(SILU, one_of("norm_topk_prob", False), one_of("clip_qkv", None)),
+        needs=(
+            SILU,
+            one_of("norm_topk_prob", False),
+            one_of("clip_qkv", None),
+            Need(
+                lambda config: config.num_key_value_heads == config.num_attention_heads,
+                "as many heads of keys as of queries",
+            ),
+        ),
     ),
     Architecture(
         "phimoe",
@@ -70,6 +79,7 @@ OTHERS = (
         ),
         needs=(SILU,),
         added=long_factors,
+        scalings=("default", "longrope"),
     ),
     Architecture(
         "gpt-oss",

@@ -103,8 +103,8 @@ def _check_merges(vocabulary: dict[str, int], ranks: dict[str, int], merges: set
             if pair not in merges and pair[0] in vocabulary and pair[1] in vocabulary:
                 raise FormatError(
                     f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r} to its token {text!r}, and llama.cpp "
-                    "would: a vocabulary of sentencepiece is expected where bytes have tokens of their own; take another "
-                    "--format, or --like base.gguf with a file that llama.cpp's converter made of the same model"
+                    "would: a vocabulary of sentencepiece is expected where bytes have tokens of their own; take "
+                    "another --format, or --like base.gguf with a file that llama.cpp's converter made of the same model"
                 )
 
 

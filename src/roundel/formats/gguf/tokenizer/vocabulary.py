@@ -119,7 +119,7 @@ def _put(tokens: list[str], kinds: list[int], number: int, text: str, kind: int)
     if number >= len(tokens):
         raise FormatError(
             f"the token {text!r} has the number {number}, and the model's embeddings have {len(tokens)} rows: "
-            "llama.cpp needs a row for each token; resize the embeddings, or take the tokenizer that came with the model"
+            "llama.cpp needs a row for each token; resize the embeddings, or take the tokenizer that came with it"
         )
     tokens[number], kinds[number] = text, int(kind)
 
