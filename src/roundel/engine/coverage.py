@@ -35,17 +35,26 @@ class Coverage:
     Attributes:
         schemes: the grid of each layer that will be quantized, by full name.
         layers: one record per Linear and per other matrix of the model.
-        head: the output head, if it will be quantized.
+        head: the output head, if it will be quantized by itself.
+        embedding: the input embedding, if it will be quantized.
+        tied_head: the output head, where it has the weight of an embedding that will be.
     """
 
     schemes: dict[str, Scheme]
     layers: list[LayerRecord]
     head: LinearView | None = None
+    embedding: LinearView | None = None
+    tied_head: LinearView | None = None
+
+    @property
+    def outside(self) -> list[LinearView]:
+        """What will be quantized outside of the blocks, in the order in which it is done."""
+        return [view for view in (self.head, self.embedding) if view is not None]
 
     def planned(self) -> list[LayerRecord]:
         """The records with the grids that the layers will have."""
         return [
-            replace(layer, bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym)
+            replace(layer, type=scheme.type, bits=scheme.bits, group_size=scheme.group_size, sym=scheme.sym)
             if (scheme := self.schemes.get(layer.name))
             else layer
             for layer in self.layers
@@ -77,19 +86,9 @@ def decide(
                 _add(coverage, view, None, _ROUTER, index)
             else:
                 _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
-    head = text_model(model).get_output_embeddings()
     beside = _beside_the_decoder(model, stack)
-    for view in linears_outside(model, stack):
-        if recipe.lm_head and view.module is head:
-            coverage.head = view
-            _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, None)
-        else:
-            tied = view.parameter is text_model(model).get_input_embeddings().weight
-            _add(coverage, view, None, _reason_outside(model, view, beside, tied=tied), None, tied=tied)
-    if recipe.lm_head and (coverage.head is None or coverage.head.name not in coverage.schemes):
-        raise RecipeError(
-            "lm_head=true wants an output head that is a Linear and not left out; none was found"
-        )
+    _add_embedding(coverage, model, recipe)
+    _add_outside(coverage, model, stack, recipe, beside)
     _check_patterns(coverage, recipe)
     _add_others(coverage, model, stack, deciding, beside)
     # What is in no block comes last.
@@ -98,6 +97,52 @@ def decide(
     for name, shape in (extra or {}).items():
         coverage.layers.append(LayerRecord(name.removesuffix(".weight"), EXTRA, shape, None, reason))
     return coverage
+
+
+def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe) -> None:
+    """The input embedding, where it is to be quantized."""
+    if recipe.embedding_bits is None:
+        return
+    module = text_model(model).get_input_embeddings()
+    if not isinstance(module, nn.Embedding):
+        raise RecipeError(
+            f"embedding_bits wants an input embedding that is an nn.Embedding; found {type(module).__name__}"
+        )
+    name = next(name for name, found in model.named_modules() if found is module)
+    view = LinearView(name, module)
+    scheme = recipe.outside_scheme(name, recipe.embedding_bits, model.dtype, view.shape[1])
+    if scheme is None:
+        raise RecipeError(
+            f"embedding_bits quantizes {name}, and a skip pattern leaves it out: drop one of them"
+        )
+    coverage.embedding = view
+    _add(coverage, view, scheme, "", None)
+
+
+def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Recipe, beside: set[int]) -> None:
+    """The output head, and Linears that are in no block."""
+    reader = text_model(model)
+    head, embedding = reader.get_output_embeddings(), reader.get_input_embeddings()
+    wanted = recipe.lm_head or recipe.head_bits is not None
+    for view in linears_outside(model, stack):
+        tied = view.parameter is embedding.weight
+        if view.module is not head:
+            _add(coverage, view, None, _BESIDE if id(view.module) in beside else "outside the blocks", None)
+        elif wanted:
+            coverage.head = view
+            scheme = recipe.outside_scheme(view.name, recipe.head_bits, model.dtype, view.shape[1])
+            _add(coverage, view, scheme, _SKIPPED, None)
+        elif tied and coverage.embedding is not None:
+            coverage.tied_head = view
+            _add(
+                coverage, view, None, "output head: the embedding's weight, quantized there", None, tied=True
+            )
+        else:
+            reason = "output head" + (", tied to the embedding" if tied else "") + "; head_bits quantizes it"
+            _add(coverage, view, None, reason, None, tied=tied)
+    if wanted and (coverage.head is None or coverage.head.name not in coverage.schemes):
+        key = "lm_head=true" if recipe.lm_head else "head_bits"
+        raise RecipeError(f"{key} wants an output head that is a Linear and not left out; none was found")
 
 
 def check_complete(layers: list[LayerRecord], model: nn.Module) -> None:
@@ -136,7 +181,13 @@ def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
 
 
 def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
-    scheme = recipe.scheme_for(view.name, model.dtype)
+    wanted = recipe.scheme_for(view.name, model.dtype)
+    scheme = None if wanted is None else wanted.fitting(view.shape[1])
+    if wanted is not None and scheme is None:
+        raise RecipeError(
+            f"{view.name} has rows of {view.shape[1]} weights, and types of GGUF files want a multiple of 32: leave it "
+            f"out (skip: [{view.name}]), or give it a grid without a type in layers"
+        )
     if scheme is None or recipe.target_bits is None:
         return scheme
     permuted = recipe.permutes(scheme, view.shape[1])
@@ -151,7 +202,7 @@ def _add_others(
     stacks = stacks_in(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or name in linears or name in stacks:
-            continue
+            continue  # a quantized embedding is among the Linears
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
         listed = owner if own_name == "weight" else name
@@ -191,13 +242,6 @@ def _reason_no_linear(module: nn.Module, parameter: str, beside: set[int]) -> st
     if parameter in stacked_in(module):
         return _UNKNOWN_STACK
     return "no Linear: stays as it is"
-
-
-def _reason_outside(model: Any, view: LinearView, beside: set[int], *, tied: bool) -> str:
-    reader = text_model(model)
-    if view.module is not reader.get_output_embeddings():
-        return _BESIDE if id(view.module) in beside else "outside the blocks"
-    return "output head" + (", tied to the embedding" if tied else "") + "; lm_head=true quantizes it"
 
 
 def _add(

@@ -42,6 +42,7 @@ from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
+from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
@@ -57,8 +58,9 @@ class CompressedTensors:
     """Writes packed integers."""
 
     name = "compressed-tensors"
+    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
@@ -181,7 +183,13 @@ def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
 
 
 def _refuse_beyond_the_grid(layer: Layer) -> None:
+    if layer.embedding:
+        raise FormatError(
+            f"{layer.name} is an embedding, which clients of compressed-tensors read unquantized: leave embedding_bits "
+            "out, or use --format gguf, roundel or dense"
+        )
     found = {
+        "scales in super-blocks": layer.scheme.super_block,
         "scales or zero points on two levels": layer.scheme.two_level,
         "real zero points": not layer.scheme.round_zero,
         "outliers": layer.outliers,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
+from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.grid.scheme import Scheme
 
@@ -22,20 +23,29 @@ class Layer:
     bias: bool = False
     outliers: bool = False  # may have some
     permuted: bool = False  # codes in another order than the input channels
+    embedding: bool = False  # the input embedding
 
 
 class Container(Protocol):
-    """One output format."""
+    """One output format.
+
+    Attributes:
+        name: in recipes.
+        whole: its file says all that a config and a tokenizer say, which are not written beside it then; tensors for
+            which the model's class has no place have none there either.
+    """
 
     name: str
+    whole: bool
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
 
         Args:
             layers: that are to be quantized.
             model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
+            origin: of the model.
         """
         ...
 

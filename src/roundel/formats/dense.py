@@ -13,6 +13,7 @@ from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
+from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
@@ -22,8 +23,9 @@ class Dense:
     """Writes dequantized weights."""
 
     name = "dense"
+    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

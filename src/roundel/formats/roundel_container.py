@@ -21,6 +21,7 @@ from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, write_integer_files
+from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
@@ -34,8 +35,9 @@ class RoundelContainer:
     """Writes and reads Roundel's own container."""
 
     name = "roundel"
+    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """It carries every setting."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

@@ -27,6 +27,7 @@ from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
+from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
@@ -46,8 +47,9 @@ class Spqr:
     """Writes transformers' SpQR files."""
 
     name = "spqr"
+    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:

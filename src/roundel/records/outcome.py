@@ -29,6 +29,7 @@ class LayerRecord:
         inputs: the grid of its inputs; empty where they are not quantized.
         smoothing: whether SmoothQuant reached it, and where its scale went, in words.
         smoothed: SmoothQuant changed its weight.
+        type: of GGUF files, where its grid is one.
         bits_per_weight: everything stored of the weight, over the number of weights.
         paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
@@ -47,6 +48,7 @@ class LayerRecord:
     inputs: str = ""
     smoothing: str = ""
     smoothed: bool = False
+    type: str | None = None
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None

@@ -60,7 +60,7 @@ def take_stock(folder: Path) -> Stock:
         OutputError: something in it is not of Roundel's making; the message names it.
     """
     with reported(folder):
-        listed = _listed(folder)
+        listed = listed_files(folder)
         homes = {parent for name in listed for parent in _parents(name)}
         ours: dict[str, _Stamp] = {}
         foreign: list[str] = []
@@ -100,7 +100,7 @@ def remove(stock: Stock) -> bool:
     return not stock.folder.exists()
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def listed_files(folder: Path) -> dict[str, Any]:
     """The files that the manifest lists; none where there is no manifest, or one that was changed."""
     path = folder / MANIFEST
     if path.is_symlink() or not path.is_file() or not is_sealed(path, "manifest"):

@@ -23,6 +23,7 @@ from roundel.engine.trial import Trial, run_trial
 from roundel.errors import ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
+from roundel.formats.origin import Origin
 from roundel.formats.shards import SHARD_BYTES
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
@@ -112,14 +113,16 @@ class Run:
             self.progress.say(f"The original: {self.source.read_from}")
         container = None if destination.target is None else CONTAINERS[recipe.format]
         self.stack, self.coverage = decide_on(
-            self.model, recipe, request.options.blocks, container, self.source.extra
+            self.model, recipe, request.options.blocks, container, self.source.extra, self._origin
         )
         self.readers = None if container is None else find_readers(self.coverage, recipe, self.model)
         if self.readers is not None:
             self.progress.say(self.readers.summary)
-        self.extra = self.source.extra if recipe.extra_tensors else ExtraTensors()
+        carries = recipe.extra_tensors and not (container is not None and container.whole)
+        self.extra = self.source.extra if carries else ExtraTensors()
         if self.source.extra:
-            what = "carried over as they are" if self.extra else "left out (extra_tensors=false)"
+            why = "extra_tensors=false" if not recipe.extra_tensors else f"{recipe.format} has none for them"
+            what = "carried over as they are" if self.extra else f"left out ({why})"
             kind = type(self.model).__name__
             self.progress.say(
                 f"{self.source.extra.summary} of the checkpoint, without a place in {kind}: {what}"
@@ -127,6 +130,10 @@ class Run:
         self._reader = CalibrationReader(
             request, recipe, self.source, destination.journal, self.common, self.ranks
         )
+
+    @property
+    def _origin(self) -> Origin:
+        return Origin(self.source.place, self.source.tokenizer, self.destination.options.like)
 
     @property
     def streamed(self) -> bool:
@@ -266,7 +273,7 @@ class Run:
                 untie_head(self.model, self.coverage.head, self.source.storage, self.stack)
             activations = None
             if self.recipe.activations:
-                layers = list(self.coverage.schemes)
+                layers = [name for name in self.coverage.schemes if not self._looked_up(name)]
                 activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
             try:
                 yield self.job(activations, lockstep=lockstep)
@@ -274,6 +281,10 @@ class Run:
                 if activations is not None:
                     activations.detach()
                 raise
+
+    def _looked_up(self, name: str) -> bool:
+        """Whether it is the embedding, which has no inputs to quantize."""
+        return self.coverage.embedding is not None and name == self.coverage.embedding.name
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Quantized:
         """Write, check and report.
@@ -322,7 +333,9 @@ class Run:
         """Write the folder, and its report; why there is none, if so."""
         destination, options = self.destination, self.request.options
         assert destination.journal is not None
-        content = make_content(job, self.source, self.extra, whole=self._checks_whole, blocks=options.blocks)
+        content = make_content(
+            job, self.source, self.extra, self._origin, whole=self._checks_whole, blocks=options.blocks
+        )
         write_folder(job, destination, content, self.companions, manifest, options)
         try:
             # Measured when the folder is there: nothing of that costs it.
