@@ -47,7 +47,6 @@ def gemma_tokenizer() -> GemmaTokenizer:
     vocabulary = {text: number for number, text in enumerate([*texts, "<pad>", "<mask>"])}
     found = GemmaTokenizer(vocab=vocabulary, merges=_merges(vocabulary), add_bos_token=True)
     found.add_tokens(["<start_of_turn>"], special_tokens=True)
-    found.add_tokens(["▁▁▁"])
     found.chat_template = (
         "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['content'] }}{% endfor %}"
     )

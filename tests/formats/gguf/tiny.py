@@ -73,15 +73,15 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3_long": ("Phi3Config", {"rope_parameters": _LONG}),
     "phi2": ("PhiConfig", {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5, "num_key_value_heads": 6}),
-    "phimoe": (
-        "PhimoeConfig",
+    "gpt2": (
+        "GPT2Config",
         {
-            "num_local_experts": 4,
-            "rope_parameters": {**_LONG, "short_mscale": 1.0, "long_mscale": 1.0},
-            "intermediate_size": 64,
+            "n_positions": 1024,
+            "max_position_embeddings": None,
+            "num_key_value_heads": None,
+            "intermediate_size": None,
         },
     ),
-    "gpt2": ("GPT2Config", {"n_positions": 1024, "num_key_value_heads": None, "intermediate_size": None}),
     "gpt_neox_serial": ("GPTNeoXConfig", {"use_parallel_residual": False, "num_key_value_heads": None}),
     "starcoder": ("GPTBigCodeConfig", {}),
     "starcoder2": ("Starcoder2Config", {"tie_word_embeddings": True}),
@@ -135,29 +135,53 @@ _FROM_ZOO = (
     ),
     *("olmo", "olmo2", "gpt_oss"),
 )
+# Sizes that transformers does not look up in a file, but supposes.
+_SUPPOSED: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 128},
+    "qwen2_moe": {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632},
+    "qwen3_moe": {"moe_intermediate_size": 768},
+    "falcon_old": {"ffn_hidden_size": 384},
+}
 TINY = (*_FROM_ZOO, *_OWN)
+# Those that transformers reads from a GGUF file, all tensors of them.
+READ_BY_TRANSFORMERS = (
+    *(
+        "llama",
+        "mistral",
+        "llama3",
+        "qwen2",
+        "qwen3",
+        "qwen2_moe",
+        "qwen3_moe",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "gpt2",
+    ),
+    *("bloom", "falcon_old", "stablelm", "starcoder2", "nemotron", "mamba", "lfm2", "minimax_m2"),
+)
 
 
-def tiny_config(name: str) -> PreTrainedConfig:
-    """The config of a model."""
-    if name in _FROM_ZOO:
-        config, settings = ZOO[name]
-        return config(**settings)
-    config_name, settings = _OWN[name]
-    settings = {key: value for key, value in {**_BASE, **settings}.items() if value is not None}
-    return getattr(transformers, config_name)(**settings)
+def tiny_config(name: str, *, readable: bool = False) -> PreTrainedConfig:
+    """The config of a model; `readable`: with the sizes that transformers supposes of every such file."""
+    config_name, settings = ZOO[name] if name in _FROM_ZOO else _OWN[name]
+    if name in _OWN:
+        settings = {**_BASE, **settings}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    settings |= _SUPPOSED.get(name, {}) if readable else {}
+    return (getattr(transformers, config_name) if name in _OWN else config_name)(**settings)
 
 
-def tiny_model(name: str) -> PreTrainedModel:
+def tiny_model(name: str, *, readable: bool = False) -> PreTrainedModel:
     """The model: no number in it is like another, norms and biases included."""
     generator = torch.Generator().manual_seed(5)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(tiny_config(name, readable=readable), dtype=torch.float32)
     with torch.no_grad():
-        for name_, parameter in model.named_parameters():
-            if name_.endswith("A_log"):
+        for key, parameter in model.named_parameters():
+            if key.endswith("A_log"):
                 continue
             noise = torch.randn(parameter.shape, generator=generator)
-            if (parameter.ndim == 1 and "norm" in name_) or name_.endswith(".D"):
+            if (parameter.ndim == 1 and "norm" in key) or key.endswith(".D"):
                 parameter.copy_(parameter + 0.1 * noise)
             else:
                 parameter.copy_(noise * (0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5))

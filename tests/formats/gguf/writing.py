@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from roundel.formats.gguf.architectures import architecture_of
 from roundel.formats.gguf.metadata import Metadata, added_tensors, metadata_of
-from roundel.formats.gguf.moving import moved, transposed_in
+from roundel.formats.gguf.moving import is_stack, moved, transposed_in
 from roundel.formats.gguf.placing import layout_of
 
 
@@ -21,8 +21,7 @@ def file_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     for name, tensor in model.state_dict().items():
         tensor = tensor.mT if name in transposed else tensor
         for place in layout[name]:
-            stacked = place.expert is not None and len(layout[name]) > 1
-            piece = moved(tensor, place, stacked=stacked)
+            piece = moved(tensor, place, stacked=is_stack(name, layout[name]))
             if place.expert is None:
                 found[place.name] = piece
             else:
@@ -34,7 +33,11 @@ def file_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def write(model: PreTrainedModel, tokenizer, folder: Path | None, path: Path) -> Path:
     """The file of a model."""
-    write_file(path, metadata_of(model, tokenizer, folder, name="tiny"), file_tensors(model))
+    tensors = file_tensors(model)
+    for name in tensors:  # transformers reads it as older converters wrote it only
+        if name.endswith("ffn_gate_inp_shexp.weight"):
+            tensors[name] = tensors[name].flatten()
+    write_file(path, metadata_of(model, tokenizer, folder, name="tiny"), tensors)
     return path
 
 

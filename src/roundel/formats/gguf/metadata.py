@@ -11,7 +11,7 @@ import torch
 from roundel.formats.gguf.architectures import architecture_of
 from roundel.formats.gguf.keys import Key
 from roundel.formats.gguf.layout import Layout
-from roundel.formats.gguf.moving import transposed_in
+from roundel.formats.gguf.moving import is_stack, transposed_in
 from roundel.formats.gguf.placing import layout_of
 from roundel.formats.gguf.standard_keys import keys_with
 from roundel.formats.gguf.tokenizer.keys import add_tokenizer
@@ -104,7 +104,7 @@ def file_shapes(model: Any, layout: Layout) -> dict[str, tuple[int, ...]]:
     for name, tensor in model.state_dict().items():
         shape = tuple(tensor.mT.shape if name in transposed else tensor.shape)
         for place in layout[name]:
-            inner = shape[1:] if len(layout[name]) > 1 and place.expert is not None else shape
+            inner = shape[1:] if is_stack(name, layout[name]) else shape
             if place.through == "squeezed":
                 inner = (inner[0], *inner[2:])
             inner = inner if place.rows is None else (len(place.rows), *inner[1:])

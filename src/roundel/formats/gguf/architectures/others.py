@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from gguf import RopeScalingType
+from gguf import ExpertGatingFuncType, RopeScalingType
 
 from roundel.formats.gguf.architectures.architecture import SILU, Architecture, Need, one_of
-from roundel.formats.gguf.keys import Key, always, rotary_width, setting, slides_unless
-from roundel.formats.gguf.rope_factors import attention_factor, long_factors
+from roundel.formats.gguf.keys import Key, always, first, rotary_width, setting, slides_unless
 from roundel.formats.gguf.rules import Rule, gate_and_up_in_turn, named, nowhere, through
 
 _VOCABULARY = Key("vocab_size", setting("vocab_size"))
@@ -69,19 +68,6 @@ OTHERS = (
         ),
     ),
     Architecture(
-        "phimoe",
-        ("phimoe",),
-        keys=(
-            _ROTARY,
-            _WINDOW,
-            Key("rope_scaling_orig_ctx_len", setting("original_max_position_embeddings")),
-            Key("rope_scaling_attn_factors", attention_factor),
-        ),
-        needs=(SILU,),
-        added=long_factors,
-        scalings=("default", "longrope"),
-    ),
-    Architecture(
         "gpt-oss",
         ("gpt_oss",),
         (
@@ -94,8 +80,12 @@ OTHERS = (
         "minimax-m2",
         ("minimax_m2",),
         (Rule(r"\.e_score_correction_bias$", named("blk.{block}.exp_probs_b.bias")),),
-        keys=(_EXPERT, _ROTARY),
-        needs=(SILU,),
+        (
+            _EXPERT,
+            Key("rope_dimension_count", first(setting("rotary_dim"), rotary_width)),
+            Key("expert_gating_func", always(ExpertGatingFuncType.SIGMOID)),
+        ),
+        (SILU,),
     ),
     Architecture(
         "lfm2",
