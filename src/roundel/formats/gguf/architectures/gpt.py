@@ -139,6 +139,7 @@ GPT = (
         (
             Key("vocab_size", setting("vocab_size")),
             Key("layer_norm_eps", setting("norm_eps")),
+            Key("layer_norm_rms_eps", setting("norm_eps")),
             Key("rope_dimension_count", rotary_width),
         ),
         (one_of("hidden_act", "relu2"),),

@@ -13,6 +13,7 @@ _ROTARY = Key("rope_dimension_count", rotary_width)
 _WINDOW = Key("sliding_window", setting("sliding_window"))
 _NO_SCALING = Key("rope_scaling_type", always(RopeScalingType.NONE))
 _EXPERT = Key("expert_feed_forward_length", setting("moe_intermediate_size", "intermediate_size"))
+_GLM_TOKENS = {"eot": "<|user|>", "unk": "<|endoftext|>"}
 
 
 def _kv_heads_by_block(config: Any) -> list[int]:
@@ -31,8 +32,15 @@ OTHERS = (
             Key("value_length", always(None)),
             _ROTARY,
         ),
+        special_tokens=_GLM_TOKENS,
     ),
-    Architecture("glm4", ("glm4",), keys=(_ROTARY,), needs=(SILU,)),
+    Architecture(
+        "glm4",
+        ("glm4",),
+        keys=(_ROTARY,),
+        needs=(SILU,),
+        special_tokens=_GLM_TOKENS | {"bos": "<|endoftext|>"},
+    ),
     Architecture(
         "command-r",
         ("cohere",),
