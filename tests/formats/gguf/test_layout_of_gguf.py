@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import gguf
 import pytest
+import torch
 
+from formats.gguf.tiny import tiny_model
 from roundel.errors import FormatError
 from roundel.formats.gguf.checking import check_layout, file_reader, left_over
 from roundel.formats.gguf.layout import Layout
@@ -55,13 +57,20 @@ def test_a_tensor_that_the_file_has_not_is_refused_by_name(llama):
 
 
 def test_experts_have_places_as_linears_too():
-    model = open_skeleton(zoo_model("qwen3_moe")).model
+    with torch.device("meta"):
+        model = tiny_model("qwen3_moe")
     layout = layout_of(model, "qwen3moe")
     gate, up = layout["model.layers.1.mlp.experts.gate_up_proj.3.weight"]
     assert (gate.name, gate.expert, gate.rows.tolist()) == ("blk.1.ffn_gate_exps.weight", 3, list(range(64)))
     assert (up.name, up.expert, up.rows.tolist()) == ("blk.1.ffn_up_exps.weight", 3, list(range(64, 128)))
-    assert len(layout["model.layers.1.mlp.experts.gate_up_proj"]) == 2 * 8
+    assert len(layout["model.layers.1.mlp.experts.gate_up_proj"]) == 2 * 4
     assert layout["model.layers.1.mlp.gate.weight"][0].name == "blk.1.ffn_gate_inp.weight"
+
+
+def test_a_block_that_llama_cpp_has_not_is_refused():
+    model = open_skeleton(zoo_model("qwen3_moe")).model  # its first block has no experts
+    with pytest.raises(FormatError, match="model.layers.0.mlp.gate_proj.weight has no place in a GGUF file"):
+        layout_of(model, "qwen3moe")
 
 
 def test_an_unknown_architecture_is_refused(llama):

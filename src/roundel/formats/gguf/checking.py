@@ -14,7 +14,7 @@ import torch
 
 from roundel.errors import FormatError
 from roundel.formats.gguf.layout import Layout, Place
-from roundel.formats.gguf.moving import moved
+from roundel.formats.gguf.moving import is_stack, moved
 
 # Of numbers that transformers computes anew, a logarithm say: what two roundings may differ by.
 _ROUNDING = 1e-6
@@ -64,7 +64,7 @@ def check_layout(
             except KeyError:
                 raise _wrong(name, f"the file has no {file}") from None
             for expected, place in _pieces(found, places):
-                mine = moved(tensor, place, stacked=place.expert is not None and tensor.ndim > expected.ndim)
+                mine = moved(tensor, place, stacked=is_stack(name, layout[name]))
                 difference = _difference(mine, expected, exact=not place.through)
                 if difference:
                     raise _wrong(name, f"as {file} it {difference}")

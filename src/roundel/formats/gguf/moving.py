@@ -1,5 +1,6 @@
 """Tensors of a model as its layout counts their rows, and the rows that go to a place."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,17 @@ def expert_places(name: str, places: list[Place], shape: tuple[int, ...]) -> Lay
         f"{name}.{expert}.weight": [place for place in places if place.expert == expert]
         for expert in range(shape[0])
     }
+
+
+def is_stack(name: str, places: list[Place]) -> bool:
+    """Whether a tensor is that of all experts, `[E, out, in]` or of their biases `[E, out]`, not of one.
+
+    Args:
+        name: of the tensor in the model.
+        places: of the tensor.
+    """
+    alone = re.search(r"\.\d+\.(weight|bias)$", name) is not None
+    return bool(places) and places[0].expert is not None and not alone
 
 
 def moved(tensor: torch.Tensor, place: Place, *, stacked: bool = False) -> torch.Tensor:

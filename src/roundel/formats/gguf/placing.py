@@ -5,10 +5,10 @@ from typing import Any
 from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 
 from roundel.errors import FormatError
-from roundel.formats.gguf.architectures import ARCHITECTURES, FOR_ALL
+from roundel.formats.gguf.architectures import architecture
 from roundel.formats.gguf.layout import Layout, Place
 from roundel.formats.gguf.moving import expert_places, transposed_in
-from roundel.formats.gguf.rules import Named, as_it_is
+from roundel.formats.gguf.rules import EXPERTS, Named, as_it_is
 
 _SUFFIXES = (".weight", ".bias")
 
@@ -26,15 +26,10 @@ def layout_of(model: Any, arch: str) -> Layout:
     Raises:
         FormatError: the architecture is not known, or has no place for a tensor.
     """
-    if arch not in ARCHITECTURES:
-        raise FormatError(
-            f"a GGUF file of the architecture {arch!r} is not known: one of {', '.join(sorted(ARCHITECTURES))} is "
-            "expected; take another --format"
-        )
+    rules = (*architecture(arch).rules, *EXPERTS)
     config = model.config.get_text_config()
     names = _names(arch, config.num_hidden_layers)
     transposed, twins = transposed_in(model), _twins(model)
-    rules = (*ARCHITECTURES[arch].rules, *FOR_ALL)
     layout: Layout = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in twins:
@@ -59,7 +54,7 @@ def _file_name(names: TensorNameMap, name: str, prefix: str) -> str:
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
     stem = name.removesuffix(suffix)
     known = names.get_name(stem) or names.get_name(stem.removeprefix(f"{prefix}."))
-    return f"{known}{suffix or '.weight'}" if known else ""
+    return f"{known}{suffix}" if known else ""
 
 
 def _twins(model: Any) -> set[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roundel.formats.gguf.layout import Place
-from roundel.formats.gguf.rows import between, in_pairs
+from roundel.formats.gguf.rows import between, by_kind, in_pairs
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,42 @@ def pairs(heads: str) -> Placing:
         heads: the setting that says how many.
     """
     return lambda tensor: [Place(tensor.file, in_pairs(tensor.shape[0], getattr(tensor.config, heads)))]
+
+
+def fused(groups: Callable[[Any], int], sizes: Callable[[Any], tuple[int, ...]]) -> Placing:
+    """Queries, keys and values in one matrix, head by head or group by group: in the file kind by kind.
+
+    Args:
+        groups: how many there are, of a config.
+        sizes: how many heads of queries, keys and values one has, of a config.
+    """
+
+    def places(tensor: Named) -> list[Place]:
+        count, heads = groups(tensor.config), sizes(tensor.config)
+        width = tensor.shape[0] // (count * sum(heads))
+        return [Place(tensor.file, by_kind(count, tuple(width * number for number in heads)))]
+
+    return places
+
+
+def through(change: str) -> Placing:
+    """The whole tensor, with its numbers changed.
+
+    Args:
+        change: a key of `moving.CHANGES`.
+    """
+    return lambda tensor: [Place(tensor.file, through=change)]
+
+
+def of_head(file: str) -> Placing:
+    """One of several vectors that the file has as rows of one matrix; which, is the last number in its name.
+
+    Args:
+        file: the matrix, `{block}` in it being the number of the decoder block.
+    """
+    return lambda tensor: [
+        Place(file.format(block=tensor.block), expert=int(re.findall(r"\.(\d+)\.", tensor.name)[-1]))
+    ]
 
 
 def _each_expert(tensor: Named, *parts: tuple[str, tuple[int, int, int] | None]) -> list[Place]:

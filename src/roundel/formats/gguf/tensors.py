@@ -16,7 +16,7 @@ from roundel.formats.content import Piece
 from roundel.formats.gguf.base import Base
 from roundel.formats.gguf.file import Chunk, FileTensor
 from roundel.formats.gguf.layout import Place
-from roundel.formats.gguf.moving import moved, transposed_in
+from roundel.formats.gguf.moving import is_stack, moved, transposed_in
 from roundel.grid.block_bytes import to_bytes
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -117,7 +117,7 @@ class FileTensors:
         """What goes to each place of a tensor that is not quantized."""
         rows = tensor.mT if name in self.transposed else tensor
         for place in self.base.layout[name]:
-            yield place, moved(rows, place, stacked=place.expert is not None and rows.ndim > 2)
+            yield place, moved(rows, place, stacked=is_stack(name, self.base.layout[name]))
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
