@@ -24,7 +24,7 @@ from roundel.recipe.loading import load_settings
 if TYPE_CHECKING:
     import torch
 
-FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
+FormatName = Literal["compressed-tensors", "roundel", "gptq", "gptq_v2", "awq", "auto-round", "spqr", "dense"]
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
@@ -62,7 +62,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     format: FormatName = "compressed-tensors"
     """The container: compressed-tensors (packed integers for transformers and vLLM), roundel (everything that
-    Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), or dense weights."""
+    Roundel can make, read by Roundel), the layouts of GPTQ (gptq_v2: zero points as they are), AWQ and AutoRound for
+    clients that read those, spqr (3 bit, for transformers with a CUDA device), or dense weights."""
 
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: those of the
