@@ -1,4 +1,4 @@
-"""Words of GPTQ's and AWQ's files say what the integers say: read by plain formulas that share no code with the writer."""
+"""Words of GPTQ's and AWQ's files say what the integers say, by plain formulas that share no code with the writer."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Folders in the layouts of GPTQ, AWQ and AutoRound hold the tuned model, by plain formulas and by Roundel's own reading."""
+"""Folders in the layouts of GPTQ, AWQ and AutoRound hold the tuned model, by plain formulas and as Roundel reads."""
 
 import json
 import re

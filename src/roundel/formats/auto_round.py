@@ -8,9 +8,9 @@ left out, stand in `extra_config` under their full names.
 from collections.abc import Collection
 from typing import Any
 
-from roundel.formats.container import Layer
 from roundel.formats.content import Content
 from roundel.formats.integer_layouts import gptq_tensors
+from roundel.formats.kernel_clients import Facts, auto_round_readers
 from roundel.formats.kernel_layout import KernelLayout, Schemes, grid_of, prevailing
 from roundel.formats.left_out import left_out
 from roundel.formats.readers import Readers
@@ -62,8 +62,8 @@ class AutoRound(KernelLayout):
         }
         return about | ({"extra_config": extra} if extra else {})
 
-    def _readers(self, layers: list[Layer], schemes: Collection[Scheme], model: Any) -> Readers:
-        return Readers(("roundel",))
+    def _readers(self, facts: Facts) -> Readers:
+        return auto_round_readers(facts)
 
 
 def _symmetric(schemes: Collection[Scheme]) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from typing import Any
 
 from roundel.errors import FormatError
-from roundel.formats.container import Layer
 from roundel.formats.content import Content
 from roundel.formats.integer_layouts import awq_tensors
+from roundel.formats.kernel_clients import Facts, awq_readers
 from roundel.formats.kernel_layout import KernelLayout, Schemes, head_name, name_pattern
 from roundel.formats.left_out import left_out
 from roundel.formats.plain_grid import WAYS_OUT
@@ -61,5 +61,5 @@ class Awq(KernelLayout):
             "dynamic": {f"-:{name_pattern(name)}": {} for name in left},
         }
 
-    def _readers(self, layers: list[Layer], schemes: Collection[Scheme], model: Any) -> Readers:
-        return Readers(("roundel",))
+    def _readers(self, facts: Facts) -> Readers:
+        return awq_readers(facts)

@@ -22,7 +22,6 @@ file has: compressed_form.py.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -46,7 +45,7 @@ from roundel.formats.plain_grid import WAYS_OUT, parts_in_checkpoints, refuse_be
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
-from roundel.formats.written_groups import repeat_groups
+from roundel.formats.written_groups import repeat_groups, with_split
 from roundel.grid.packing import pack
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -86,14 +85,7 @@ class CompressedTensors:
         found = readers_of(
             form, schemes, activations, stacked=any(layer.kind == "Expert" for layer in layers)
         )
-        wanted = {layer.scheme.group_size for layer in layers}
-        others = sorted({scheme.group_size for scheme in schemes} - wanted)
-        if not others:
-            return found
-        split = (
-            f"Groups of {', '.join(map(str, sorted(wanted)))} are written as {', '.join(map(str, others))}"
-        )
-        return replace(found, hint=". ".join(filter(None, (found.hint, f"{split}, to divide every row"))))
+        return with_split(found, layers, schemes)
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from roundel.formats.container import Layer
 from roundel.formats.content import Content
 from roundel.formats.integer_layouts import gptq_tensors
+from roundel.formats.kernel_clients import Facts, gptq_readers
 from roundel.formats.kernel_layout import (
     KernelLayout,
     Schemes,
@@ -96,8 +96,8 @@ class Gptq(KernelLayout):
             ]
         return about
 
-    def _readers(self, layers: list[Layer], schemes: Collection[Scheme], model: Any) -> Readers:
-        return Readers(("roundel",))
+    def _readers(self, facts: Facts) -> Readers:
+        return gptq_readers(facts, first_version=self._less_one)
 
 
 def _rules(content: Content, schemes: Schemes) -> dict[str, dict[str, Any]]:

@@ -24,11 +24,12 @@ from roundel.formats.container import Layer
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.integer_layouts import rows_of
+from roundel.formats.kernel_clients import Facts, facts_of
 from roundel.formats.plain_grid import WAYS_OUT, parts_in_checkpoints, refuse_beyond_the_grid
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_streamed
 from roundel.formats.shards import Tensors, write_model
-from roundel.formats.written_groups import common_group, dividing_group
+from roundel.formats.written_groups import common_group, dividing_group, with_split
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.model.names import stored_tensors
@@ -60,8 +61,8 @@ class KernelLayout(ABC):
         """The quantization config."""
 
     @abstractmethod
-    def _readers(self, layers: list[Layer], schemes: Collection[Scheme], model: Any) -> Readers:
-        """By the schemes of all layers, as they are written."""
+    def _readers(self, facts: Facts) -> Readers:
+        """By what clients differ about."""
 
     def _refuse(self, schemes: Schemes) -> None:  # noqa: B027 - most formats take what is left
         """Raise FormatError for what only this format does not carry, by the schemes as they are written."""
@@ -107,7 +108,8 @@ class KernelLayout(ABC):
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """By the grids, and by what has been tried."""
         schemes = _written({layer.name: layer.scheme for layer in layers}, _widths_of(layers), self.name)
-        return self._readers(layers, set(schemes.values()), model)
+        found = self._readers(facts_of(layers, schemes.values(), model, head_name(model)))
+        return with_split(found, layers, schemes.values())
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
@@ -142,12 +144,16 @@ class KernelLayout(ABC):
 
 def _refuse_scales(layer: Layer, model_dtype: torch.dtype, container: str) -> None:
     scales = layer.scheme.torch_dtype
-    held = scales == model_dtype or (model_dtype is torch.float32 and scales is not torch.float32)
-    if not held:
-        raise FormatError(
-            f"{layer.name} has scales in {layer.scheme.scale_dtype}, and clients of {container} multiply a model of "
-            f"{model_dtype} by others: leave scale_dtype out, or {WAYS_OUT}"
-        )
+    if scales != model_dtype and (model_dtype is not torch.float32 or scales is torch.float32):
+        held = model_dtype
+    elif scales is torch.float32:
+        held = torch.float16
+    else:
+        return
+    raise FormatError(
+        f"{layer.name} has scales in {layer.scheme.scale_dtype}, which clients of {container} round to "
+        f"{str(held).removeprefix('torch.')}: leave scale_dtype out, or {WAYS_OUT}"
+    )
 
 
 def _widths_of(layers: list[Layer]) -> dict[str, int]:

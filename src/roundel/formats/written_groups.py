@@ -5,12 +5,16 @@ equal parts of gcd(g, in) with repeated statistics, which changes no weight.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 
 from roundel.errors import FormatError
+from roundel.formats.container import Layer
+from roundel.formats.readers import Readers
 from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.grid.scheme import Scheme
 
 _FITTING = (32, 48, 64, 96, 128, 192, 256)
 
@@ -53,6 +57,22 @@ def common_group(groups: Mapping[str, int], widths: Mapping[str, int], smallest:
         if common >= smallest:
             return dict.fromkeys(groups, common)
     return dict(groups)
+
+
+def with_split(found: Readers, layers: Collection[Layer], schemes: Collection[Scheme]) -> Readers:
+    """A word about groups that are written as others.
+
+    Args:
+        found: who opens the file.
+        layers: as they are quantized.
+        schemes: as they are written.
+    """
+    wanted = {layer.scheme.group_size for layer in layers}
+    others = sorted({scheme.group_size for scheme in schemes} - wanted)
+    if not others:
+        return found
+    split = f"Groups of {', '.join(map(str, sorted(wanted)))} are written as {', '.join(map(str, others))}"
+    return replace(found, hint=". ".join(filter(None, (found.hint, f"{split}, to divide every row"))))
 
 
 def repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, width: int) -> torch.Tensor:
