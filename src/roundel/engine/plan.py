@@ -120,7 +120,7 @@ class Plan:
     def _larger(self) -> str:
         return (
             f"The output will be larger than what it is made of ({size(self.output)}, from {size(self.source)}): what "
-            "is not quantized is stored in 16 bits or more; embedding_bits=8 and head_bits=8 quantize embedding and head, "
+            "is not quantized has 16 bits or more; embedding_bits=8 and head_bits=8 quantize embedding and head, "
             "--format gguf keeps what a GGUF file has"
         )
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 
 

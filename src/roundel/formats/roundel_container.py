@@ -21,10 +21,10 @@ from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, write_integer_files
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import unpack_weight
 

@@ -26,7 +26,9 @@ from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
 if TYPE_CHECKING:
     import torch
 
-FormatName = Literal["compressed-tensors", "roundel", "spqr", "gguf", "dense"]
+FormatName = Literal[
+    "compressed-tensors", "roundel", "gptq", "gptq_v2", "awq", "auto-round", "spqr", "gguf", "dense"
+]
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
@@ -64,8 +66,9 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     format: FormatName = "compressed-tensors"
     """The container: compressed-tensors (packed integers for transformers and vLLM), roundel (everything that
-    Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), gguf (one file in the types
-    of `type`, for llama.cpp), or dense weights."""
+    Roundel can make, read by Roundel), the layouts of GPTQ (gptq_v2: zero points as they are), AWQ and AutoRound for
+    clients that read those, spqr (3 bit, for transformers with a CUDA device), gguf (one file in the
+    types of `type`, for llama.cpp), or dense weights."""
 
     mixture: MixtureName | None = None
     """One of llama.cpp's rules (q4_k_m, q3_k_m, ...) that say which matrix gets which type of GGUF files, the embedding

@@ -5,8 +5,8 @@ from typing import Any
 from roundel.engine.coverage import Coverage, decide
 from roundel.errors import RoundelError
 from roundel.formats import CONTAINERS, Container, Layer
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors

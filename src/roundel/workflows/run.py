@@ -23,8 +23,8 @@ from roundel.engine.trial import Trial, run_trial
 from roundel.errors import ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.shards import SHARD_BYTES
+from roundel.formats.source_files import SourceFiles
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark

@@ -8,8 +8,8 @@ from roundel.formats import CONTAINERS, Content, Piece
 from roundel.formats.companions import Companions
 from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.reload import check_extra
+from roundel.formats.source_files import SourceFiles
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.source import SourceModel
 from roundel.model.stored_types import StoredTypes

@@ -21,8 +21,8 @@ from roundel.formats.gguf.base import Base, base_for
 from roundel.formats.gguf.checking import check_layout
 from roundel.formats.gguf.file import Chunk, FileTensor, GgufFile, write_file
 from roundel.formats.gguf.tensors import FileTensors
-from roundel.formats.source_files import SourceFiles
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.block_types import BLOCK_TYPES
 from roundel.model.experts import stacks_in
 
