@@ -161,3 +161,40 @@ def test_types_and_mixtures_fix_their_grids() -> None:
     assert roundel.Recipe.create(**recipe.settings()) == recipe
     assert recipe.with_settings(iters=3).mixture == "q4_k_m"
     assert recipe.format == "gguf"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "phi3"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_folder_becomes_a_file(name: str, stream: bool, tmp_path: Path) -> None:
+    folder = zoo_model(name)
+    recipe = roundel.Recipe.create(method="rtn", type="q4_0", embedding_bits=8)
+    roundel.quantize(folder, recipe, output=tmp_path / "out", held_out=None, stream=stream)
+    made = roundel.quantize(folder, recipe.with_settings(format="dense"))
+    path = gguf_file(tmp_path / "out")
+    assert path is not None
+    read, tuned = open_source(path, quantized=True).model.state_dict(), made.model.state_dict()
+    for key in read:
+        # Gemma's norms go there and back plus one.
+        torch.testing.assert_close(read[key], tuned[key].float(), rtol=0, atol=1e-6 if "norm" in key else 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_experts_are_stacked_as_they_were_tuned(stream: bool, tmp_path: Path) -> None:
+    folder = zoo_model("mixtral")
+    recipe = roundel.Recipe.create(method="rtn", type="q5_1")
+    roundel.quantize(folder, recipe, output=tmp_path / "out", held_out=None, stream=stream)
+    made = roundel.quantize(folder, recipe.with_settings(format="dense"))
+    path = gguf_file(tmp_path / "out")
+    assert path is not None
+    file, experts = GgufFile(path), made.model.model.layers[1].mlp.experts
+    gate, up = experts.gate_up_proj.chunk(2, dim=1)
+    for name, wanted in (("gate", gate), ("up", up), ("down", experts.down_proj)):
+        found = file.tensor(f"blk.1.ffn_{name}_exps.weight")
+        assert torch.equal(found, wanted.float()), name
+
+
+def test_experts_of_a_layer_share_a_type(tmp_path: Path) -> None:
+    layers = {"*.experts.down_proj.0": {"type": "q8_0"}}
+    recipe = roundel.Recipe.create(method="rtn", type="q4_0", layers=layers)
+    with pytest.raises(FormatError, match="one type for all experts of a layer is expected"):
+        roundel.quantize(zoo_model("mixtral"), recipe, output=tmp_path / "out", held_out=None)

@@ -7,12 +7,16 @@ the model came from a GGUF file     from that file, as they are; and so does eve
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType, LlamaFileType
 
 from roundel.errors import FormatError
+from roundel.formats.gguf.architectures import architecture_of
 from roundel.formats.gguf.checking import left_over
-from roundel.formats.gguf.file import Field, GgufFile, Table
+from roundel.formats.gguf.file import Field, FileTensor, GgufFile, Table, open_file
 from roundel.formats.gguf.layout import Layout
+from roundel.formats.gguf.metadata import added_tensors, metadata_of
 from roundel.formats.gguf.placing import layout_of
 from roundel.formats.source_files import SourceFiles
 
@@ -73,16 +77,29 @@ def base_for(model: Any, files: SourceFiles) -> Base:
         FormatError: there is nothing to take it from, or it is of another model.
     """
     if files.like is not None:
-        return _like(model, GgufFile(files.like))
+        return _like(model, open_file(files.like))
     if files.place is not None and files.place.gguf is not None:
-        file = GgufFile(files.place.gguf)
+        file = open_file(files.place.gguf)
         layout = layout_of(model, file.arch)
         tables = [file.table(name) for name in left_over(layout, file.tensors)]
         return Base(file.fields, layout, list(file.tensors), file, tables)
-    raise FormatError(
-        "a GGUF file wants metadata in llama.cpp's words, and this model did not come from one: give a file that "
-        "llama.cpp's converter made of the same model (--like base.gguf)"
-    )
+    return _converted(model, files)
+
+
+def _converted(model: Any, files: SourceFiles) -> Base:
+    layout = layout_of(model, architecture_of(model.config).name)
+    if files.tokenizer is None:
+        raise FormatError(
+            "a GGUF file holds the tokenizer, and this model has none: give one (tokenizer=), or a file that "
+            "llama.cpp's converter made of the same model (--like base.gguf)"
+        )
+    folder = None if files.place is None else files.place.folder
+    fields = [Field(*line) for line in metadata_of(model, files.tokenizer, folder)]
+    tables = [
+        Table(FileTensor(name, tuple(tensor.shape), Kind.F32), tensor.contiguous().view(-1).view(torch.uint8))
+        for name, tensor in added_tensors(model.config).items()
+    ]
+    return Base(fields, layout, [], None, tables)
 
 
 def _like(model: Any, file: GgufFile) -> Base:
