@@ -55,6 +55,7 @@ def quantize(
     restart: bool = False,
     stream: bool = False,
     streams: StreamOptions = StreamOptions(),
+    like: str | Path | None = None,
     held_out: str | None = HELD_OUT,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -79,6 +80,7 @@ def quantize(
         stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
             are finished, so that the model is never in memory as a whole; nor is the result.
         streams: where the activations between blocks are.
+        like: a GGUF file that llama.cpp's converter made of the same model: a GGUF output gets its metadata and names.
         held_out: with an output folder: text on which the written result is measured against the original, for its
             report (a file or a name, as for `evaluate`); None: it is not measured.
         push_to_hub: with an output folder: repository of the hub to which it is uploaded at the end, as for `push`, by
@@ -95,7 +97,13 @@ def quantize(
         hub = hub_target(push_to_hub, private, writes=output is not None, first=ranks.first)
         request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
     options = WriteOptions(
-        overwrite=overwrite, restart=restart, stream=stream, streams=streams, held_out=held_out, hub=hub
+        overwrite=overwrite,
+        restart=restart,
+        stream=stream,
+        streams=streams,
+        like=None if like is None else Path(like).expanduser(),
+        held_out=held_out,
+        hub=hub,
     )
     return quantize_request(request, chosen, _path(output), where, ranks, options)
 
@@ -112,6 +120,7 @@ def sweep(
     overwrite: bool = False,
     restart: bool = False,
     streams: StreamOptions = StreamOptions(),
+    like: str | Path | None = None,
     held_out: str | None = HELD_OUT,
     **opening: Unpack[ModelArguments],
 ) -> dict[str, dict[str, Any]]:
@@ -125,7 +134,7 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, held_out: as for `quantize`.
+        calibration, device, overwrite, restart, streams, like, held_out: as for `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -143,7 +152,12 @@ def sweep(
     with ranks.raise_together():
         request = ModelRequest.find(model, ModelOptions(**opening), None, calibration)
     options = WriteOptions(
-        overwrite=overwrite, restart=restart, stream=True, streams=streams, held_out=held_out
+        overwrite=overwrite,
+        restart=restart,
+        stream=True,
+        streams=streams,
+        like=None if like is None else Path(like).expanduser(),
+        held_out=held_out,
     )
     return sweep_request(request, chosen, Path(output).expanduser(), where, ranks, options)
 

@@ -133,8 +133,8 @@ def test_an_almost_flat_group_does_not_spoil_its_tile(kind: str, value: float, f
 def test_the_start_says_what_is_stored() -> None:
     weight = heavy_tailed(19, 24, 7)
     start = joint_start(weight, Scheme(bits=3, group_size=16, **TWO_LEVEL), None, search=True)
-    assert isinstance(start.scale_tiles, Tiles)
-    assert isinstance(start.zero_tiles, Tiles)
-    assert start.scale_tiles.scale.shape == (2, 2)
-    assert torch.equal(start.scale_tiles.values(), start.scale[..., 0])
-    assert torch.equal(start.zero_tiles.values(), start.zero[..., 0])
+    assert isinstance(start.scale_level, Tiles)
+    assert isinstance(start.zero_level, Tiles)
+    assert start.scale_level.scale.shape == (2, 2)
+    assert torch.equal(start.scale_level.values(), start.scale[..., 0])
+    assert torch.equal(start.zero_level.values(), start.zero[..., 0])

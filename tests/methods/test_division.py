@@ -224,7 +224,7 @@ def test_a_fixed_grid_with_outliers_keeps_its_scales(kind: str) -> None:
     disturb(division, 1)
     exported = division.export()
     assert torch.equal(exported.dequantize(), division().detach())
-    assert exported.scale == start.scale_tiles
+    assert exported.scale == start.scale_level
     assert exported.outliers.equals(outliers)
 
 

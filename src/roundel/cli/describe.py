@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 def describe_grid(grid: "Recipe | LayerRecord") -> str:
     """The grid of a recipe, or of a layer."""
+    if grid.type is not None:
+        return f"{grid.type}, {grid.bits} bit"
     group = "per channel" if grid.group_size == -1 else f"groups of {grid.group_size}"
     return f"{grid.bits} bit, {group}, {'symmetric' if grid.sym else 'asymmetric'}"
 

@@ -145,7 +145,7 @@ def _grid_cells(layer: "LayerRecord") -> list[str]:
     if layer.bits is None:
         return [""] * 6
     group = "channel" if layer.group_size == -1 else str(layer.group_size)
-    grid = "sym" if layer.sym else "asym"
+    grid = layer.type or ("sym" if layer.sym else "asym")
     assert layer.outliers is not None
     assert layer.bits_per_weight is not None
     assert layer.error is not None

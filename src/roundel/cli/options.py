@@ -1,5 +1,6 @@
 """Options that several commands share: how models are opened, what they are quantized with, where the work is done."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -103,6 +104,12 @@ def writing(
     restart: Annotated[
         bool, typer.Option(help="Begin again where an interrupted run could be gone on with.")
     ] = False,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="GGUF file that llama.cpp's converter made of the same model: names and metadata of a GGUF."
+        ),
+    ] = None,
     held_out: Annotated[
         str,
         typer.Option(
@@ -116,6 +123,7 @@ def writing(
     return {
         "overwrite": overwrite,
         "restart": restart,
+        "like": like,
         "held_out": None if held_out == _NOT_MEASURED else held_out,
     }
 

@@ -25,7 +25,9 @@ from roundel.cli.options import (
     writing,
 )
 from roundel.formatting import size
+from roundel.grid.block_types import BlockTypeName
 from roundel.recipe import FormatName
+from roundel.recipe.mixtures import MixtureName
 
 
 def _grid_settings(
@@ -34,6 +36,12 @@ def _grid_settings(
     group_size: Annotated[int | None, typer.Option(help="Weights per scale; -1 = one per channel.")] = None,
     sym: Annotated[
         bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")
+    ] = None,
+    type: Annotated[
+        BlockTypeName | None, typer.Option(help="Type of GGUF files, which fixes bits and groups.")
+    ] = None,
+    mixture: Annotated[
+        MixtureName | None, typer.Option(help="llama.cpp's rule for which matrix gets which type.")
     ] = None,
     outliers: Annotated[
         str | None, typer.Option(help="Share of weights that spqr keeps in 16 bits: 0.005 or 0.5%.")
@@ -55,6 +63,8 @@ def _grid_settings(
         "bits": bits,
         "group_size": group_size,
         "sym": sym,
+        "type": type,
+        "mixture": mixture,
         "outliers": outliers,
         "target_bits": target_bits,
         "act_bits": act_bits,

@@ -67,6 +67,7 @@ def _record(
         inputs=inputs,
         smoothing=smoothing.summary if smoothing else "",
         smoothed=smoothing is not None and smoothing.done,
+        type=scheme.type,
         bits=scheme.bits,
         group_size=scheme.group_size,
         sym=scheme.sym,

@@ -1,4 +1,4 @@
-"""The whole of Roundel's work on one screen: walk over the blocks, then the head.
+"""The whole of Roundel's work on one screen: walk over the blocks, then the head and the embedding.
 
 Several recipes on one model walk in lockstep, and share what they have in common (lockstep.py). Several ranks walk
 together: each carries its own samples through every block. Where blocks do not depend on each other (all inputs are the
@@ -45,7 +45,7 @@ def quantize_models(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
                     walk.block(reference)
                     progress.advance(note="" if alone else walk.job.recipe.name)
         for walk in walks:
-            walk.head()
+            walk.outside()
     return [walk.parts.outcome for walk in walks]
 
 

@@ -10,7 +10,6 @@ from roundel.grid.affine import QParams
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import pack_weight, unpack_weight
-from roundel.grid.two_level import Tiles
 from roundel.model.linears import LinearView
 from roundel.system.ranks import Ranks
 
@@ -80,8 +79,8 @@ def _unpack(tensors: dict[str, torch.Tensor], view: LinearView, scheme: Scheme) 
     start = QParams(
         tensors["start.scale"].to(device),
         tensors["start.zero"].to(device),
-        rounded.scale if isinstance(rounded.scale, Tiles) else None,
-        rounded.zero if isinstance(rounded.zero, Tiles) else None,
+        None if isinstance(rounded.scale, torch.Tensor) else rounded.scale,
+        None if isinstance(rounded.zero, torch.Tensor) else rounded.zero,
     )
     base = tensors["base"].to(device) if "base" in tensors else weight
     return Target(view, weight, base, start, rounded, json.loads(bytes(tensors["note"].tolist())))

@@ -23,7 +23,7 @@ class Walk:
     """A walk under way.
 
     Attributes:
-        finished: blocks, and the head, that are done.
+        finished: blocks, and what is quantized outside of them, that are done.
         streams: what enters the next block.
     """
 
@@ -102,8 +102,8 @@ class Walk:
 
     @property
     def count(self) -> int:
-        """Parts: blocks, and the head where it is quantized."""
-        return len(self.stack) + (self.job.coverage.head is not None)
+        """Parts: blocks, and the head and the embedding where they are quantized."""
+        return len(self.stack) + len(self.job.coverage.outside)
 
     def check_stop(self) -> None:
         """Between blocks.
@@ -139,14 +139,18 @@ class Walk:
         if self.job.device.type == "cpu":
             return_freed_memory()
 
-    def head(self) -> None:
-        """The output head, where it is to be quantized and not done yet."""
-        view = self.job.coverage.head
-        if view is not None and self.finished <= len(self.stack):
+    def outside(self) -> None:
+        """The output head and the embedding, where they are to be quantized and not done yet."""
+        for number, view in enumerate(self.job.coverage.outside, len(self.stack)):
+            if self.finished > number:
+                continue
             self.check_stop()
             with self.job.storage.around(self.job.model, self.stack):
-                linears = self.worker.head(view, self.streams)
-                self._finish(Part(len(self.stack), view.name, view.module, linears, None, self._shape))
+                if view is self.job.coverage.embedding:
+                    linears = self.worker.embedding(view, self.streams)
+                else:
+                    linears = self.worker.head(view, self.streams)
+                self._finish(Part(number, view.name, view.module, linears, None, self._shape))
         if self.job.activations is not None:
             self.job.activations.enabled = True
 

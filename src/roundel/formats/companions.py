@@ -28,7 +28,8 @@ _TOKENIZER = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "tekken.json"),
     *("vocab.*", "merges.txt", "dict.txt", "*.model", "*.tiktoken", "*.spm", "*.bpe", "*.vocab"),
 )
-_OTHERS = ("*.json", "LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "USAGE_POLICY*")
+_LICENCES = ("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "USAGE_POLICY*")
+_OTHERS = ("*.json", *_LICENCES)
 # Written anew, of the weights, of another quantization, of a training, or Roundel's own.
 _LEFT = (
     *("config.json", "*.index.json", "adapter_config.json", "trainer_state.json", "*_results.json"),
@@ -79,6 +80,12 @@ class Companions:
         """
         home = None if tokenizer is None else _home(tokenizer, trust_remote_code)
         return cls(tuple(sources), tokenizer, home, in_memory)
+
+    def write_licences(self, folder: Path) -> None:
+        """Put nothing else into the output: everything that a client reads is in it."""
+        for source in self.sources:
+            for path in _files(source, _LICENCES):
+                _copy(path, folder)
 
     def write(self, folder: Path) -> None:
         """Put them into the output."""

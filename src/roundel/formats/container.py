@@ -1,5 +1,6 @@
 """What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 
 
@@ -22,21 +24,35 @@ class Layer:
     bias: bool = False
     outliers: bool = False  # may have some
     permuted: bool = False  # codes in another order than the input channels
+    embedding: bool = False  # the input embedding
 
 
 class Container(Protocol):
-    """One output format."""
+    """One output format.
+
+    Attributes:
+        name: in recipes.
+        whole: its file says all that a config and a tokenizer say, which are not written beside it then; tensors for
+            which the model's class has no place have none there either.
+    """
 
     name: str
+    whole: bool
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
 
         Args:
             layers: that are to be quantized.
             model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
+            files: that the model came from.
         """
+        ...
+
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
+        """Types of matrices in the model's own file, by their names, where the container takes over from there what is
+        not quantized, or is to have that very type."""
         ...
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
@@ -67,3 +83,13 @@ class Container(Protocol):
             ModelError: it cannot be read.
         """
         ...
+
+
+class OfFolders:
+    """What containers have in common that stand in a folder beside a config and a tokenizer."""
+
+    whole = False
+
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
+        """None: what is read is decoded."""
+        return {}

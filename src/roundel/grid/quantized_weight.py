@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from roundel.errors import FormatError
+from roundel.grid.block_types import BlockType
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
+from roundel.grid.super_blocks import SuperBlocks
 from roundel.grid.two_level import Statistic, Tiles, equal, statistic_values
 
 
@@ -23,7 +25,7 @@ class QuantizedWeight:
         codes: `[out, in]` uint8, each in [0, 2^bits - 1].
         scale: `[out, G]`: in `scheme.scale_dtype` (a symmetric full-range one may be negative), or on two levels.
         zero: `[out, G]`: uint8, or real in `scheme.scale_dtype`, or on two levels; None for a symmetric grid
-            (then 2^(bits-1)).
+            (then 2^(bits-1)). Of a scheme with minima: the values of code 0.
         scheme: the grid.
         outliers: weights kept beside the grid, or None.
         order: `[in]` int64, column k of the codes belongs to input channel `order[k]`; None = as they come.
@@ -54,17 +56,32 @@ class QuantizedWeight:
     def _check(
         self, what: str, found: Statistic, shape: tuple[int, int], bits: int | None, plain: torch.dtype
     ) -> None:
-        codes = found.codes if isinstance(found, Tiles) else found
+        codes = found if isinstance(found, torch.Tensor) else found.codes
         if codes.shape != shape:
             raise FormatError(
                 f"{what} are {tuple(codes.shape)}; codes {tuple(self.codes.shape)} want {shape}"
             )
-        if (found.bits if isinstance(found, Tiles) else None) != bits:
+        block = self.scheme.block_type
+        if block is not None and block.groups > 1:
+            self._check_blocks(what, found, block)
+            return
+        if isinstance(found, SuperBlocks) or (found.bits if isinstance(found, Tiles) else None) != bits:
             raise FormatError(f"{what} do not have the second level that the scheme says ({bits} bits)")
         dtype = found.scale.dtype if isinstance(found, Tiles) else found.dtype
         wanted = self.scheme.torch_dtype if isinstance(found, Tiles) else plain
         if dtype != wanted:
             raise FormatError(f"{what} are {dtype}; the scheme says {wanted}")
+
+    def _check_blocks(self, what: str, found: Statistic, block: BlockType) -> None:
+        blocks = self.shape[1] // block.block
+        if (
+            not isinstance(found, SuperBlocks)
+            or (found.bits, found.signed) != (block.scale_bits, not block.minima)
+            or (found.scale.shape[1], found.scale.dtype) != (blocks, self.scheme.torch_dtype)
+        ):
+            raise FormatError(
+                f"{what} are not in the {blocks} super-blocks a row that {self.scheme.type} says"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,10 +89,14 @@ class QuantizedWeight:
         return self.codes.shape[0], self.codes.shape[1]
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """`scale * (code - zero)` plus outliers, computed in fp32 and rounded once to `dtype`: `[out, in]`."""
+        """`scale * (code - zero)`, or `scale * code + minimum`, plus outliers: `[out, in]`.
+
+        Computed in fp32 and rounded once to `dtype`.
+        """
         groups = to_groups(self.codes, self.scheme).float()
+        scale = statistic_values(self.scale).unsqueeze(-1)
         zero = self.scheme.midpoint if self.zero is None else statistic_values(self.zero).unsqueeze(-1)
-        groups = groups.sub_(zero).mul_(statistic_values(self.scale).unsqueeze(-1))
+        groups = groups.mul_(scale).add_(zero) if self.scheme.minima else groups.sub_(zero).mul_(scale)
         weight = from_groups(groups, self.shape[1]).contiguous()
         if self.outliers is not None:
             weight = self.outliers.add_to(weight)

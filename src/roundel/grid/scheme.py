@@ -5,15 +5,18 @@ One affine grid per row and group of `group_size` neighbouring input channels:
     W^ = scale * (code - zero),   code in [0, 2^bits - 1]
 
 Symmetric grids are the same with `zero` fixed at 2^(bits-1), so that one rule dequantizes everything. Scales
-and zero points may lie on a second grid of their own (statistics.py), and zero points may be real numbers.
+and zero points may lie on a second grid of their own (two_level.py), and zero points may be real numbers. The types
+of GGUF files (block_types.py) are grids as well; some of them store the value of code 0 in place of a zero point.
 
 A recipe is one, and the command line shows recipes in an instant: torch is imported where tensors are rounded.
 """
 
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from roundel.grid.block_types import BLOCK_TYPES, BlockType, BlockTypeName, fitting
 from roundel.grid.words import packed_words
 
 if TYPE_CHECKING:
@@ -61,6 +64,23 @@ class Scheme(BaseModel):
     tile_rows: int = Field(default=16, ge=1, le=65536)
     """Rows of a tile: so many scales (zero points) of one column group share second-level statistics."""
 
+    type: BlockTypeName | None = None
+    """A type of GGUF files (q4_0, q4_k, ...), which fixes all the rest of the grid. Rows that are no multiple of its
+    block get the type that llama.cpp falls back on."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_type(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("type") not in BLOCK_TYPES:
+            return data  # refused where it is a wrong value
+        fixed = type_settings(data["type"])
+        differing = sorted(key for key in fixed if key in data and data[key] not in (fixed[key], "auto"))
+        if differing:
+            raise ValueError(
+                f"type {data['type']} fixes {', '.join(fixed)}: leave {', '.join(differing)} out, or the type"
+            )
+        return {**data, **fixed}
+
     @field_validator("group_size")
     @classmethod
     def _group_size(cls, value: int) -> int:
@@ -84,8 +104,34 @@ class Scheme(BaseModel):
 
     @property
     def two_level(self) -> bool:
-        """Whether scales or zero points have a grid of their own."""
+        """Whether scales or zero points have a grid of their own, in tiles of rows."""
         return self.scale_bits is not None or self.zero_bits is not None
+
+    @property
+    def block_type(self) -> BlockType | None:
+        """What `type` says."""
+        return None if self.type is None else BLOCK_TYPES[self.type]
+
+    @property
+    def minima(self) -> bool:
+        """Whether the stored zero points are the values of code 0: W^ = scale * code + minimum."""
+        return self.block_type is not None and self.block_type.minima
+
+    @property
+    def super_block(self) -> bool:
+        """Whether scales, and minima, are codes in super-blocks of a row."""
+        return self.block_type is not None and self.block_type.groups > 1
+
+    def fit_width(self, in_features: int) -> int:
+        """Neighbouring weights of a row whose grids are found together: of a group, or of a super-block."""
+        return self.block_type.block if self.block_type is not None else self.width(in_features)
+
+    def fitting(self, in_features: int) -> "Scheme | None":
+        """The same, or the scheme of the type that takes its place for such rows; None: there is none."""
+        if self.type is None:
+            return self
+        found = fitting(self.type, in_features)
+        return self if found == self.type else None if found is None else Scheme(type=found)
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -116,6 +162,8 @@ class Scheme(BaseModel):
 
     def stored_bits(self, out: int, in_features: int) -> int:
         """Bits of codes, scales and zero points of a weight, each packed into one stream of 32-bit words."""
+        if self.block_type is not None:
+            return 8 * self.block_type.bytes * out * in_features // self.block_type.block
         groups = out * self.groups(in_features)
         tiles = -(-out // self.tile_rows) * self.groups(in_features)
         type_bits = _TYPE_BITS[self.scale_dtype]
@@ -135,6 +183,8 @@ class Scheme(BaseModel):
         b + (q_s + q_z) / g + (16 per second-level statistic) / (g * tile_rows); SpQR, arXiv 2306.03078, section
         4: 3 bit, g16, 3-bit scales and zero points in tiles of 16 are 3.625 bits.
         """
+        if self.block_type is not None:
+            return self.block_type.bits_per_weight
         type_bits = _TYPE_BITS[self.scale_dtype]
         scale, zero = (
             float(type_bits),
@@ -162,6 +212,20 @@ class Scheme(BaseModel):
         sign = torch.where(scale < 0, -1.0, 1.0)
         size = scale.abs().clamp(floor, info.max)
         return (sign * size).to(dtype).float()
+
+
+def type_settings(name: str) -> dict[str, Any]:
+    """What a type fixes of a scheme."""
+    found = BLOCK_TYPES[name]
+    return {
+        "bits": found.bits,
+        "group_size": found.group,
+        "sym": not found.minima,
+        "scale_dtype": "float16",
+        "round_zero": not found.minima,
+        "scale_bits": None,
+        "zero_bits": None,
+    }
 
 
 def _stream(count: int, bits: int) -> int:

@@ -92,7 +92,7 @@ class _Best:
         self.error = torch.where(better, error, self.error)
 
 
-def _shares(bits: int) -> tuple[float, ...]:
+def range_shares(bits: int) -> tuple[float, ...]:
     """Lengths to try, as shares of the min/max range. Few levels want a tight range, or a much wider one;
     past 4 bits clipping hardly pays."""
     if bits <= 3:
@@ -110,8 +110,8 @@ def _step(bits: int) -> float:
 def _try_ranges(best: _Best, start: QParams) -> None:
     levels = best.scheme.levels
     lo, hi = -start.zero * start.scale, (levels - start.zero) * start.scale
-    for low_share in _shares(best.scheme.bits):
-        for high_share in _shares(best.scheme.bits):
+    for low_share in range_shares(best.scheme.bits):
+        for high_share in range_shares(best.scheme.bits):
             scale = (high_share * hi - low_share * lo) / levels
             rounded = best.scheme.round_scale(scale)
             best.offer(scale, (-low_share * lo / rounded).round_().clamp_(0, levels))
@@ -119,7 +119,7 @@ def _try_ranges(best: _Best, start: QParams) -> None:
 
 def _try_symmetric(best: _Best, start: QParams) -> None:
     signs = (1.0, -1.0) if best.scheme.sym_range == "full" else (1.0,)
-    for share in _shares(best.scheme.bits):
+    for share in range_shares(best.scheme.bits):
         for sign in signs:
             best.offer(start.scale * (share * sign), start.zero)
 

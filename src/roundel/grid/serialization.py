@@ -6,6 +6,7 @@ Parts of a Linear [out, in]:
     scale                 [out, G]          plain; or on two levels:
     scale.codes           int32 [w]         one stream as well
     scale.scale, .zero    [T, G]            T = ceil(out / tile_rows)
+    scale.scale           [out, S]          in super-blocks, whose codes are shifted to be unsigned
     zero                  int32 [w]         integers, one stream; [out, G] where real; or two levels as above
     outliers.values       float16 [n]       weight minus dequantized code, row after row
     outliers.positions    uint16 or uint8   column, or column modulo 256
@@ -19,6 +20,7 @@ from roundel.grid.outliers import SEGMENT, Outliers
 from roundel.grid.packing import pack, unpack
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+from roundel.grid.super_blocks import SuperBlocks, code_limits
 from roundel.grid.two_level import Statistic, Tiles
 
 
@@ -66,13 +68,21 @@ def _pack_statistic(name: str, statistic: Statistic, bits: int) -> dict[str, tor
     if isinstance(statistic, Tiles):
         codes = _stream(statistic.codes, statistic.bits)
         return {f"{name}.codes": codes, f"{name}.scale": statistic.scale, f"{name}.zero": statistic.zero}
+    if isinstance(statistic, SuperBlocks):
+        codes = statistic.codes.to(torch.int16) - statistic.limits[0]
+        return {f"{name}.codes": _stream(codes, statistic.bits), f"{name}.scale": statistic.scale}
     return {name: _stream(statistic, bits) if statistic.dtype is torch.uint8 else statistic}
 
 
 def _unpack_statistic(
     tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, int], scheme: Scheme, bits: int | None
 ) -> Statistic:
-    count = shape[0] * shape[1]
+    count, block = shape[0] * shape[1], scheme.block_type
+    if block is not None and block.groups > 1:
+        codes = unpack(tensors.pop(f"{name}.codes")[None], block.scale_bits, count).view(shape)
+        if not block.minima:
+            codes = (codes.to(torch.int16) + code_limits(block.scale_bits, True)[0]).to(torch.int8)
+        return SuperBlocks(codes, tensors.pop(f"{name}.scale"), block.scale_bits)
     if bits is not None:
         codes = unpack(tensors.pop(f"{name}.codes")[None], bits, count).view(shape)
         return Tiles(codes, tensors.pop(f"{name}.scale"), tensors.pop(f"{name}.zero"), bits, scheme.tile_rows)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from roundel.errors import FormatError
+from roundel.grid.super_blocks import SuperBlocks
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,38 @@ class Tiles:
         return Tiles(self.codes.to(device), self.scale.to(device), self.zero.to(device), self.bits, self.rows)
 
 
-Statistic = torch.Tensor | Tiles
+Level = Tiles | SuperBlocks
+"""The stored form of a statistic on two levels."""
+
+Statistic = torch.Tensor | Level
 """One number per group, `[out, G]`: stored plainly, or on two levels."""
 
 
 def statistic_values(statistic: Statistic) -> torch.Tensor:
     """`[out, G]` fp32."""
-    return statistic.values() if isinstance(statistic, Tiles) else statistic.float()
+    return statistic.float() if isinstance(statistic, torch.Tensor) else statistic.values()
 
 
-def concatenate(tiles: list[Tiles]) -> Tiles:
-    """Tiles of neighbouring groups, `[out, G_i]` each, as one `[out, sum G_i]`."""
-    return Tiles(
-        torch.cat([t.codes for t in tiles], 1),
-        torch.cat([t.scale for t in tiles], 1),
-        torch.cat([t.zero for t in tiles], 1),
-        tiles[0].bits,
-        tiles[0].rows,
-    )
+def concatenate(levels: list[Level]) -> Level:
+    """Statistics of neighbouring groups, `[out, G_i]` each, all of one form, as one `[out, sum G_i]`."""
+    codes, scale = torch.cat([x.codes for x in levels], 1), torch.cat([x.scale for x in levels], 1)
+    tiles = [level for level in levels if isinstance(level, Tiles)]
+    if tiles:
+        return Tiles(codes, scale, torch.cat([t.zero for t in tiles], 1), tiles[0].bits, tiles[0].rows)
+    return SuperBlocks(codes, scale, levels[0].bits)
 
 
 def equal(one: Statistic | None, other: Statistic | None) -> bool:
     """Same numbers in the same stored form, bit for bit."""
-    if isinstance(one, Tiles) and isinstance(other, Tiles):
-        same_form = (one.bits, one.rows) == (other.bits, other.rows)
-        pairs = ((one.codes, other.codes), (one.scale, other.scale), (one.zero, other.zero))
-        return same_form and all(torch.equal(a, b) for a, b in pairs)
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Tiles) and isinstance(other, Tiles):
+        same_form = (one.bits, one.rows) == (other.bits, other.rows)
+        return same_form and all(
+            torch.equal(a, b)
+            for a, b in ((one.codes, other.codes), (one.scale, other.scale), (one.zero, other.zero))
+        )
+    if isinstance(one, SuperBlocks) and isinstance(other, SuperBlocks):
+        same_form = (one.bits, one.codes.dtype) == (other.bits, other.codes.dtype)
+        return same_form and torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale)
     return one is None and other is None

@@ -25,7 +25,7 @@ from roundel.grid.affine import QParams
 from roundel.grid.groups import to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
-from roundel.methods.fake_quantize import round_scale_straight_through
+from roundel.methods.fake_quantize import straight_through
 from roundel.methods.parametrization import Parametrization
 
 
@@ -122,7 +122,8 @@ class LearnedDivision(Parametrization):
         zero = self.start.stored_zero(self.scheme)
         if self.steps.scale is None:
             return self.start.scale, zero
-        return round_scale_straight_through(self.start.scale * self.log_scale.exp(), self.scheme), zero
+        scale = self.start.scale * self.log_scale.exp()
+        return straight_through(scale, self.start.nearest(scale.detach(), zero, self.scheme).scale), zero
 
     def log_divisor(self) -> torch.Tensor:
         """log D, `[out, G, g]`."""

@@ -7,6 +7,10 @@ r = round(u + V) + z and inside = [0 <= r <= n], q = clamp(r):
 
     d/dV = s inside     d/dlog D = -s u inside     d/ds = (q - z) - u inside     d/dz = s (inside - 1)
 
+Where a minimum m is stored in place of z, W^ = s clamp(round(u + V - m / s), 0, n) + m:
+
+    d/ds = q - (u - m / s) inside     d/dm = 1 - inside
+
 Autograd would keep seven tensors of the weight's size, for all of a block's Linears, which wait for their gradients at
 the same time. This keeps nothing beside the inputs, which are there anyway, and computes r again: a forward pass that
 writes down less is faster by as much.
@@ -14,6 +18,7 @@ writes down less is faster by as much.
 
 import torch
 
+from roundel.grid.affine import decode_, zero_in_codes
 from roundel.grid.scheme import Scheme
 
 
@@ -59,7 +64,8 @@ class _FakeQuantize(torch.autograd.Function):
         position = _position(groups, scale, log_divisor)
         if offset is not None:
             position += offset
-        return _round(position, zero, scheme).clamp_(0, scheme.levels).sub_(zero).mul_(scale)
+        codes = _round(position, zero_in_codes(scale, zero, scheme), scheme).clamp_(0, scheme.levels)
+        return decode_(codes, scale, zero, scheme)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def,override]
@@ -68,11 +74,15 @@ class _FakeQuantize(torch.autograd.Function):
         _, needs_scale, needs_zero, needs_offset, needs_divisor, _ = ctx.needs_input_grad
         grad_scale = grad_zero = grad_offset = grad_divisor = None
         position = _position(groups, scale, log_divisor)
-        rounded = _round(position.clone() if offset is None else position + offset, zero, scheme)
+        code_zero = zero_in_codes(scale, zero, scheme)
+        rounded = _round(position.clone() if offset is None else position + offset, code_zero, scheme)
         inside = (rounded >= 0).logical_and_(rounded <= scheme.levels)
         position.mul_(inside)
         if needs_scale:
-            rounded.clamp_(0, scheme.levels).sub_(zero).sub_(position)  # (q - z) - u inside
+            # (q - z) - u inside
+            rounded.clamp_(0, scheme.levels).sub_(code_zero * inside if scheme.minima else zero).sub_(
+                position
+            )
             grad_scale = rounded.mul_(grad).sum(-1, keepdim=True)
         del rounded
         if needs_divisor:
@@ -81,7 +91,8 @@ class _FakeQuantize(torch.autograd.Function):
         if needs_offset or needs_zero:
             passed = grad * inside
             if needs_zero:
-                grad_zero = (passed.sum(-1, keepdim=True) - grad.sum(-1, keepdim=True)) * scale
+                moved = grad.sum(-1, keepdim=True) - passed.sum(-1, keepdim=True)
+                grad_zero = moved if scheme.minima else -moved * scale
             grad_offset = passed.mul_(scale) if needs_offset else None
         return None, grad_scale, grad_zero, grad_offset, grad_divisor, None
 
@@ -101,6 +112,6 @@ def divided_scale(scale: torch.Tensor, log_divisor: torch.Tensor) -> torch.Tenso
     return scale * log_divisor.exp()
 
 
-def round_scale_straight_through(scale: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Scales rounded to their stored type, with the gradient of the unrounded ones."""
-    return scale + (scheme.round_scale(scale.detach()) - scale.detach())
+def straight_through(value: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The rounded numbers, bit for bit, with the gradient of the others."""
+    return rounded.detach() + (value - value.detach())

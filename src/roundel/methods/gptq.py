@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import torch
 
-from roundel.grid.affine import QParams, join_starts
+from roundel.grid.affine import QParams, decode_, join_starts
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -137,9 +137,10 @@ class Layout:
     Attributes:
         order: `[in]`, the input channel at each position.
         permuted: whether codes are stored in that order.
+        places: `[in]`, where the column at each position is stored.
         fitted_before: whether all grids are fitted before the first column is rounded.
         pieces: positions `[first, last)` that the loop takes one after the other; where grids are fitted on the
-            way, a piece is a group.
+            way, a piece is a group, or the groups of a super-block.
         group_of: the stored group of each position.
     """
 
@@ -147,18 +148,18 @@ class Layout:
         self, weight: torch.Tensor, diagonal: torch.Tensor, scheme: Scheme, options: HessianOptions
     ) -> None:
         width = weight.shape[1]
-        group = scheme.width(width)
-        order = column_order(options.order, weight, diagonal, group)
+        together = scheme.fit_width(width)
+        order = column_order(options.order, weight, diagonal, together)
         self.order = torch.arange(width, device=weight.device) if order is None else order
-        self.fitted_before = options.static_groups or group == width
+        self.fitted_before = options.static_groups or together == width
         self.permuted = options.order in ("act_order", "spearman") and not self.fitted_before
-        places = torch.arange(width, device=weight.device) if self.permuted else self.order
-        self.group_of: list[int] = (places // group).tolist()
+        self.places = torch.arange(width, device=weight.device) if self.permuted else self.order
+        self.group_of: list[int] = (self.places // scheme.width(width)).tolist()
         if self.fitted_before:
             cuts = [*range(0, width, _PIECE), width]
         else:
-            changes = [k for k in range(1, width) if self.group_of[k] != self.group_of[k - 1]]
-            cuts = [0, *changes, width]
+            units = (self.places // together).tolist()
+            cuts = [0, *(k for k in range(1, width) if units[k] != units[k - 1]), width]
         self.pieces = list(pairwise(cuts))
 
 
@@ -174,15 +175,17 @@ class _Pass:
         self.residual = None if mask is None else torch.zeros_like(self.present, dtype=torch.float16)
         self.value = torch.empty_like(self.present[0])
         self.starts: dict[int, QParams] = {}
-        self.grids: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # scale, zero: [out]
+        # Scale, zero point and where zero lies among the codes: [out] each.
+        self.grids: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self.start = loop.start if mask is None else loop.fit_before(mask)
         if self.start is not None:
             self._take_grids(range(self.start.scale.shape[1]), self.start)
 
     def _take_grids(self, groups: range, start: QParams) -> None:
-        zero = start.stored_zero(self.scheme)
+        of_grid = start.scale, start.stored_zero(self.scheme), start.code_zero(self.scheme)
         for place, group in enumerate(groups):
-            self.grids[group] = (start.scale[:, place, 0].contiguous(), zero[:, place, 0].contiguous())
+            scale, zero, code_zero = (x[:, place, 0].contiguous() for x in of_grid)
+            self.grids[group] = (scale, zero, code_zero)
 
     def pieces(self, first: int, last: int) -> None:
         """Round pieces `[first, last)`, by halves."""
@@ -220,10 +223,12 @@ class _Pass:
         columns = self._expected(first, last)
         if self.mask is not None:
             columns = without(columns, self.mask[first:last])
-        start = self.loop.fit(columns, self.loop.importance[first:last])
-        group = self.layout.group_of[first]
+        # Groups of a super-block are cut from columns as they are stored.
+        stored = self.layout.places[first:last].argsort()
+        start = self.loop.fit(columns[stored], self.loop.importance[first:last][stored])
+        group = min(self.layout.group_of[first:last])
         self.starts[group] = start
-        self._take_grids(range(group, group + 1), start)
+        self._take_grids(range(group, group + start.scale.shape[1]), start)
         if self.on_group is not None:
             self.on_group(first, last, columns, start)
 
@@ -240,15 +245,15 @@ class _Pass:
 
     def _round_column(self, position: int) -> None:
         weight, value = self.present[position], self.value
-        scale, zero = self.grids[self.layout.group_of[position]]
+        scale, zero, code_zero = self.grids[self.layout.group_of[position]]
         torch.div(weight, scale, out=value)
         if self.scheme.round_zero:
-            value.round_().add_(zero)
+            value.round_().add_(code_zero)
         else:
-            value.add_(zero).round_()
+            value.add_(code_zero).round_()
         value.clamp_(0, self.scheme.levels)
         self.codes[position].copy_(value)
-        value.sub_(zero).mul_(scale)
+        decode_(value, scale, zero, self.scheme)
         if self.mask is not None and self.residual is not None:
             # As it will be stored, so that later columns make up for the rounding to 16 bits as well.
             self.residual[position].copy_((weight - value).mul_(self.mask[position]))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from roundel.grid.affine import QParams, nearest_codes
+from roundel.grid.affine import QParams, nearest_codes, zero_in_codes
 from roundel.grid.groups import from_groups, to_groups
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
@@ -76,6 +76,7 @@ class Parametrization(nn.Module):
         scale, zero = self.grid()
         log_divisor = self.log_divisor()
         step = scale if log_divisor is None else divided_scale(scale, log_divisor)
-        codes = nearest_codes(self.groups, step, zero, self.scheme, self.offset)
-        grid = QParams(scale, zero, self.start.scale_tiles, self.start.zero_tiles)
+        code_zero = zero_in_codes(scale, zero, self.scheme)
+        codes = nearest_codes(self.groups, step, code_zero, self.scheme, self.offset)
+        grid = self.start.nearest(scale, zero, self.scheme)
         return replace(grid.with_codes(codes, self.scheme, self.in_features), outliers=self.outliers)

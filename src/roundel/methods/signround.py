@@ -8,6 +8,9 @@ group, from 1) move the lower and the upper end of the range. (s0, z0) is the st
 lo = -z0 s0 and hi = (n - z0) s0 this is the paper's s = (beta hi - alpha lo) / n, z = round(-alpha lo / s).
 Rounding passes gradients straight through. SignRound tunes V alone, AutoRound all three.
 
+On a grid with minima, m = alpha m0 and s = (beta (m0 + n s0) - alpha m0) / n. In super-blocks the codes of s and m are
+what moves, to the nearest of what their scales, which stay, can say.
+
 Where the grid is not the scheme's to move (statistics on two levels, real zero points), V is tuned alone, on
 W^ = s (clamp(round(W / s + z + V), 0, n) - z); outliers are added as they are.
 
@@ -21,7 +24,7 @@ from torch import nn
 from roundel.grid.affine import QParams
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
-from roundel.methods.fake_quantize import round_scale_straight_through
+from roundel.methods.fake_quantize import straight_through
 from roundel.methods.parametrization import Parametrization
 
 
@@ -76,8 +79,17 @@ class RoundingOffsets(Parametrization):
         if not self.high.requires_grad:
             return start.scale, start.stored_zero(self.scheme)
         if self.scheme.sym:
-            return round_scale_straight_through(start.scale * self.high, self.scheme), start.zero
+            return self._stored(start.scale * self.high, start.zero)
+        if self.scheme.minima:
+            low = start.zero * self.low
+            return self._stored(((start.zero + n * start.scale) * self.high - low) / n, low)
         stretch = (self.high * (n - start.zero) + self.low * start.zero) / n
-        scale = round_scale_straight_through(start.scale * stretch, self.scheme)
+        wanted = start.scale * stretch
+        scale = straight_through(wanted, self.scheme.round_scale(wanted.detach()))
         zero = self.low * start.zero * start.scale / scale
-        return scale, zero + (zero.round().clamp(0, n) - zero).detach()
+        return scale, straight_through(zero, zero.detach().round().clamp(0, n))
+
+    def _stored(self, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest that the start's own form can store."""
+        nearest = self.start.nearest(scale.detach(), zero.detach(), self.scheme)
+        return straight_through(scale, nearest.scale), straight_through(zero, nearest.zero)

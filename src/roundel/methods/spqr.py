@@ -18,7 +18,7 @@ loop and buy three things: at the same number of outliers the error is 2 % lower
 
 import torch
 
-from roundel.grid.affine import QParams, nearest_codes
+from roundel.grid.affine import QParams, decode_, nearest_codes
 from roundel.grid.budget import outliers_within
 from roundel.grid.scheme import Scheme
 from roundel.methods.gptq import ErrorFeedback, Rounded, without
@@ -98,8 +98,8 @@ class _Scores:
     def _errors(self, columns: torch.Tensor, start: QParams, importance: torch.Tensor) -> torch.Tensor:
         scheme = self.loop.scheme
         scale, zero = start.scale[:, 0, 0], start.stored_zero(scheme)[:, 0, 0]
-        codes = nearest_codes(columns, scale, zero, scheme)
-        return codes.sub_(zero).mul_(scale).sub_(columns).square_().mul_(importance[:, None])
+        codes = nearest_codes(columns, scale, start.code_zero(scheme)[:, 0, 0], scheme)
+        return decode_(codes, scale, zero, scheme).sub_(columns).square_().mul_(importance[:, None])
 
 
 def _choose(scores: torch.Tensor, loop: ErrorFeedback, options: HessianOptions) -> torch.Tensor:

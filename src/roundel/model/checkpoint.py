@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
 from roundel.errors import ModelError
-from roundel.system.belongings import MANIFEST
+from roundel.system.belongings import MANIFEST, listed_files
 
 # The file that transformers begins with, the first that there is.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -56,6 +56,11 @@ def check_folder(path: Path, *, allow_pickle: bool) -> None:
     """
     config = path / "config.json"
     if not config.is_file():
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        if found:
+            raise ModelError(
+                f"{path} holds {len(found)} GGUF files: name one of them, {path / found[0]} for example"
+            )
         raise ModelError(f"no config.json in {path}: a Hugging Face model folder is expected")
     about = _read_object(config)
     if not isinstance(about.get("model_type"), str) and "auto_map" not in about:
@@ -79,7 +84,9 @@ def check_folder(path: Path, *, allow_pickle: bool) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether Roundel wrote a folder."""
+    """Whether Roundel wrote a folder, or the folder that a file is in and the file with it."""
+    if path.is_file():
+        return path.name in listed_files(path.parent)
     return (path / MANIFEST).is_file()
 
 

@@ -40,9 +40,19 @@ class Place:
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
+    def gguf(self) -> Path | None:
+        """The one GGUF file that holds all of it; None: it is a folder of other files."""
+        if not self.path.is_dir():
+            return self.path if self.path.suffix == _GGUF and self.path.is_file() else None
+        if (self.path / "config.json").exists():
+            return None
+        found = sorted(self.path.glob(f"*{_GGUF}"))
+        return found[0] if len(found) == 1 else None
+
+    @property
     def is_gguf(self) -> bool:
-        """A single file."""
-        return self.path.suffix == _GGUF and self.path.is_file()
+        """A single file, alone or in a folder of its own."""
+        return self.gguf is not None
 
 
 def locate(

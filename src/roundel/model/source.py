@@ -117,8 +117,10 @@ def open_source(
     place = locate(source, allow_pickle=allow_pickle)
     source, location = place.name, str(place.folder)
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if place.is_gguf:
-        where["gguf_file"] = place.path.name
+    if place.gguf is not None:
+        where["gguf_file"] = place.gguf.name
+        if not (quantized or allow_own) and is_own(place.path):
+            raise own_output(place.name)
     else:
         _check(place, allow_pickle, allow_own=quantized or allow_own)
 

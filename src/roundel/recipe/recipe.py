@@ -16,15 +16,19 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
-from roundel.grid.scheme import Scheme
+from roundel.grid.block_types import type_of_bits
+from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.loading import load_settings
+from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
 
 if TYPE_CHECKING:
     import torch
 
-FormatName = Literal["compressed-tensors", "roundel", "spqr", "dense"]
+FormatName = Literal[
+    "compressed-tensors", "roundel", "gptq", "gptq_v2", "awq", "auto-round", "spqr", "gguf", "dense"
+]
 
 # Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
 _RUNNING = {"batch_size", "amp"}
@@ -62,7 +66,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     format: FormatName = "compressed-tensors"
     """The container: compressed-tensors (packed integers for transformers and vLLM), roundel (everything that
-    Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), or dense weights."""
+    Roundel can make, read by Roundel), the layouts of GPTQ (gptq_v2: zero points as they are), AWQ and AutoRound for
+    clients that read those, spqr (3 bit, for transformers with a CUDA device), gguf (one file in the
+    types of `type`, for llama.cpp), or dense weights."""
+
+    mixture: MixtureName | None = None
+    """One of llama.cpp's rules (q4_k_m, q3_k_m, ...) that say which matrix gets which type of GGUF files, the embedding
+    and the head among them; `layers`, `embedding_bits` and `head_bits` win over it."""
 
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: those of the
@@ -72,7 +82,15 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     """Patterns of layer names that stay as they are."""
 
     lm_head: bool = False
-    """Quantize the output head too; a head tied to the embedding is untied."""
+    """Quantize the output head too, on the grid of the blocks; a head tied to the embedding is untied."""
+
+    head_bits: Literal[4, 5, 6, 8] | None = None
+    """Quantize the output head too, with so many bits; a head tied to the embedding is untied."""
+
+    embedding_bits: Literal[4, 5, 6, 8] | None = None
+    """Quantize the input embedding, with so many bits and else on the grid of the blocks; a head that is tied to it
+    stays so. Rounded to nearest when all blocks are done, on grids that are searched with the head's inputs as weights
+    where the two are tied. Left out: it stays as it is."""
 
     extra_tensors: bool = True
     """Carry tensors of the checkpoint for which the model's class has no place into the output as they are: layers that
@@ -94,7 +112,18 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             raise ValueError(
                 f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
-        return {**METHODS[method].defaults, **data}
+        mixture = data.get("mixture")
+        if isinstance(mixture, str) and mixture in MIXTURES:
+            wanted = MIXTURES[mixture].type
+            if data.get("type", wanted) != wanted:
+                raise ValueError(f"mixture {mixture} says type {wanted}: leave type out, or mixture")
+            data = {**data, "type": wanted}
+        defaults = METHODS[method].defaults
+        if data.get("type") is not None:
+            # A method's own grid gives way to the type, and a type is for files that have it.
+            defaults = {key: value for key, value in defaults.items() if key not in Scheme.model_fields}
+            defaults |= {"format": "gguf"}
+        return {**defaults, **data}
 
     @field_validator("layers")
     @classmethod
@@ -129,7 +158,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                 )
         if self.enable_minmax_tuning and not self._method.tunes_ranges:
             raise ValueError(f"{self.method} tunes no ranges; method autoround does")
-        if self.tuned and self.enable_minmax_tuning and (self.two_level or not self.round_zero):
+        unmoved = self.two_level or not (self.round_zero or self.minima)
+        if self.tuned and self.enable_minmax_tuning and unmoved:
             raise ValueError(
                 "ranges of two-level grids and of real zero points cannot be tuned: set enable_minmax_tuning=false"
             )
@@ -140,6 +170,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         rules = [key for key in _OUTLIER_RULES if getattr(self, key) is not None]
         if len(rules) > 1:
             raise ValueError(f"{' and '.join(rules)} each decide the number of outliers: give one of them")
+        if self.type is not None and rules:
+            raise ValueError(
+                f"a type of GGUF files has no place for outliers: leave {rules[0]} out, or the type"
+            )
         if self.simplified_outliers and not rules:
             raise ValueError(f"simplified_outliers has no effect without {', '.join(_OUTLIER_RULES)}")
         return self
@@ -235,24 +269,70 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
-        ignored = _ignored_keys(self.method, self.start)
-        return {key: value for key, value in data.items() if key not in ignored}
+        left = _ignored_keys(self.method, self.start)
+        if self.type is not None:
+            left |= set(type_settings(self.type))  # it says them
+        if self.mixture is not None:
+            left.add("type")
+        return {key: value for key, value in data.items() if key not in left}
 
-    def scheme_for(self, layer: str, model_dtype: "torch.dtype") -> Scheme | None:
-        """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
+    def scheme_for(self, layer: str, model_dtype: "torch.dtype", spot: Spot | None = None) -> Scheme | None:
+        """The grid of a layer, by its full name, in a model of some type; None where it is left out.
+
+        A mixture wants to know what the layer is to its block.
+        """
+        mixed = {} if self.mixture is None or spot is None else {"type": MIXTURES[self.mixture].type_at(spot)}
+        return self._scheme_of(layer, model_dtype, mixed)
+
+    def _scheme_of(self, layer: str, model_dtype: "torch.dtype", changes: Mapping[str, Any]) -> Scheme | None:
+        """With some changes that give way to `layers`."""
         if any(fnmatchcase(layer, pattern) for pattern in self.skip):
             return None
-        override: dict[str, Any] = {}
-        for pattern, changes in self.layers.items():
+        override = dict(changes)
+        for pattern, own in self.layers.items():
             if fnmatchcase(layer, pattern):
-                override.update(changes)
+                override.update(own)
         return self._scheme_with(override, bfloat16=str(model_dtype) == "torch.bfloat16")
+
+    @property
+    def wants_head(self) -> bool:
+        """Whether the head is quantized by itself, tied or not."""
+        return self.lm_head or self.head_bits is not None
+
+    @property
+    def wants_embedding(self) -> bool:
+        """Whether the embedding is quantized."""
+        return self.embedding_bits is not None or self.mixture is not None
+
+    def outside_scheme(
+        self, layer: str, model_dtype: "torch.dtype", in_features: int, *, head: bool, embedding: bool
+    ) -> Scheme | None:
+        """The grid of the head or the embedding, or of what is both; None where it is left out.
+
+        Args:
+            layer: full name.
+            model_dtype: type of the model.
+            in_features: weights of a row.
+            head: whether it is the head.
+            embedding: whether it is the embedding.
+        """
+        bits = self.embedding_bits if embedding else self.head_bits
+        changes: dict[str, Any] = {}
+        if bits is not None:
+            changes = {"bits": bits} if self.type is None else {"type": type_of_bits(bits, in_features)}
+        elif self.mixture is not None:
+            changes = {"type": MIXTURES[self.mixture].type_outside(in_features, head=head)}
+        return self._scheme_of(layer, model_dtype, changes)
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
-        merged = {**base, **override}
+        if override.get("type", self.type) != self.type:
+            # One type in place of another, or of none, or none: what the old one fixed is not said any more.
+            fixed = type_settings(self.type or override["type"])
+            base = {key: value for key, value in base.items() if key not in fixed}
+        merged = {"scale_dtype": self.scale_dtype, **base, **override}
         if merged["scale_dtype"] == "auto":
-            two_level = merged["scale_bits"] is not None or merged["zero_bits"] is not None
+            two_level = merged.get("scale_bits") is not None or merged.get("zero_bits") is not None
             merged["scale_dtype"] = "bfloat16" if bfloat16 and not two_level else "float16"
         return Scheme(**merged)
 

@@ -2,6 +2,7 @@
 manifest."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,17 @@ def original_bytes(folder: Path) -> int:
 
 def weight_bytes(folder: Path) -> int:
     """Bytes of the weight files of a model's folder, or of its one file; 0 where there are none."""
-    files = [folder] if folder.is_file() else list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    files = [folder] if folder.is_file() else _weight_files(folder) or list(folder.glob("*.bin"))
     return sum(file.stat().st_size for file in files)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
 
 
 def measure_folder(folder: Path, parameters: int) -> dict[str, Any]:
     """What a written folder weighs, for its manifest: everything counted, embeddings, norms and headers too."""
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in _weight_files(folder))
     return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
 
 
@@ -62,10 +67,18 @@ def read_contents(folder: Path) -> FolderContents:
     layers = layer_records(manifest)
     names = {layer.name for layer in layers}
     stored: dict[str, int] = {}
-    files = sorted(folder.glob("*.safetensors"))
+    files = _weight_files(folder)
     if not files:
         raise ModelError(f"no weights in {folder}: the files that were written with {MANIFEST} are expected")
     for file in files:
+        if file.suffix == ".gguf":
+            # Tensors have other names there, and each type its size.
+            stored |= {
+                layer.name: round(layer.bits_per_weight * prod(layer.shape)) // 8
+                for layer in layers
+                if layer.bits_per_weight is not None
+            }
+            continue
         for key, entry in read_header(file).items():
             layer = _layer_of(key, names)
             stored[layer] = stored.get(layer, 0) + entry.end - entry.begin

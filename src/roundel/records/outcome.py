@@ -29,6 +29,7 @@ class LayerRecord:
         inputs: the grid of its inputs; empty where they are not quantized.
         smoothing: whether SmoothQuant reached it, and where its scale went, in words.
         smoothed: SmoothQuant changed its weight.
+        type: of GGUF files, where its grid is one.
         bits_per_weight: everything stored of the weight, over the number of weights.
         paper_bits: the same as papers count it, without row counts and order.
         outliers: share of the weights that are kept beside the grid.
@@ -47,6 +48,7 @@ class LayerRecord:
     inputs: str = ""
     smoothing: str = ""
     smoothed: bool = False
+    type: str | None = None
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None
@@ -115,7 +117,8 @@ class Outcome:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     def bits_per_weight(self) -> float:
-        """Mean over all quantized weights; scales, zero points and outliers included."""
+        """Mean over all weights that are quantized, now or in their file before; scales, zero points and outliers
+        included."""
         return self._mean("bits_per_weight")
 
     def paper_bits(self) -> float:
@@ -139,8 +142,11 @@ class Outcome:
         }
 
     def _mean(self, figure: str) -> float:
-        quantized = [layer for layer in self.layers if layer.bits is not None]
-        return sum(getattr(layer, figure) * prod(layer.shape) for layer in quantized) / self._count()
+        return sum(getattr(layer, figure) * prod(layer.shape) for layer in self._stored) / self._count()
 
     def _count(self) -> int:
-        return sum(prod(layer.shape) for layer in self.layers if layer.bits is not None)
+        return sum(prod(layer.shape) for layer in self._stored)
+
+    @property
+    def _stored(self) -> list[LayerRecord]:
+        return [layer for layer in self.layers if layer.bits_per_weight is not None]

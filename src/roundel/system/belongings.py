@@ -61,7 +61,7 @@ def take_stock(folder: Path) -> Stock:
         OutputError: something in it is not of Roundel's making; the message names it.
     """
     with reported(folder):
-        listed = _listed(folder)
+        listed = listed_files(folder)
         homes = {parent for name in listed for parent in _parents(name)}
         ours: dict[str, _Stamp] = {}
         foreign: list[str] = []
@@ -94,7 +94,7 @@ def own_files(folder: Path) -> dict[str, bool]:
         OutputError: something cannot be read, or the manifest was changed.
     """
     with reported(folder):
-        listed = _listed(folder)
+        listed = listed_files(folder)
         if not listed:
             raise OutputError(
                 f"{folder} holds no {MANIFEST} as roundel wrote it, so nothing says which files are roundel's: a "
@@ -123,7 +123,7 @@ def remove(stock: Stock) -> bool:
     return not stock.folder.exists()
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def listed_files(folder: Path) -> dict[str, Any]:
     """The files that the manifest lists; none where there is no manifest, or one that was changed."""
     path = folder / MANIFEST
     return {} if path.is_symlink() else _listed_by(path)

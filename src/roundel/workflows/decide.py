@@ -6,6 +6,7 @@ from roundel.engine.coverage import Coverage, decide
 from roundel.errors import RoundelError
 from roundel.formats import CONTAINERS, Container, Layer
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors
@@ -18,6 +19,7 @@ def decide_on(
     blocks: str | None,
     container: Container | None,
     extra: ExtraTensors,
+    files: SourceFiles,
 ) -> tuple[BlockStack, Coverage]:
     """Find what there is to quantize in a model, and decide what becomes of it.
 
@@ -28,6 +30,7 @@ def decide_on(
         blocks: pattern of the decoder blocks' names; None: they are found.
         container: that is to carry the result; None: none.
         extra: tensors of the checkpoint for which the model has no place.
+        files: that the model came from.
 
     Raises:
         RoundelError: the blocks are not found, the recipe does not fit the model, or the container not the recipe.
@@ -35,9 +38,10 @@ def decide_on(
     divide(model)
     try:
         stack = find_blocks(model, blocks)
-        coverage = decide(model, stack, recipe, extra.shapes)
+        kept = {} if container is None else container.kept(model, files)
+        coverage = decide(model, stack, recipe, extra.shapes, kept)
         if container is not None:
-            container.check(_layers(coverage, recipe, model), model, recipe.activations)
+            container.check(_layers(coverage, recipe, model), model, recipe.activations, files)
     except RoundelError:
         rejoin(model)
         raise
@@ -60,5 +64,17 @@ def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
         shape = (record.shape[0], record.shape[1])
         bias = getattr(model.get_submodule(record.name), "bias", None) is not None
         permuted = recipe.permutes(scheme, shape[1])
-        layers.append(Layer(record.name, record.kind, shape, scheme, bias, recipe.keeps_outliers, permuted))
+        embedding = coverage.embedding is not None and record.name == coverage.embedding.name
+        layers.append(
+            Layer(
+                record.name,
+                record.kind,
+                shape,
+                scheme,
+                bias=bias,
+                outliers=recipe.keeps_outliers and not embedding,
+                permuted=permuted and not embedding,
+                embedding=embedding,
+            )
+        )
     return layers

@@ -17,6 +17,7 @@ class WriteOptions:
         restart: an interrupted run is forgotten.
         stream: blocks are never in memory together.
         streams: where the activations between blocks are.
+        like: a file in the output's format whose metadata it gets.
         held_out: text on which the result is measured for the report; None: it is not.
         hub: where on the hub it goes, too; None: nowhere.
     """
@@ -25,6 +26,7 @@ class WriteOptions:
     restart: bool = False
     stream: bool = False
     streams: StreamOptions = field(default_factory=StreamOptions)
+    like: Path | None = None
     held_out: str | None = None
     hub: HubTarget | None = None
 

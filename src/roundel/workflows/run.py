@@ -24,13 +24,16 @@ from roundel.errors import ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
 from roundel.formats.shards import SHARD_BYTES
+from roundel.formats.source_files import SourceFiles
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark
 from roundel.model.origin import Origin, find_origin
+from roundel.model.sixteen_bits import in_stored_type
 from roundel.model.storage import InMemory
 from roundel.model.untie import untie_head
 from roundel.recipe import Recipe
+from roundel.records.folder import weight_bytes
 from roundel.records.manifest import build_manifest, versions
 from roundel.records.outcome import Outcome
 from roundel.system.devices import autocast_dtype, keep_freed_memory
@@ -114,15 +117,22 @@ class Run:
         if self.source.read_from:
             self.progress.say(f"The original: {self.source.read_from}")
         container = None if destination.target is None else CONTAINERS[recipe.format]
+        file = None if self.source.place is None else self.source.place.gguf
+        if file is not None and container is not None and not container.whole:
+            said = in_stored_type(self.model, file)
+            if said:
+                self.progress.say(said)
         self.stack, self.coverage = decide_on(
-            self.model, recipe, request.options.blocks, container, self.source.extra
+            self.model, recipe, request.options.blocks, container, self.source.extra, self._files
         )
         self.readers = None if container is None else find_readers(self.coverage, recipe, self.model)
         if self.readers is not None:
             self.progress.say(self.readers.summary)
-        self.extra = self.source.extra if recipe.extra_tensors else ExtraTensors()
+        carries = recipe.extra_tensors and not (container is not None and container.whole)
+        self.extra = self.source.extra if carries else ExtraTensors()
         if self.source.extra:
-            what = "carried over as they are" if self.extra else "left out (extra_tensors=false)"
+            why = "extra_tensors=false" if not recipe.extra_tensors else f"{recipe.format} has none for them"
+            what = "carried over as they are" if self.extra else f"left out ({why})"
             kind = type(self.model).__name__
             self.progress.say(
                 f"{self.source.extra.summary} of the checkpoint, without a place in {kind}: {what}"
@@ -130,6 +140,10 @@ class Run:
         self._reader = CalibrationReader(
             request, recipe, self.source, destination.journal, self.common, self.ranks
         )
+
+    @property
+    def _files(self) -> SourceFiles:
+        return SourceFiles(self.source.place, self.source.tokenizer, self.destination.options.like)
 
     @property
     def streamed(self) -> bool:
@@ -245,7 +259,16 @@ class Run:
             independent=self.job(lockstep=lockstep).independent,
             extra=self.extra.bytes,
             reading=self.data.reading if self.data else 0,
+            source=self._source_bytes,
         )
+
+    @property
+    def _source_bytes(self) -> int:
+        """Of the weight files that are made smaller; dense weights are for comparing, and are never smaller."""
+        place = self.source.place
+        if place is None or self.source.parents or self.recipe.format == "dense":
+            return 0
+        return weight_bytes(place.path)
 
     @cached_property
     def _footprint(self) -> ActivationFootprint:
@@ -274,7 +297,7 @@ class Run:
                 untie_head(self.model, self.coverage.head, self.source.storage, self.stack)
             activations = None
             if self.recipe.activations:
-                layers = list(self.coverage.schemes)
+                layers = [name for name in self.coverage.schemes if not self._looked_up(name)]
                 activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
             try:
                 yield self.job(activations, lockstep=lockstep)
@@ -282,6 +305,10 @@ class Run:
                 if activations is not None:
                     activations.detach()
                 raise
+
+    def _looked_up(self, name: str) -> bool:
+        """Whether it is the embedding, which has no inputs to quantize."""
+        return self.coverage.embedding is not None and name == self.coverage.embedding.name
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Quantized:
         """Write, check and report.
@@ -331,7 +358,9 @@ class Run:
         destination, options = self.destination, self.request.options
         assert destination.journal is not None
         manifest["origin"] = self.origin.plain()
-        content = make_content(job, self.source, self.extra, whole=self._checks_whole, blocks=options.blocks)
+        content = make_content(
+            job, self.source, self.extra, self._files, whole=self._checks_whole, blocks=options.blocks
+        )
         write_folder(job, destination, content, self.companions, manifest, options)
         try:
             # Measured when the folder is there: nothing of that costs it.

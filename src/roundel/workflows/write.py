@@ -9,6 +9,7 @@ from roundel.formats.companions import Companions
 from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
 from roundel.formats.reload import check_extra
+from roundel.formats.source_files import SourceFiles
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.source import SourceModel
 from roundel.model.stored_types import StoredTypes
@@ -19,7 +20,13 @@ from roundel.workflows.destination import Destination
 
 
 def make_content(
-    job: Job, source: SourceModel, extra: ExtraTensors, *, whole: bool, blocks: str | None
+    job: Job,
+    source: SourceModel,
+    extra: ExtraTensors,
+    files: SourceFiles,
+    *,
+    whole: bool,
+    blocks: str | None,
 ) -> Content:
     """What a container is to write.
 
@@ -27,6 +34,7 @@ def make_content(
         job: finished; its journal has the pieces.
         source: the original.
         extra: tensors of it that are carried over.
+        files: that it came from.
         whole: the folder is checked by opening all of it.
         blocks: pattern of the decoder blocks' names; None: they are found.
     """
@@ -44,6 +52,8 @@ def make_content(
         blocks=blocks,
         extra=extra,
         types=StoredTypes(job.model, checkpoint),
+        files=files,
+        label=job.recipe.mixture or job.recipe.type or "",
     )
 
 
@@ -80,8 +90,11 @@ def write_folder(
         if job.activations is not None:
             job.activations.save(folder)
         sources, trust = companions.sources, options.trust_remote_code
-        finish_config(folder, sources[0] if sources else None, job.model.config, trust)
-        companions.write(folder)
+        if container.whole:
+            companions.write_licences(folder)
+        else:
+            finish_config(folder, sources[0] if sources else None, job.model.config, trust)
+            companions.write(folder)
         container.verify(folder, content, trust)
         check_extra(folder, content.extra)
         manifest |= measure_folder(folder, manifest["original"]["parameters"])
@@ -90,12 +103,15 @@ def write_folder(
 
 
 def _outside_blocks(job: Job) -> Piece:
-    """What is in no block, and not the quantized head."""
-    head, stack = job.coverage.head, job.stack
+    """What is in no block, and was not quantized."""
+    coverage, stack = job.coverage, job.stack
+    done = {f"{view.name}." for view in coverage.outside}
+    if coverage.tied_head is not None:
+        done.add(f"{coverage.tied_head.name}.weight")
     with job.storage.around(job.model, stack):
         others = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in job.model.state_dict().items()
-            if not stack.holds(name) and not (head and name.startswith(f"{head.name}."))
+            if not stack.holds(name) and not any(name.startswith(prefix) for prefix in done)
         }
     return Piece(others=others)

@@ -17,15 +17,17 @@ class Place:
     Attributes:
         name: of the tensor in the file, with its suffix.
         rows: `[n]` int64, row k in the file is row `rows[k]` of the model's tensor (as `[out, in]` where it is a
-            Linear's); None: all of them, as they come.
+            Linear's, of a tensor that experts share the matrix `expert`); None: all of them, as they come.
         expert: which matrix it is in the file's tensor of three dimensions; None: the tensor has no more than two.
         plus: added to every number; matrices that are quantized have 0.
+        through: what else happens to the numbers, a key of `moving.CHANGES`; of matrices that are quantized nothing.
     """
 
     name: str
     rows: torch.Tensor | None = None
     expert: int | None = None
     plus: float = 0.0
+    through: str = ""
 
 
 Layout = dict[str, list[Place]]

@@ -1,0 +1,106 @@
+"""What a GGUF file holds beside the weights: metadata, names, tables; and where they come from.
+
+the model came from a GGUF file     from that file, as they are; and so does every tensor that is not quantized
+--like base.gguf                    from that file, which llama.cpp's converter made of the same model
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import GGUFValueType, LlamaFileType
+
+from roundel.errors import FormatError
+from roundel.formats.gguf.checking import left_over
+from roundel.formats.gguf.file import Field, GgufFile, Table
+from roundel.formats.gguf.layout import Layout
+from roundel.formats.gguf.placing import layout_of
+from roundel.formats.source_files import SourceFiles
+
+_FILE_TYPE = "general.file_type"
+_VERSION = "general.quantization_version"
+# Says how the file was quantized that ours was made from.
+_OUTDATED = "quantize."
+# Tensors that are no weights: factors of rotary embeddings.
+_TABLES = "rope_"
+
+
+@dataclass(frozen=True)
+class Base:
+    """Everything but the weights.
+
+    Attributes:
+        fields: the metadata.
+        layout: where the model's tensors go.
+        order: names of tensors, as the file should have them.
+        kept: the file that the model came from; None: it came from elsewhere.
+        tables: tensors that the file has and the model has not.
+    """
+
+    fields: list[Field]
+    layout: Layout
+    order: list[str] = field(default_factory=list)
+    kept: GgufFile | None = None
+    tables: list[Table] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The model's, fit for a file; empty where nobody says it."""
+        values = {f.key: f.value for f in self.fields}
+        found = str(values.get("general.basename") or values.get("general.name") or "")
+        size = str(values.get("general.size_label") or "") if values.get("general.basename") else ""
+        words = "-".join(word for word in (found, size) if word)
+        return "".join(c if c.isalnum() or c in "-._" else "-" for c in words).strip("-.")
+
+    def fields_for(self, kind: str) -> list[Field]:
+        """The metadata of a file of some type or mixture, `q4_k_m` for example."""
+        ours = {
+            _FILE_TYPE: Field(_FILE_TYPE, _file_type(kind), GGUFValueType.UINT32),
+            _VERSION: Field(_VERSION, 2, GGUFValueType.UINT32),
+        }
+        kept = [f for f in self.fields if not f.key.startswith(_OUTDATED)]
+        changed = [ours.pop(f.key, f) if f.key in ours else f for f in kept]
+        return [*changed, *ours.values()]
+
+
+def base_for(model: Any, files: SourceFiles) -> Base:
+    """Find it.
+
+    Args:
+        model: its config, and its tensors' names and shapes.
+        files: that it came from.
+
+    Raises:
+        FormatError: there is nothing to take it from, or it is of another model.
+    """
+    if files.like is not None:
+        return _like(model, GgufFile(files.like))
+    if files.place is not None and files.place.gguf is not None:
+        file = GgufFile(files.place.gguf)
+        layout = layout_of(model, file.arch)
+        tables = [file.table(name) for name in left_over(layout, file.tensors)]
+        return Base(file.fields, layout, list(file.tensors), file, tables)
+    raise FormatError(
+        "a GGUF file wants metadata in llama.cpp's words, and this model did not come from one: give a file that "
+        "llama.cpp's converter made of the same model (--like base.gguf)"
+    )
+
+
+def _like(model: Any, file: GgufFile) -> Base:
+    layout = layout_of(model, file.arch)
+    over = left_over(layout, file.tensors)
+    weights = [name for name in over if not name.startswith(_TABLES)]
+    wanted = {place.name for places in layout.values() for place in places}
+    missing = sorted(wanted - file.tensors.keys())
+    if weights or missing:
+        found = f"it has {weights[0]}, which the model has not" if weights else f"it has no {missing[0]}"
+        raise FormatError(
+            f"{file.path} is not of the same model: {found}; a file that llama.cpp's converter made of it is expected"
+        )
+    return Base(file.fields, layout, list(file.tensors), None, [file.table(name) for name in over])
+
+
+def _file_type(kind: str) -> int:
+    """As llama.cpp numbers files: by its mixtures, the plainest of which is for a type alone."""
+    plainest = {"q3_k": "q3_k_s", "q4_k": "q4_k_s", "q5_k": "q5_k_s"}
+    name = plainest.get(kind, kind).upper()
+    return int(LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])

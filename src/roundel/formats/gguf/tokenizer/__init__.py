@@ -1,0 +1,1 @@
+"""A tokenizer as the metadata of a GGUF file."""

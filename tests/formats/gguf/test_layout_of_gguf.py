@@ -1,0 +1,78 @@
+"""A model that was read from a GGUF file goes back where it came from, tensor by tensor."""
+
+import re
+from dataclasses import replace
+
+import gguf
+import pytest
+import torch
+
+from formats.gguf.tiny import tiny_model
+from roundel.errors import FormatError
+from roundel.formats.gguf.checking import check_layout, file_reader, left_over
+from roundel.formats.gguf.layout import Layout
+from roundel.formats.gguf.moving import transposed_in
+from roundel.formats.gguf.placing import layout_of
+from roundel.model.source import open_skeleton, open_source
+from zoo import zoo_model
+from zoo.gguf_file import write_gguf
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A model, and the file that another writer made of it."""
+    path = write_gguf(zoo_model("llama"), tmp_path_factory.mktemp("gguf") / "llama.gguf")
+    return open_source(path).model, gguf.GGUFReader(path)
+
+
+def check(model, reader: gguf.GGUFReader, layout: Layout) -> None:
+    state, transposed = model.state_dict(), transposed_in(model)
+    check_layout(
+        layout, state, lambda name: state[name].mT if name in transposed else state[name], file_reader(reader)
+    )
+
+
+def test_a_llama_is_what_another_writer_made_of_it(llama):
+    model, reader = llama
+    layout = layout_of(model, "llama")
+    check(model, reader, layout)
+    assert left_over(layout, [tensor.name for tensor in reader.tensors]) == []
+
+
+def test_a_wrong_order_of_rows_is_refused_by_name(llama):
+    model, reader = llama
+    name = "model.layers.1.self_attn.k_proj.weight"
+    layout = layout_of(model, "llama")
+    layout[name] = [replace(layout[name][0], rows=None)]
+    with pytest.raises(FormatError, match=f"{re.escape(name)} .* as blk.1.attn_k.weight it differs in"):
+        check(model, reader, layout)
+
+
+def test_a_tensor_that_the_file_has_not_is_refused_by_name(llama):
+    model, reader = llama
+    layout = layout_of(model, "llama")
+    layout["model.norm.weight"] = [replace(layout["model.norm.weight"][0], name="token_norm.weight")]
+    with pytest.raises(FormatError, match="model.norm.weight .* the file has no token_norm.weight"):
+        check(model, reader, layout)
+
+
+def test_experts_have_places_as_linears_too():
+    with torch.device("meta"):
+        model = tiny_model("qwen3_moe")
+    layout = layout_of(model, "qwen3moe")
+    gate, up = layout["model.layers.1.mlp.experts.gate_up_proj.3.weight"]
+    assert (gate.name, gate.expert, gate.rows.tolist()) == ("blk.1.ffn_gate_exps.weight", 3, list(range(64)))
+    assert (up.name, up.expert, up.rows.tolist()) == ("blk.1.ffn_up_exps.weight", 3, list(range(64, 128)))
+    assert len(layout["model.layers.1.mlp.experts.gate_up_proj"]) == 2 * 4
+    assert layout["model.layers.1.mlp.gate.weight"][0].name == "blk.1.ffn_gate_inp.weight"
+
+
+def test_a_block_that_llama_cpp_has_not_is_refused():
+    model = open_skeleton(zoo_model("qwen3_moe")).model  # its first block has no experts
+    with pytest.raises(FormatError, match="model.layers.0.mlp.gate_proj.weight has no place in a GGUF file"):
+        layout_of(model, "qwen3moe")
+
+
+def test_an_unknown_architecture_is_refused(llama):
+    with pytest.raises(FormatError, match="architecture 'opt' is not known: one of .*llama.* is expected"):
+        layout_of(llama[0], "opt")
