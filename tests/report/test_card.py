@@ -202,7 +202,7 @@ def test_every_client_is_given_its_command(client: Any, repo: str | None) -> Non
     assert "{" not in code.replace("{auto", "")
     name = "a 1.gguf" if client.ending else (repo or "out put")
     assert name in code
-    assert ("hf download acme/small" in code) == bool(repo and client.by_file)
+    assert ("hf download acme/small" in code) == bool(repo and client.local)
     assert about["library_name"] == next(
         (c.library for c in clients_of(client.known_by[0]) if c.library), "roundel"
     )

@@ -143,16 +143,22 @@ def test_no_fault_of_the_card_costs_the_model(
     roundel.load(tmp_path / "out")
 
 
+# Of formats that do not carry round-to-nearest in groups of 32.
+_TILES = {"bits": 3, "group_size": 16, "scale_bits": 3, "zero_bits": 3, "tile_rows": 16}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "spqr": {"method": "spqr", "nsamples": 4, "seqlen": 32, **_TILES},
+    "auto-round": {"method": "rtn", "group_size": 32, "skip": ["*.k_proj", "*.v_proj"]},
+    "gguf": {"method": "rtn", "type": "q8_0"},
+}
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_all_that_a_format_says_opens_it_has_a_command(name: str, llama: Path, tmp_path: Path) -> None:
-    more = {"method": "spqr", "bits": 3, "group_size": 16, "scale_bits": 3, "zero_bits": 3, "tile_rows": 16}
-    settings = {
-        "format": name,
-        **(more | {"nsamples": 4, "seqlen": 32} if name == "spqr" else {"method": "rtn"}),
-    }
-    if name != "spqr":
-        settings["group_size"] = 32
-    result = roundel.quantize(llama, roundel.Recipe(**settings), output=tmp_path / "out", held_out=None)
+    settings = SETTINGS.get(name, {"method": "rtn", "group_size": 32}) | {"format": name}
+    model = (
+        write_gguf(llama, tmp_path / "m.gguf") if name == "gguf" else llama
+    )  # which takes its metadata from one
+    result = roundel.quantize(model, roundel.Recipe(**settings), output=tmp_path / "out", held_out=None)
     assert all(clients_of(words) for words in result.manifest["opens_in"])
     known = [client.library for words in result.manifest["opens_in"] for client in clients_of(words)]
     library = metadata_load(tmp_path / "out" / "README.md")["library_name"]

@@ -21,7 +21,7 @@ class Client:
         language: of the code.
         library: what the hub calls the library that opens it; empty where it has no name for it.
         ending: of the files that it opens; empty: it opens the folder.
-        by_file: it opens files on this machine, not hub ids.
+        local: it opens what is on this machine, not hub ids.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Client:
     language: str = "bash"
     library: str = ""
     ending: str = ""
-    by_file: bool = False
+    local: bool = False
 
 
 _TRANSFORMERS = """\
@@ -40,6 +40,12 @@ tokenizer = AutoTokenizer.from_pretrained({model}{trust})
 model = {auto_class}.from_pretrained({model}{trust})
 inputs = tokenizer("The three states of matter are", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))"""
+
+_GPTQMODEL = """\
+from gptqmodel import GPTQModel
+
+model = GPTQModel.load({model}{trust})
+print(model.tokenizer.decode(model.generate("The three states of matter are")[0]))"""
 
 CLIENTS = (
     Client(
@@ -51,22 +57,29 @@ CLIENTS = (
     ),
     Client("vLLM", ("vLLM", "whatever opens the original"), "vllm serve {model}{trust}"),
     Client("SGLang", ("SGLang",), "python -m sglang.launch_server --model-path {model}{trust}"),
+    Client("GPTQModel", ("GPTQModel",), _GPTQMODEL, language="python"),
+    Client(
+        "onnxruntime-genai",
+        ("onnxruntime-genai",),
+        "python -m onnxruntime_genai.models.builder -i {model} -o onnx-model -p int4 -e cpu",
+        local=True,
+    ),
     Client(
         "llama.cpp",
         ("llama.cpp",),
         'llama-cli -m {file} -p "The three states of matter are"',
         library="gguf",
         ending=".gguf",
-        by_file=True,
+        local=True,
     ),
     Client(
         "Ollama",
         ("Ollama",),
         "printf 'FROM ./%s\\n' {file} > Modelfile\nollama create my-model -f Modelfile\nollama run my-model",
         ending=".gguf",
-        by_file=True,
+        local=True,
     ),
-    Client("LM Studio", ("LM Studio",), "lms import {file}", ending=".gguf", by_file=True),
+    Client("LM Studio", ("LM Studio",), "lms import {file}", ending=".gguf", local=True),
     Client("Roundel", ("roundel",), 'roundel generate {model}{trust} "What are the three states of matter?"'),
 )
 

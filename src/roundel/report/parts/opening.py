@@ -49,8 +49,10 @@ def _code(client: Client, manifest: dict[str, Any], folder: str, repo: str | Non
             return ""
         file = files[0] if repo else str(PurePosixPath(folder) / files[0])
     trust = (", trust_remote_code=True", " --trust-remote-code") if origin.get("own_code") else ("", "")
+    # What is opened from this machine only is fetched first.
+    fetched = repo.partition("/")[2] if repo and client.local and not client.ending else ""
     values = {
-        "model": write(printable(repo or folder)),
+        "model": write(printable(fetched or repo or folder)),
         "file": write(printable(file)),
         "auto_class": origin.get("auto_class") or "AutoModelForCausalLM",
         "trust": trust[0] if client.language == "python" else trust[1],
@@ -58,7 +60,11 @@ def _code(client: Client, manifest: dict[str, Any], folder: str, repo: str | Non
     code = client.code
     for name, value in values.items():
         code = code.replace(f"{{{name}}}", value)
-    if repo and client.by_file:
-        pattern = quote(f"*{client.ending}")
-        code = f"hf download {quote(repo)} --include {pattern} --local-dir .\n{code}"
+    if repo and client.local:
+        where = (
+            f"--local-dir {quote(fetched)}"
+            if fetched
+            else f"--include {quote('*' + client.ending)} --local-dir ."
+        )
+        code = f"hf download {quote(repo)} {where}\n{code}"
     return code
