@@ -142,10 +142,10 @@ def _print_result(result: "roundel.Quantized") -> None:
     written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
     losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
     count = sum(layer["bits"] is not None for layer in manifest["layers"])
-    whole = f", {manifest['bits_per_parameter']:.3f} bits per parameter of the whole" if written else ""
+    whole = f"{manifest['bits_per_parameter']:.3f} bits per parameter of the whole, " if written else ""
     out.print(
-        f"{count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
-        f"({manifest['paper_bits']:.3f} as papers count){whole}, {size(written)} on disk, {manifest['seconds']:.0f} s, "
+        f"{whole}{size(written)} on disk; {count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
+        f"({manifest['paper_bits']:.3f} as papers count); {manifest['seconds']:.0f} s, "
         f"peak memory {size(manifest['peak_memory_bytes'])}",
     )
     if losses:

@@ -147,7 +147,7 @@ def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe, module: nn.Mo
     scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=tied, embedding=True)
     if scheme is None and recipe.embedding_bits is not None:
         raise RecipeError(
-            f"embedding_bits quantizes {view.name}, and a skip pattern leaves it out: drop one of them"
+            f"embedding_bits quantizes {view.name}, and a skip pattern leaves it out: leave one of them out"
         )
     _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, None)
     coverage.embedding = view if view.name in coverage.schemes else None

@@ -5,11 +5,10 @@ defaults; whatever a recipe sets wins over them. Unknown keys, and keys that the
 errors.
 """
 
-import reprlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -20,6 +19,8 @@ from roundel.grid.block_types import type_of_bits
 from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
+from roundel.recipe.explain import explain
+from roundel.recipe.ignored import OUTLIER_RULES, RUNNING, describe, ignored_keys, is_feedback
 from roundel.recipe.loading import load_settings
 from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
 
@@ -30,12 +31,6 @@ FormatName = Literal[
     "compressed-tensors", "roundel", "gptq", "gptq_v2", "awq", "auto-round", "spqr", "gguf", "dense"
 ]
 
-# Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
-_RUNNING = {"batch_size", "amp"}
-# The same for error feedback.
-_GUIDED = {"use_quant_input", "min_tokens"}
-_TUNING = set(TuningOptions.model_fields) - _RUNNING
-_OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 # Added to the name of a recipe that is no longer what its file says.
 _CHANGED = " (changed)"
 
@@ -107,10 +102,10 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         method, start = data.get("method", "autoround"), data.get("start")
         if not isinstance(method, str) or method not in METHODS:
             return data  # refused as any other wrong value
-        ignored = set(data) & _ignored_keys(method, start)
+        ignored = set(data) & ignored_keys(method, start)
         if ignored:
             raise ValueError(
-                f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
+                f"{describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
         mixture = data.get("mixture")
         if isinstance(mixture, str) and mixture in MIXTURES:
@@ -141,12 +136,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             try:
                 self._scheme_with(override, bfloat16=False)
             except ValidationError as error:
-                raise ValueError(f"the override of {pattern}: {_explain(error)}") from error
+                raise ValueError(
+                    f"the override of {pattern}: {explain(error, type(self).model_fields)}"
+                ) from error
         return self
 
     @model_validator(mode="after")
     def _start_suits_the_method(self) -> Self:
-        if _is_feedback(self.start):
+        if is_feedback(self.start):
             if not self.tuned:
                 raise ValueError(
                     f"method {self.method} cannot start from {self.start}; minmax or search is expected"
@@ -167,7 +164,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     @model_validator(mode="after")
     def _one_rule_for_outliers(self) -> Self:
-        rules = [key for key in _OUTLIER_RULES if getattr(self, key) is not None]
+        rules = [key for key in OUTLIER_RULES if getattr(self, key) is not None]
         if len(rules) > 1:
             raise ValueError(f"{' and '.join(rules)} each decide the number of outliers: give one of them")
         if self.type is not None and rules:
@@ -175,14 +172,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                 f"a type of GGUF files has no place for outliers: leave {rules[0]} out, or the type"
             )
         if self.simplified_outliers and not rules:
-            raise ValueError(f"simplified_outliers has no effect without {', '.join(_OUTLIER_RULES)}")
+            raise ValueError(f"simplified_outliers has no effect without {', '.join(OUTLIER_RULES)}")
         return self
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
-        reading: set[str] = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
+        reading: set[str] = {*CalibrationOptions.model_fields, *RUNNING, "low_gpu_mem_usage"}
         unused = sorted(self.model_fields_set & reading)
         if unused and not self.needs_calibration:
             raise ValueError(
@@ -234,7 +231,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise RecipeError(_explain(error)) from error
+            raise RecipeError(explain(error, cls.model_fields)) from error
 
     @classmethod
     def load(cls, name_or_file: str | Path) -> "Recipe":
@@ -269,7 +266,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
-        left = _ignored_keys(self.method, self.start)
+        left = ignored_keys(self.method, self.start)
         if self.type is not None:
             left |= set(type_settings(self.type))  # it says them
         if self.mixture is not None:
@@ -359,12 +356,12 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     @property
     def hessian_guided(self) -> bool:
         """Whether rounding feeds errors back (GPTQ, SpQR), as the method or as its start."""
-        return self._method.feedback or _is_feedback(self.start)
+        return self._method.feedback or is_feedback(self.start)
 
     @property
     def keeps_outliers(self) -> bool:
         """Whether some weights may be kept beside the grid."""
-        return any(getattr(self, key) is not None for key in _OUTLIER_RULES)
+        return any(getattr(self, key) is not None for key in OUTLIER_RULES)
 
     @property
     def grid_fit(self) -> str:
@@ -389,58 +386,3 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def permutes(self, scheme: Scheme, in_features: int) -> bool:
         """Whether a layer's codes come out in another order than its input channels."""
         return self.hessian_guided and self._permutes and scheme.groups(in_features) > 1
-
-
-def _ignored_keys(method: str, start: str | None) -> set[str]:
-    """Keys of options that mean nothing to a method with this start."""
-    facts = METHODS[method]
-    ignored = set() if facts.learned else set(_TUNING)
-    if facts.feedback:
-        ignored -= _GUIDED
-    ignored |= {"minmax_limit"} if facts.divides else set(DivisionOptions.model_fields)
-    if facts.divisor == "full":
-        ignored |= {"rank"}
-    stages = [facts]
-    if _is_feedback(start):
-        stages.append(METHODS[start])
-    if not any(stage.outliers for stage in stages):
-        ignored |= {*_OUTLIER_RULES, "simplified_outliers"}
-    if not any(stage.feedback for stage in stages):
-        ignored |= set(HessianOptions.model_fields)
-    return ignored
-
-
-def _is_feedback(start: object) -> TypeGuard[str]:
-    """Whether a start is one of the methods with error feedback."""
-    return isinstance(start, str) and start in METHODS and METHODS[start].feedback
-
-
-def _describe(method: str, ignored: set[str]) -> str:
-    """The method, and which of its properties makes it ignore a key."""
-    if method == "rtn" and ignored & _TUNING:
-        return "method rtn, which tunes nothing,"
-    if METHODS[method].learned and ignored & set(HessianOptions.model_fields):
-        return f"method {method} from a start other than gptq or spqr"
-    return f"method {method}"
-
-
-def _short(value: Any) -> str:
-    """A value in a message: nested aliases of YAML, written out, can be larger than the memory."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxdict, short.maxlist = 2, 4, 4
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key}; known keys: {', '.join(sorted(Recipe.model_fields))}")
-        elif key:
-            lines.append(f"{key}={_short(problem['input'])}: {message[0].lower()}{message[1:]}")
-        else:
-            lines.append(message)
-    return "; ".join(lines)

@@ -20,7 +20,7 @@ from roundel.engine.job import Job
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome
 from roundel.engine.trial import Trial, run_trial
-from roundel.errors import ModelError, OutputError
+from roundel.errors import FormatError, ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
 from roundel.formats.shards import SHARD_BYTES
@@ -117,6 +117,11 @@ class Run:
         if self.source.read_from:
             self.progress.say(f"The original: {self.source.read_from}")
         container = None if destination.target is None else CONTAINERS[recipe.format]
+        if destination.options.like is not None and not (container is not None and container.whole):
+            raise FormatError(
+                f"--like gives a GGUF file its metadata, and {recipe.format} is to be written: leave --like (like=) "
+                "out, or set format=gguf and a type"
+            )
         file = None if self.source.place is None else self.source.place.gguf
         if file is not None and container is not None and not container.whole:
             said = in_stored_type(self.model, file)
