@@ -55,6 +55,11 @@ class Coverage:
         """What will be quantized outside of the blocks, in the order in which it is done."""
         return [view for view in (self.head, self.embedding) if view is not None]
 
+    @property
+    def fed(self) -> list[str]:
+        """Names of what will be quantized and has inputs that may be: an embedding has none."""
+        return [name for name in self.schemes if self.embedding is None or name != self.embedding.name]
+
     def planned(self) -> list[LayerRecord]:
         """The records with the grids that the layers will have."""
         return [

@@ -302,7 +302,7 @@ class Run:
                 untie_head(self.model, self.coverage.head, self.source.storage, self.stack)
             activations = None
             if self.recipe.activations:
-                layers = [name for name in self.coverage.schemes if not self._looked_up(name)]
+                layers = self.coverage.fed
                 activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
             try:
                 yield self.job(activations, lockstep=lockstep)
@@ -310,10 +310,6 @@ class Run:
                 if activations is not None:
                     activations.detach()
                 raise
-
-    def _looked_up(self, name: str) -> bool:
-        """Whether it is the embedding, which has no inputs to quantize."""
-        return self.coverage.embedding is not None and name == self.coverage.embedding.name
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Quantized:
         """Write, check and report.
