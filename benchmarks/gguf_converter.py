@@ -27,12 +27,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from formats.gguf.spm import gemma_tokenizer, llama_tokenizer, model_file, pieces
-from formats.gguf.tiny import TINY, tiny_model
-from formats.gguf.writing import file_tensors, write_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from formats.gguf.spm import gemma_tokenizer, llama_tokenizer, model_file, pieces
+from formats.gguf.tiny import TINY, tiny_model
+from formats.gguf.writing import file_tensors, write_file
 from roundel.formats.gguf.metadata import Metadata, metadata_of
 from roundel.model.source import open_source
 from zoo import manual_text

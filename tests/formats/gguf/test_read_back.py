@@ -3,10 +3,10 @@
 import gguf
 import pytest
 import torch
+
 from formats.gguf.spm import gemma_tokenizer, llama_tokenizer, model_file, pieces
 from formats.gguf.tiny import READ_BY_TRANSFORMERS, TINY, tiny_model
 from formats.gguf.writing import file_tensors, write
-
 from roundel.formats.gguf.architectures import architecture_of
 from roundel.formats.gguf.checking import check_layout, file_reader, left_over
 from roundel.formats.gguf.metadata import file_shapes

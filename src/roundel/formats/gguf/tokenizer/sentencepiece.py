@@ -104,7 +104,7 @@ def _check_merges(vocabulary: dict[str, int], ranks: dict[str, int], merges: set
                 raise FormatError(
                     f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r} to its token {text!r}, and llama.cpp "
                     "would: a vocabulary of sentencepiece is expected where bytes have tokens of their own; take "
-                    "another --format, or --like base.gguf with a file that llama.cpp's converter made of the same model"
+                    "another --format, or --like base.gguf with a file that llama.cpp's converter made of the model"
                 )
 
 
