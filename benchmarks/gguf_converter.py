@@ -134,7 +134,8 @@ def publish(name: str, folder: Path, tokenizer: Any) -> None:
         for number, token in tokenizer.added_tokens_decoder.items()
     }
     about: dict[str, Any] = {"added_tokens_decoder": added}
-    if type(tokenizer).__name__ == "TokenizersBackend":
+    written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if written["tokenizer_class"] == "TokenizersBackend":
         about["tokenizer_class"] = "PreTrainedTokenizerFast"  # as older versions, and repositories, call it
     _edit(folder / "tokenizer_config.json", about)
 
