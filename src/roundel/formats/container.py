@@ -1,16 +1,22 @@
 """What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.readers import Readers
 from roundel.formats.source_files import SourceFiles
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+
+Integers = Callable[[str], QuantizedWeight]
+"""Gives those of a Linear by its name."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,16 @@ class Container(Protocol):
         not quantized, or is to have that very type."""
         ...
 
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """The scheme by which weights that were tuned for another format may go into this one (grid/equivalent.py).
+
+        Args:
+            scheme: in which they were tuned.
+            in_features: of a row.
+            dtype: of the model.
+        """
+        ...
+
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """Which clients will open it; for arguments that `check` has passed."""
         ...
@@ -84,6 +100,21 @@ class Container(Protocol):
         """
         ...
 
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """The integers of a folder that `write` has filled, which are read when they are asked for.
+
+        They dequantize to the same numbers, bit for bit; of an order of columns only the groups are kept.
+
+        Args:
+            folder: of this format.
+            model: names and shapes; tensors may be absent.
+            schemes: of its quantized Linears, as they were tuned.
+
+        Raises:
+            RoundelError: the files are damaged, or those of other schemes; so does what is returned.
+        """
+        ...
+
 
 class OfFolders:
     """What containers have in common that stand in a folder beside a config and a tokenizer."""
@@ -93,3 +124,7 @@ class OfFolders:
     def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """None: what is read is decoded."""
         return {}
+
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """The same."""
+        return scheme
