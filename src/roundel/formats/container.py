@@ -40,10 +40,12 @@ class Container(Protocol):
         name: in recipes.
         whole: its file says all that a config and a tokenizer say, which are not written beside it then; tensors for
             which the model's class has no place have none there either.
+        others: type in which it writes whatever floating point is not quantized; None: as the source has it, or finer.
     """
 
     name: str
     whole: bool
+    others: torch.dtype | None
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
@@ -120,6 +122,7 @@ class OfFolders:
     """What containers have in common that stand in a folder beside a config and a tokenizer."""
 
     whole = False
+    others: torch.dtype | None = None
 
     def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """None: what is read is decoded."""

@@ -122,8 +122,9 @@ class Export:
         self.activations = attach_saved(self.model, written.folder)
         self.schemes = {name: self._scheme(name, scheme) for name, scheme in written.schemes.items()}
         self.readers = self._ask()
-        say(self.readers.summary)
+        self._refuse_finer()
         self.records = self._convert_all()
+        say(self.readers.summary)
         carries = bool(written.source.extra) and not container.whole
         self.extra = written.source.extra if carries else ExtraTensors()
         if written.source.extra and not carries:
@@ -163,6 +164,17 @@ class Export:
         return FormatError(
             f"{self.written.folder} cannot become {self.container.name} as it is: {why}{_AGAIN}"
         )
+
+    def _refuse_finer(self) -> None:
+        """What is not quantized keeps its numbers, too."""
+        dtype = self.container.others
+        for name, tensor in self.written.others() if dtype is not None else ():
+            if tensor.is_floating_point() and not torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
+                words = str(dtype).removeprefix("torch.")
+                raise self._refusal(
+                    f"{name} is not quantized, has numbers that {words} does not hold, and {self.container.name} holds "
+                    f"all such tensors in {words}: use a model in {words}"
+                )
 
     def _weight(self, name: str) -> QuantizedWeight:
         """The integers of a Linear as they are to be written."""

@@ -17,6 +17,7 @@ from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin, stacks_in, unquantized
 from roundel.model.place import locate
 from roundel.model.source import SourceModel
+from roundel.model.storage import tie
 from roundel.model.stored_types import StoredTypes
 from roundel.records.manifest import MANIFEST, layer_records, read_manifest
 from roundel.records.outcome import LayerRecord
@@ -81,6 +82,7 @@ class WrittenFolder:
             place, None, trust_remote_code, False, allow_own=True, stream_with=stream_with, blocks=blocks
         )
         model, container = source.model, CONTAINERS[format]
+        tie(model)  # which streamed ones are when their weights come
         divide(model)
         schemes = recorded_schemes(folder, manifest, model)
         rejoin(model, keep={name.rpartition(".")[0] for name in schemes})
