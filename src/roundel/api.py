@@ -15,7 +15,7 @@ from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.quality import Evaluation
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.in_memory import check_apart, name_of
-from roundel.recipe import Recipe
+from roundel.recipe import FormatName, Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.system.devices import choose_device
 from roundel.system.progress import Progress
@@ -26,6 +26,7 @@ from roundel.workflows.compare import compare_models
 from roundel.workflows.destination import WriteOptions
 from roundel.workflows.evaluate import evaluate_model
 from roundel.workflows.evaluation_options import EvaluationArguments, EvaluationOptions
+from roundel.workflows.export import ExportOptions, export_folder
 from roundel.workflows.generate import generate_text
 from roundel.workflows.hub_target import hub_target
 from roundel.workflows.inspect import inspect_request
@@ -330,6 +331,49 @@ def push(folder: str | Path, repo: str, *, private: bool = False, progress: Prog
         RoundelError: the folder is not whole, or the hub does not take it.
     """
     return push_existing(Path(folder).expanduser(), repo, private=private, progress=progress or Progress())
+
+
+@undisturbed
+def export(
+    folder: str | Path,
+    format: FormatName,
+    output: str | Path,
+    *,
+    like: str | Path | None = None,
+    overwrite: bool = False,
+    blocks: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a folder that `quantize` wrote in another format, with the same weights to the last bit.
+
+    Nothing is rounded again: what the other format does not hold is refused, and the message says which setting the
+    original would have to be quantized with (docs/export.md).
+
+    Args:
+        folder: that `quantize`, `sweep` or `export` wrote; it stays as it is.
+        format: of the new folder.
+        output: folder to write.
+        like: a GGUF file that llama.cpp's converter made of the same model: a GGUF output gets its metadata and names.
+        overwrite: replace an output folder that Roundel wrote; another one, or one with other files in it, is refused.
+        blocks: pattern of the decoder blocks' full names, where they are not found by themselves.
+        trust_remote_code: run modeling code that comes with the model.
+        progress: gets every message and step; None is silent.
+
+    Returns:
+        The manifest of the new folder.
+
+    Raises:
+        RoundelError: bad input, or a failed check; nothing is written then.
+    """
+    options = ExportOptions(
+        like=_path(like),
+        overwrite=overwrite,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        progress=progress or Progress(),
+    )
+    return export_folder(Path(folder).expanduser(), format, Path(output).expanduser(), options)
 
 
 @undisturbed
