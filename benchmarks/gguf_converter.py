@@ -151,13 +151,13 @@ def _edit(path: Path, settings: dict[str, Any]) -> None:
 
 def convert(llama: Path, python: Path, folder: Path, pre: str, path: Path) -> str:
     """Run the converter; what went wrong, or nothing."""
-    words = [*_OPTIONS.get(folder.parent.name, ()), str(folder), "--outtype", "f32", "--outfile", str(path)]
+    options = [*_OPTIONS.get(folder.parent.name, ()), str(folder), "--outtype", "f32", "--outfile", str(path)]
     code = (
         "import runpy, sys; "
         f"sys.path[:0] = [{str(llama / 'gguf-py')!r}, {str(llama)!r}]; "
         "from conversion.base import TextModel; "
         f"TextModel.get_vocab_base_pre = lambda self, tokenizer: {pre!r}; "
-        f"sys.argv = {['convert', *words]!r}; "
+        f"sys.argv = ['convert', *{options!r}]; "
         f"runpy.run_path({str(llama / 'convert_hf_to_gguf.py')!r}, run_name='__main__')"
     )
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)

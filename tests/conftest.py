@@ -1,4 +1,6 @@
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,11 +8,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Of the commands that tests start; several at a time would wait for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import huggingface_hub.constants as constants
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import roundel
+from hub import Hub
 from zoo import ARCHITECTURES, manual_text, zoo_model
 
 # Laws that several files of tests share say what they compared, as a test does.
@@ -93,6 +97,29 @@ def load_model():
         return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
     return load
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub."""
+    folder = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that can be reached."""
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    threading.Thread(target=hub.server.serve_forever, daemon=True).start()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+    shutil.rmtree(hub.home)
 
 
 @pytest.fixture(scope="session")

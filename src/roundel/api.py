@@ -18,6 +18,7 @@ from roundel.model.in_memory import check_apart, name_of
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.system.devices import choose_device
+from roundel.system.progress import Progress
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
 from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
@@ -26,10 +27,12 @@ from roundel.workflows.destination import WriteOptions
 from roundel.workflows.evaluate import evaluate_model
 from roundel.workflows.evaluation_options import EvaluationArguments, EvaluationOptions
 from roundel.workflows.generate import generate_text
+from roundel.workflows.hub_target import hub_target
 from roundel.workflows.inspect import inspect_request
 from roundel.workflows.lending import lent
 from roundel.workflows.open import ModelOrPath, find_model, open_model, read_integers_of
 from roundel.workflows.plan import plan_request
+from roundel.workflows.push import push_existing
 from roundel.workflows.quantize import quantize_request
 from roundel.workflows.report import render_again
 from roundel.workflows.request import ModelRequest
@@ -52,7 +55,10 @@ def quantize(
     restart: bool = False,
     stream: bool = False,
     streams: StreamOptions = StreamOptions(),
+    like: str | Path | None = None,
     held_out: str | None = HELD_OUT,
+    push_to_hub: str | None = None,
+    private: bool = False,
     **opening: Unpack[ModelArguments],
 ) -> Quantized:
     """Quantize a causal language model.
@@ -74,8 +80,12 @@ def quantize(
         stream: with an output folder: blocks are read from safetensors when their turn comes and let go when they
             are finished, so that the model is never in memory as a whole; nor is the result.
         streams: where the activations between blocks are.
+        like: a GGUF file that llama.cpp's converter made of the same model: a GGUF output gets its metadata and names.
         held_out: with an output folder: text on which the written result is measured against the original, for its
             report (a file or a name, as for `evaluate`); None: it is not measured.
+        push_to_hub: with an output folder: repository of the hub to which it is uploaded at the end, as for `push`, by
+            the token that huggingface_hub finds. That this may be done is seen to before the work.
+        private: that repository is private, where it is made.
 
     Raises:
         RoundelError: bad input or a failed check; nothing is written then.
@@ -84,9 +94,16 @@ def quantize(
     chosen, ranks = _recipe(recipe), init_ranks()
     where = choose_device(device, ranks)
     with ranks.raise_together():
+        hub = hub_target(push_to_hub, private, writes=output is not None, first=ranks.first)
         request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
     options = WriteOptions(
-        overwrite=overwrite, restart=restart, stream=stream, streams=streams, held_out=held_out
+        overwrite=overwrite,
+        restart=restart,
+        stream=stream,
+        streams=streams,
+        like=None if like is None else Path(like).expanduser(),
+        held_out=held_out,
+        hub=hub,
     )
     return quantize_request(request, chosen, _path(output), where, ranks, options)
 
@@ -103,6 +120,7 @@ def sweep(
     overwrite: bool = False,
     restart: bool = False,
     streams: StreamOptions = StreamOptions(),
+    like: str | Path | None = None,
     held_out: str | None = HELD_OUT,
     **opening: Unpack[ModelArguments],
 ) -> dict[str, dict[str, Any]]:
@@ -116,7 +134,7 @@ def sweep(
         model: folder, .gguf file or hub id.
         recipes: of different names.
         output: a folder; every recipe writes one of its name in it.
-        calibration, device, overwrite, restart, streams, held_out: as for `quantize`.
+        calibration, device, overwrite, restart, streams, like, held_out: as for `quantize`.
 
     Returns:
         The manifests by the folders' names, in the order of the recipes.
@@ -134,7 +152,12 @@ def sweep(
     with ranks.raise_together():
         request = ModelRequest.find(model, ModelOptions(**opening), None, calibration)
     options = WriteOptions(
-        overwrite=overwrite, restart=restart, stream=True, streams=streams, held_out=held_out
+        overwrite=overwrite,
+        restart=restart,
+        stream=True,
+        streams=streams,
+        like=None if like is None else Path(like).expanduser(),
+        held_out=held_out,
     )
     return sweep_request(request, chosen, Path(output).expanduser(), where, ranks, options)
 
@@ -288,8 +311,30 @@ def compare(
 
 
 @undisturbed
+def push(folder: str | Path, repo: str, *, private: bool = False, progress: Progress | None = None) -> str:
+    """Upload a folder that `quantize` wrote to the hub, with the token that huggingface_hub finds.
+
+    What goes up are the files that its manifest lists, its report and its card, and nothing else. What Roundel uploaded
+    there before and this folder does not have is removed there; everything else in the repository stays.
+
+    Args:
+        folder: that `quantize` or `sweep` wrote.
+        repo: `namespace/name`, or a name in the token's own namespace; made where there is none.
+        private: the repository is private, where it is made.
+        progress: gets every message; None is silent.
+
+    Returns:
+        The address of its page on the hub.
+
+    Raises:
+        RoundelError: the folder is not whole, or the hub does not take it.
+    """
+    return push_existing(Path(folder).expanduser(), repo, private=private, progress=progress or Progress())
+
+
+@undisturbed
 def render_report(folder: str | Path) -> Path:
-    """Make `report.html` of an output folder anew from its `report.json`; the path of the page.
+    """Make `report.html` and the card of an output folder anew from its `report.json`; the path of the page.
 
     Raises:
         RoundelError: the folder has no readable report, or the libraries that a page needs are not installed.

@@ -56,6 +56,12 @@ class RankError(RoundelError):
     exit_code = 8
 
 
+class HubError(RoundelError):
+    """The hub does not take a result; the folder on this machine is whole where there is one."""
+
+    exit_code = 9
+
+
 class Stopped(RoundelError):
     """The work was asked to end (Ctrl-C) and ended at the next step."""
 

@@ -59,7 +59,7 @@ def test_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, capsys,
     assert code == 0
     assert "model.layers.1.mlp.down_proj" in text
     assert "output head" in text
-    assert "bits per parameter of the whole folder" in text
+    assert "bits per parameter of the whole" in text
 
     code, text, _ = run(capsys, monkeypatch, "generate", out, "The statement", "--max-new-tokens", 5)
     assert code == 0
@@ -79,7 +79,7 @@ def test_spqr_from_model_to_text(llama: Path, held_out: Path, tmp_path: Path, ca
     assert code == 0
     words = " ".join(text.split())
     assert "(4.785 as papers count), 0.500% outliers" in words
-    assert "bits per parameter of the whole folder" in words
+    assert "bits per parameter of the whole" in words
     code, text, _ = run(capsys, monkeypatch, "eval", out, "--text", held_out, "--window", 64, "--limit", 2)
     assert (code, "perplexity" in text) == (0, True)
 

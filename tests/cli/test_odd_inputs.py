@@ -28,8 +28,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def written(out: Path) -> dict[str, bytes]:
-    """All files but the manifest and the report, which have the time in them."""
-    timed = ("roundel.json", "report.json", "report.html")
+    """All files but the manifest, the report and the card, which tell of the run."""
+    timed = ("roundel.json", "report.json", "report.html", "README.md")
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name not in timed}
 
 

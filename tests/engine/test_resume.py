@@ -58,8 +58,8 @@ class StopAfter(roundel.Progress):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the manifest and the report, which hold times."""
-    timed = ("roundel.json", "report.json", "report.html")
+    """Every file but the manifest, the report and the card, which tell of the run."""
+    timed = ("roundel.json", "report.json", "report.html", "README.md")
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in timed}
 
 

@@ -74,7 +74,8 @@ def says(model: Any) -> torch.Tensor:
 
 
 def written(folder: Path) -> dict[str, str]:
-    names = [p for p in folder.iterdir() if p.name not in ("roundel.json", "report.json", "report.html")]
+    told = ("roundel.json", "report.json", "report.html", "README.md")
+    names = [p for p in folder.iterdir() if p.name not in told]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
 
 

@@ -3,8 +3,6 @@
 import json
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,28 +24,6 @@ from zoo.quantized import fp8, gptq
 
 FIRST, SECOND = "1" * 40, "2" * 40
 RTN = {"method": "rtn", "group_size": 32}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub."""
-    folder = tmp_path / "hub-cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
-def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that can be reached."""
-    hub = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    threading.Thread(target=hub.server.serve_forever, daemon=True).start()
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +227,7 @@ def test_only_what_is_wanted_is_fetched(
     hub.add("acme/model", folder, FIRST)
     place = locate("acme/model")
     assert place.commit == FIRST
-    wanted = {path.name for path in llama.iterdir()} | {"LICENSE"}
+    wanted = {path.name for path in llama.iterdir()} | {"LICENSE", "README.md"}
     assert set(hub.fetched) == wanted
     assert {p.name for p in place.path.iterdir()} == wanted
     before = list(hub.fetched)

@@ -42,7 +42,7 @@ def make(folder: Path, names: list[str]) -> None:
 def test_any_foreign_file_is_named_and_stays(
     ours: list[str], theirs: str, below: bool, how: str, tmp_path: Path
 ) -> None:
-    taken = {"code", "roundel.json", "report.json", "report.html"}
+    taken = {"code", "roundel.json", "report.json", "report.html", "readme.md"}
     ours = [name for name in ours if name.casefold() not in taken]
     folder = tmp_path / "out"
     shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +100,7 @@ def test_the_manifest_lists_sizes_and_hashes(llama: Path, tmp_path: Path) -> Non
     roundel.quantize(llama, RTN, output=tmp_path / "out", held_out=None)
     listed = json.loads((tmp_path / "out" / "roundel.json").read_text())["files"]
     found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    beside = {"roundel.json", "report.json", "report.html"}
+    beside = {"roundel.json", "report.json", "report.html", "README.md"}
     assert listed.keys() == found.keys() - beside
     for name, about in listed.items():
         assert about == {"bytes": len(found[name]), "sha256": sha256(found[name]).hexdigest()}

@@ -4,11 +4,18 @@ import pytest
 
 from bad_inputs.case import Case
 from bad_inputs.law import one_message_and_no_change
-from workflows import bad_comparisons, bad_generation, bad_inspections, bad_reports, bad_sweeps
+from workflows import bad_comparisons, bad_generation, bad_inspections, bad_pushes, bad_reports, bad_sweeps
 
 pytestmark = [pytest.mark.reports, pytest.mark.slow("runs a command for each case")]
 
-AREAS = (bad_comparisons.AREA, bad_reports.AREA, bad_inspections.AREA, bad_generation.AREA, bad_sweeps.AREA)
+AREAS = (
+    bad_comparisons.AREA,
+    bad_reports.AREA,
+    bad_pushes.AREA,
+    bad_inspections.AREA,
+    bad_generation.AREA,
+    bad_sweeps.AREA,
+)
 CASES = [case for area in AREAS for case in area.cases]
 
 

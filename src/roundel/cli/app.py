@@ -12,6 +12,7 @@ from roundel.cli.evaluate import evaluate_command
 from roundel.cli.generate import generate_command
 from roundel.cli.inspect import inspect_command
 from roundel.cli.plan import plan_command
+from roundel.cli.push import push_command
 from roundel.cli.quantize import quantize_command
 from roundel.cli.recipes import recipes_command
 from roundel.cli.report import report_command
@@ -34,6 +35,7 @@ app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
+app.command("push")(push_command)
 app.command("report")(report_command)
 app.command("recipes")(recipes_command)
 

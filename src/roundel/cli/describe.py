@@ -19,7 +19,8 @@ def describe_grid(grid: "Recipe | LayerRecord") -> str:
 
 def describe_recipe(recipe: Recipe) -> str:
     """What a recipe does, in a line."""
-    words = f"{recipe.method}, {describe_grid(recipe)}, {recipe.start} start"
+    grid = f"mixture {recipe.mixture}" if recipe.mixture is not None else describe_grid(recipe)
+    words = f"{recipe.method}, {grid}, {recipe.start} start"
     grids = recipe.activations
     if grids.inputs:
         words += f", inputs {grids.inputs.summary}"

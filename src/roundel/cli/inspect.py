@@ -103,9 +103,9 @@ def _show_folder(contents: "FolderContents") -> None:
     manifest = contents.manifest
     out.print(
         f"{manifest['source']} quantized with {manifest['recipe']['name']}: "
+        f"{contents.bits_per_parameter:.3f} bits per parameter of the whole, {size(contents.file_bytes)}; "
         f"{manifest['bits_per_weight']:.3f} bits per quantized weight ({manifest['paper_bits']:.3f} as papers count), "
-        f"{manifest['outlier_share']:.3%} outliers, "
-        f"{contents.bits_per_parameter:.3f} bits per parameter of the whole folder, {size(contents.file_bytes)}",
+        f"{manifest['outlier_share']:.3%} outliers",
         soft_wrap=True,
     )
     out.print(summary(contents.layers), soft_wrap=True)

@@ -1,5 +1,6 @@
 """Options that several commands share: how models are opened, what they are quantized with, where the work is done."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -32,6 +33,7 @@ SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. --set lr=0.01."),
 ]
+PrivateOption = Annotated[bool, typer.Option(help="Make the repository a private one.")]
 _NOT_MEASURED = "none"
 
 
@@ -102,6 +104,12 @@ def writing(
     restart: Annotated[
         bool, typer.Option(help="Begin again where an interrupted run could be gone on with.")
     ] = False,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="GGUF file that llama.cpp's converter made of the same model: names and metadata of a GGUF."
+        ),
+    ] = None,
     held_out: Annotated[
         str,
         typer.Option(
@@ -115,8 +123,24 @@ def writing(
     return {
         "overwrite": overwrite,
         "restart": restart,
+        "like": like,
         "held_out": None if held_out == _NOT_MEASURED else held_out,
     }
+
+
+def uploading(
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO",
+            help="Upload the finished folder to this repository of the hub, with the token that huggingface_hub finds; "
+            "seen to before the work.",
+        ),
+    ] = None,
+    private: PrivateOption = False,
+) -> dict[str, Any]:
+    """Whether the folder goes to the hub."""
+    return {"push_to_hub": push_to_hub, "private": private}
 
 
 def choose_recipe(recipe: str | None, given: dict[str, Any], settings: list[str] | None) -> Recipe:

@@ -21,10 +21,13 @@ from roundel.cli.options import (
     opening,
     streams,
     tuning_settings,
+    uploading,
     writing,
 )
 from roundel.formatting import size
+from roundel.grid.block_types import BlockTypeName
 from roundel.recipe import FormatName
+from roundel.recipe.mixtures import MixtureName
 
 
 def _grid_settings(
@@ -33,6 +36,12 @@ def _grid_settings(
     group_size: Annotated[int | None, typer.Option(help="Weights per scale; -1 = one per channel.")] = None,
     sym: Annotated[
         bool | None, typer.Option("--sym/--asym", help="Grid without or with zero points.")
+    ] = None,
+    type: Annotated[
+        BlockTypeName | None, typer.Option(help="Type of GGUF files, which fixes bits and groups.")
+    ] = None,
+    mixture: Annotated[
+        MixtureName | None, typer.Option(help="llama.cpp's rule for which matrix gets which type.")
     ] = None,
     outliers: Annotated[
         str | None, typer.Option(help="Share of weights that spqr keeps in 16 bits: 0.005 or 0.5%.")
@@ -54,6 +63,8 @@ def _grid_settings(
         "bits": bits,
         "group_size": group_size,
         "sym": sym,
+        "type": type,
+        "mixture": mixture,
         "outliers": outliers,
         "target_bits": target_bits,
         "act_bits": act_bits,
@@ -67,6 +78,7 @@ def _grid_settings(
     data=data_settings,
     tuning=tuning_settings,
     write=writing,
+    upload=uploading,
     where=streams,
     model_options=opening,
 )
@@ -77,6 +89,7 @@ def quantize_command(
     data: dict[str, Any],
     tuning: dict[str, Any],
     write: dict[str, Any],
+    upload: dict[str, Any],
     where: dict[str, Any],
     model_options: dict[str, Any],
     recipe: RecipeOption = None,
@@ -117,6 +130,7 @@ def quantize_command(
         streams=roundel.StreamOptions(**where),
         progress=progress,
         **write,
+        **upload,
         **model_options,
     )
     if first_rank():
@@ -128,10 +142,10 @@ def _print_result(result: "roundel.Quantized") -> None:
     written = sum(file.stat().st_size for file in result.output.iterdir()) if result.output else 0
     losses = [b for b in manifest["blocks"] if b["loss_start"] is not None]
     count = sum(layer["bits"] is not None for layer in manifest["layers"])
-    whole = f", {manifest['bits_per_parameter']:.3f} bits per parameter of the whole" if written else ""
+    whole = f"{manifest['bits_per_parameter']:.3f} bits per parameter of the whole, " if written else ""
     out.print(
-        f"{count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
-        f"({manifest['paper_bits']:.3f} as papers count){whole}, {size(written)} on disk, {manifest['seconds']:.0f} s, "
+        f"{whole}{size(written)} on disk; {count} Linears at {manifest['bits_per_weight']:.3f} bits per weight "
+        f"({manifest['paper_bits']:.3f} as papers count); {manifest['seconds']:.0f} s, "
         f"peak memory {size(manifest['peak_memory_bytes'])}",
     )
     if losses:
@@ -145,3 +159,5 @@ def _print_result(result: "roundel.Quantized") -> None:
             soft_wrap=True,
         )
     out.print(f"Written to {result.output}", soft_wrap=True)
+    if result.uploaded:
+        out.print(f"Uploaded to {result.uploaded}", soft_wrap=True)

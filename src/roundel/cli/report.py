@@ -11,5 +11,5 @@ from roundel.cli.display import out
 def report_command(
     folder: Annotated[str, typer.Argument(help="A folder that roundel quantize wrote.")],
 ) -> None:
-    """Make the page of an output folder anew from its report.json."""
+    """Make the page and the card of an output folder anew from its report.json."""
     out.print(f"The page: {roundel.render_report(folder)}", soft_wrap=True)

@@ -92,9 +92,9 @@ def _table(manifests: dict[str, dict[str, Any]]) -> Table:
     )
     for column in (
         "folder",
-        "bits per weight",
-        "of the whole",
+        "bits per parameter",
         "files",
+        "bits per weight",
         "before",
         "after",
         "seconds in its blocks",
@@ -104,9 +104,9 @@ def _table(manifests: dict[str, dict[str, Any]]) -> Table:
         blocks = manifest["blocks"]
         table.add_row(
             name,
-            f"{manifest['bits_per_weight']:.3f}",
             f"{manifest['bits_per_parameter']:.3f}",
             size(manifest["file_bytes"]),
+            f"{manifest['bits_per_weight']:.3f}",
             _mean([block["loss_start"] for block in blocks]),
             _mean([block["loss_end"] for block in blocks]),
             f"{sum(block['seconds'] for block in blocks):.0f}",

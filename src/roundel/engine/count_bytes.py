@@ -18,6 +18,7 @@ from roundel.engine.observers import HESSIAN_BYTES
 from roundel.engine.plan import Plan, PlanPart
 from roundel.engine.streams import StreamHome
 from roundel.formats.shards import SHARD_BYTES
+from roundel.grid.block_types import BLOCK_TYPES
 from roundel.methods.registry import METHODS
 from roundel.model.blocks import BlockStack
 from roundel.model.experts import Expert
@@ -60,6 +61,7 @@ def make_plan(
     independent: bool = False,
     extra: int = 0,
     reading: int = 0,
+    source: int = 0,
 ) -> Plan:
     """Count.
 
@@ -81,6 +83,7 @@ def make_plan(
         independent: each of them quantizes blocks of its own, on all samples, which are in files.
         extra: bytes of tensors that are carried over from the checkpoint.
         reading: bytes that reading and tokenizing calibration text takes.
+        source: bytes of the weight files that the model came from; 0: it came from none.
     """
     all_weights = _bytes(model)
     blocks = [_bytes(block) for block in stack.blocks]
@@ -127,6 +130,8 @@ def make_plan(
     return Plan(
         memory={part: count for part, count in memory.items() if count},
         output=output,
+        parameters=count_numbers(model),
+        source=source,
         disk=disk,
         free_memory=free_memory(),
         free_disk=None if target is None else shutil.disk_usage(_existing(target)).free,
@@ -226,7 +231,19 @@ def _output_bytes(model: Any, coverage: Coverage, recipe: Recipe) -> int:
         packed += int(bits) // 8
         if recipe.format != "dense":
             size -= view.parameter.numel() * view.parameter.element_size()
+    for name, parameter in model.named_parameters():
+        layer = name.removesuffix(".weight")
+        if layer in coverage.kept and layer not in coverage.schemes:
+            # As it is in its own file.
+            size -= parameter.numel() * parameter.element_size()
+            packed += int(_bits_of_type(coverage.kept[layer]) * parameter.numel()) // 8
     return size + packed
+
+
+def _bits_of_type(name: str) -> float:
+    if name in BLOCK_TYPES:
+        return BLOCK_TYPES[name].bits_per_weight
+    return 32.0 if name == "f32" else 16.0
 
 
 def _logits_bytes(model: Any) -> int:

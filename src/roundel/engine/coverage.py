@@ -1,7 +1,7 @@
 """Which layer gets which grid, decided before anything runs; no layer is passed over in silence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,8 +14,10 @@ from roundel.model.blocks import BlockStack, linears_outside
 from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
+from roundel.model.roles import experts_of, heads_sharing, role_of
 from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
+from roundel.recipe.mixtures import Spot
 from roundel.records.outcome import EXTRA, LayerRecord
 
 _CARRIED, _LEFT_OUT = "carried over as it is", "left out of the output (extra_tensors=false)"
@@ -38,6 +40,7 @@ class Coverage:
         head: the output head, if it will be quantized by itself.
         embedding: the input embedding, if it will be quantized.
         tied_head: the output head, where it has the weight of an embedding that will be.
+        kept: types of matrices in their own file, where they stay unless they are quantized to another one.
     """
 
     schemes: dict[str, Scheme]
@@ -45,11 +48,17 @@ class Coverage:
     head: LinearView | None = None
     embedding: LinearView | None = None
     tied_head: LinearView | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outside(self) -> list[LinearView]:
         """What will be quantized outside of the blocks, in the order in which it is done."""
         return [view for view in (self.head, self.embedding) if view is not None]
+
+    @property
+    def fed(self) -> list[str]:
+        """Names of what will be quantized and has inputs that may be: an embedding has none."""
+        return [name for name in self.schemes if self.embedding is None or name != self.embedding.name]
 
     def planned(self) -> list[LayerRecord]:
         """The records with the grids that the layers will have."""
@@ -62,7 +71,11 @@ class Coverage:
 
 
 def decide(
-    model: Any, stack: BlockStack, recipe: Recipe, extra: Mapping[str, tuple[int, ...]] | None = None
+    model: Any,
+    stack: BlockStack,
+    recipe: Recipe,
+    extra: Mapping[str, tuple[int, ...]] | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> Coverage:
     """Match the recipe against the model.
 
@@ -71,13 +84,14 @@ def decide(
         stack: its decoder blocks.
         recipe: what to do.
         extra: shapes of the checkpoint's tensors for which the model has no place.
+        kept: types of matrices that can stay in their file as they are, by their names.
 
     Raises:
         RecipeError: a pattern of `layers` or `skip` matches no Linear, nothing is left to quantize, or a layer
             cannot keep within `target_bits`.
     """
     _refuse_shared_weights(model, stack)
-    coverage = Coverage({}, [])
+    coverage, spots = Coverage({}, [], kept=kept or {}), _Spots(model, len(stack))
     deciding: set[str] = set()
     for index in range(len(stack)):
         deciding |= routers(stack.blocks[index], stack.block_name(index))
@@ -85,9 +99,9 @@ def decide(
             if view.name in deciding:
                 _add(coverage, view, None, _ROUTER, index)
             else:
-                _add(coverage, view, _scheme(view, recipe, model), _SKIPPED, index)
+                scheme = recipe.scheme_for(view.name, model.dtype, spots.at(view.name, index))
+                _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, index)
     beside = _beside_the_decoder(model, stack)
-    _add_embedding(coverage, model, recipe)
     _add_outside(coverage, model, stack, recipe, beside)
     _check_patterns(coverage, recipe)
     _add_others(coverage, model, stack, deciding, beside)
@@ -99,39 +113,21 @@ def decide(
     return coverage
 
 
-def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe) -> None:
-    """The input embedding, where it is to be quantized."""
-    if recipe.embedding_bits is None:
-        return
-    module = text_model(model).get_input_embeddings()
-    if not isinstance(module, nn.Embedding):
-        raise RecipeError(
-            f"embedding_bits wants an input embedding that is an nn.Embedding; found {type(module).__name__}"
-        )
-    name = next(name for name, found in model.named_modules() if found is module)
-    view = LinearView(name, module)
-    scheme = recipe.outside_scheme(name, recipe.embedding_bits, model.dtype, view.shape[1])
-    if scheme is None:
-        raise RecipeError(
-            f"embedding_bits quantizes {name}, and a skip pattern leaves it out: drop one of them"
-        )
-    coverage.embedding = view
-    _add(coverage, view, scheme, "", None)
-
-
 def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Recipe, beside: set[int]) -> None:
-    """The output head, and Linears that are in no block."""
+    """The input embedding where it is to be quantized, the output head, and Linears that are in no block."""
     reader = text_model(model)
     head, embedding = reader.get_output_embeddings(), reader.get_input_embeddings()
-    wanted = recipe.lm_head or recipe.head_bits is not None
+    tied = head is not None and head.weight is embedding.weight
+    if recipe.wants_embedding:
+        _add_embedding(coverage, model, recipe, embedding, tied=tied and not recipe.wants_head)
+    wanted = recipe.wants_head or (recipe.mixture is not None and not tied)
     for view in linears_outside(model, stack):
-        tied = view.parameter is embedding.weight
         if view.module is not head:
             _add(coverage, view, None, _BESIDE if id(view.module) in beside else "outside the blocks", None)
         elif wanted:
-            coverage.head = view
-            scheme = recipe.outside_scheme(view.name, recipe.head_bits, model.dtype, view.shape[1])
-            _add(coverage, view, scheme, _SKIPPED, None)
+            scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=True, embedding=False)
+            _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, None)
+            coverage.head = view if view.name in coverage.schemes else None
         elif tied and coverage.embedding is not None:
             coverage.tied_head = view
             _add(
@@ -140,9 +136,26 @@ def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Reci
         else:
             reason = "output head" + (", tied to the embedding" if tied else "") + "; head_bits quantizes it"
             _add(coverage, view, None, reason, None, tied=tied)
-    if wanted and (coverage.head is None or coverage.head.name not in coverage.schemes):
+    if recipe.wants_head and coverage.head is None:
         key = "lm_head=true" if recipe.lm_head else "head_bits"
         raise RecipeError(f"{key} wants an output head that is a Linear and not left out; none was found")
+
+
+def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe, module: nn.Module, *, tied: bool) -> None:
+    if not isinstance(module, nn.Embedding):
+        if recipe.embedding_bits is None:
+            return  # a mixture takes what there is
+        raise RecipeError(
+            f"embedding_bits wants an input embedding that is an nn.Embedding; found {type(module).__name__}"
+        )
+    view = LinearView(next(name for name, found in model.named_modules() if found is module), module)
+    scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=tied, embedding=True)
+    if scheme is None and recipe.embedding_bits is not None:
+        raise RecipeError(
+            f"embedding_bits quantizes {view.name}, and a skip pattern leaves it out: leave one of them out"
+        )
+    _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, None)
+    coverage.embedding = view if view.name in coverage.schemes else None
 
 
 def check_complete(layers: list[LayerRecord], model: nn.Module) -> None:
@@ -180,8 +193,20 @@ def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
                 )
 
 
-def _scheme(view: LinearView, recipe: Recipe, model: Any) -> Scheme | None:
-    wanted = recipe.scheme_for(view.name, model.dtype)
+class _Spots:
+    """What a mixture wants to know of Linears."""
+
+    def __init__(self, model: Any, blocks: int) -> None:
+        self.blocks, self.sharing, self.experts = blocks, heads_sharing(model), experts_of(model)
+        self.falcon = text_model(model).config.get_text_config().model_type == "falcon"
+
+    def at(self, name: str, index: int) -> Spot:
+        """Of a Linear in a block."""
+        return Spot(role_of(name), index, self.blocks, self.sharing, self.experts, self.falcon)
+
+
+def _fitted(wanted: Scheme | None, view: LinearView, recipe: Recipe) -> Scheme | None:
+    """A grid that the Linear's rows, and the budget, admit."""
     scheme = None if wanted is None else wanted.fitting(view.shape[1])
     if wanted is not None and scheme is None:
         raise RecipeError(
@@ -253,10 +278,20 @@ def _add(
     *,
     tied: bool = False,
 ) -> None:
-    if scheme is not None:
-        coverage.schemes[view.name], reason = scheme, ""
-    kind = type(view.module).__name__
-    coverage.layers.append(LayerRecord(view.name, kind, view.shape, block, reason, tied))
+    record = LayerRecord(view.name, type(view.module).__name__, view.shape, block, reason, tied)
+    if scheme is not None and scheme.type is not None and coverage.kept.get(view.name) == scheme.type:
+        bits = scheme.paper_bits(view.shape[1])
+        record = replace(
+            record,
+            reason=f"{scheme.type} in the file already: kept as it is",
+            type=scheme.type,
+            bits_per_weight=bits,
+            paper_bits=bits,
+            outliers=0.0,
+        )
+    elif scheme is not None:
+        coverage.schemes[view.name], record = scheme, replace(record, reason="")
+    coverage.layers.append(record)
 
 
 def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:
@@ -265,5 +300,5 @@ def _check_patterns(coverage: Coverage, recipe: Recipe) -> None:
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(names[:4])
             raise RecipeError(f"the pattern {pattern!r} matches no Linear; names look like {some}")
-    if not coverage.schemes:
+    if not coverage.schemes and not any(layer.name in coverage.kept for layer in coverage.layers):
         raise RecipeError("every Linear is left out: at least one is expected; narrow the skip patterns")

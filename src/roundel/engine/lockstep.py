@@ -29,7 +29,7 @@ def _family(walk: Walk) -> object:
     if recipe.smooth is not None or recipe.kv_bits is not None:
         return id(walk)  # its blocks are changed before they are run, or run with a cache
     key = (job.tokens.shape, job.tokens.numpy().tobytes(), recipe.amp, recipe.batch_size)
-    return (*key, recipe.low_gpu_mem_usage, frozenset(job.coverage.schemes))
+    return (*key, recipe.low_gpu_mem_usage, str(job.model.dtype), frozenset(job.coverage.schemes))
 
 
 def shared_reference(family: list[Walk]) -> ReferencePass | None:

@@ -37,6 +37,8 @@ class Plan:
     Attributes:
         memory: what is in main memory at the same time while blocks are quantized, part by part.
         output: of the folder that will be written.
+        parameters: of the model; shared ones count once.
+        source: of the weight files that the model came from; 0: it came from none.
         disk: of everything on the output's disk at the same time.
         free_memory, free_disk: at the moment.
         samples: of the calibration data.
@@ -58,6 +60,8 @@ class Plan:
     checking: int = 0
     processes: int = 1
     stream: int = 0
+    parameters: int = 0
+    source: int = 0
 
     @property
     def peak(self) -> int:
@@ -74,7 +78,11 @@ class Plan:
         """The plan in a line."""
         disk = "" if self.free_disk is None else f"; {size(self.disk)} on disk ({size(self.free_disk)} free)"
         whose = f" for {self.processes} processes" if self.processes > 1 else ""
-        return f"Plan: about {size(self.peak)} of memory{whose} ({size(self.free_memory)} free){disk}"
+        output = ""
+        if self.parameters:
+            bits = 8 * self.output / self.parameters
+            output = f"{bits:.2f} bits per parameter of the whole ({size(self.output)}); "
+        return f"Plan: {output}about {size(self.peak)} of memory{whose} ({size(self.free_memory)} free){disk}"
 
     @property
     def disk_shortage(self) -> str:
@@ -104,9 +112,20 @@ class Plan:
 
     @property
     def advice(self) -> list[str]:
-        """What to do where memory will not suffice."""
-        if self.fits:
-            return []
+        """What to do where memory will not suffice, or where nothing becomes smaller."""
+        larger = [self._larger] if 0 < self.source < self.output else []
+        return larger if self.fits else [*larger, self._memory_advice]
+
+    @property
+    def _larger(self) -> str:
+        return (
+            f"The output will be larger than what it is made of ({size(self.output)}, from {size(self.source)}): what "
+            "is not quantized has 16 bits or more; embedding_bits=8 and head_bits=8 quantize embedding and head, "
+            "--format gguf keeps what a GGUF file has"
+        )
+
+    @property
+    def _memory_advice(self) -> str:
         room, streams = self._room, self._streams
         ways = []
         if streams and self.fits_without_streams:
@@ -118,7 +137,7 @@ class Plan:
             ways.append("--calibration FILE (to write its own text the model has to be in memory whole)")
         found = f"{self.samples} samples need" if self.samples else "The run needs"
         way = " or ".join(ways) or "a machine with more memory"
-        return [f"{found} {size(self._coming)} of memory and {size(room)} are free: use {way}"]
+        return f"{found} {size(self._coming)} of memory and {size(room)} are free: use {way}"
 
 
 def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
@@ -136,6 +155,8 @@ def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
         plans[0],
         memory={part: count for part, count in memory.items() if count},
         output=sum(plan.output for plan in plans),
+        parameters=sum(plan.parameters for plan in plans),
+        source=0,
         disk=sum(plan.disk for plan in plans),
         samples=max(plan.samples for plan in plans),
         sampling=max(plan.sampling for plan in plans),

@@ -109,7 +109,7 @@ def run_trial(job: Job, plan: Plan) -> Trial:
     watch = _Stopwatch()
     activations = None
     if recipe.activations:
-        activations = ActivationQuantizer(job.model, list(job.coverage.schemes), recipe.activations)
+        activations = ActivationQuantizer(job.model, job.coverage.fed, recipe.activations)
     runner = streams = None
     block, name = job.stack.blocks[0], job.stack.block_name(0)
     job.storage.load(block, name)

@@ -16,7 +16,7 @@ import torch
 from roundel.evaluation.interval import Interval
 from roundel.evaluation.measure import Measured
 
-_DRAWS, _SEED = 2000, 0
+DRAWS, SEED = 2000, 0
 _TAIL = 0.025
 
 
@@ -101,10 +101,10 @@ def resampled(values: torch.Tensor, turned: Callable[[float], float] = float) ->
     value = turned(float(values.mean()))
     if len(values) < 2:
         return Interval(value, None, None)
-    generator = torch.Generator().manual_seed(_SEED)
-    drawn = torch.randint(len(values), (_DRAWS, len(values)), generator=generator)
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
     means = values[drawn].mean(1).sort().values
-    low, high = (float(means[round(share * (_DRAWS - 1))]) for share in (_TAIL, 1 - _TAIL))
+    low, high = (float(means[round(share * (DRAWS - 1))]) for share in (_TAIL, 1 - _TAIL))
     return Interval(value, turned(low), turned(high))
 
 

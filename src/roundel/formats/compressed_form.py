@@ -13,12 +13,11 @@ How a client multiplies decides which written form gives exactly the tuned weigh
   the `block` strategy with blocks of 1 x g and unpacked int8 zero points: transformers reads them exactly, vLLM does
   not read them.
 
-A group size that does not divide `in` has no written form that all readers take; groups are then split into equal parts
-of gcd(g, in) with repeated statistics, which changes no weight. Asymmetric layers of one scheme are all split into
+A group size that does not divide `in` has no written form that all readers take; groups are then split
+(written_groups.py). Asymmetric layers of one scheme are all split into
 parts that divide every row: two group sizes in a file would cost vLLM.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ import torch
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
 from roundel.formats.readers import Readers
+from roundel.formats.written_groups import common_group, dividing_group
 from roundel.grid.scheme import Scheme
 
 # The smallest group that the kernels of vLLM read.
@@ -71,28 +71,14 @@ def written_schemes(
     Raises:
         FormatError: a group has no written form.
     """
-    groups = {name: _written_group(name, scheme, widths[name]) for name, scheme in schemes.items()}
+    groups = {
+        name: dividing_group(name, scheme.group_size, widths[name], _SMALLEST_GROUP, "compressed-tensors")
+        for name, scheme in schemes.items()
+    }
     one = len(set(schemes.values())) == 1 and not next(iter(schemes.values())).sym
-    if one and not activations and len(set(groups.values())) > 1:
-        common = math.gcd(*(widths[name] if group == -1 else group for name, group in groups.items()))
-        if common >= _SMALLEST_GROUP:
-            groups = dict.fromkeys(groups, common)
+    if one and not activations:
+        groups = common_group(groups, widths, _SMALLEST_GROUP)
     return {name: s.model_copy(update={"group_size": groups[name]}) for name, s in schemes.items()}
-
-
-def _written_group(name: str, scheme: Scheme, in_features: int) -> int:
-    """The group size in the file: the scheme's, or a part of it that divides the row; -1 per channel."""
-    if scheme.group_size == -1 or scheme.group_size > in_features:
-        return -1
-    part = math.gcd(scheme.group_size, in_features)
-    if part != scheme.group_size and part < _SMALLEST_GROUP:
-        fitting = [g for g in (32, 48, 64, 96, 128, 192, 256) if in_features % g == 0]
-        raise FormatError(
-            f"group_size {scheme.group_size} does not fit in_features {in_features} of {name}, and "
-            f"compressed-tensors carries no shorter last group; use one of {', '.join(map(str, fitting))} or -1, "
-            "or --format dense"
-        )
-    return part
 
 
 def choose_form(

@@ -22,7 +22,6 @@ file has: compressed_form.py.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,48 +30,43 @@ from typing import Any
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
-from torch import nn
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.compressed_form import Form, choose_form, readers_of, written_schemes
 from roundel.formats.compressed_reader import read_decoded
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
-from roundel.formats.origin import Origin
+from roundel.formats.left_out import left_out
+from roundel.formats.plain_grid import WAYS_OUT, parts_in_checkpoints, refuse_beyond_the_grid
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
+from roundel.formats.source_files import SourceFiles
+from roundel.formats.written_groups import repeat_groups, with_split
 from roundel.grid.packing import pack
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.model.experts import stacks_in
-from roundel.model.names import Part, stored_parts, stored_tensors
+from roundel.model.names import Part, stored_tensors
 from roundel.model.text_path import text_model
 
 
-class CompressedTensors:
+class CompressedTensors(OfFolders):
     """Writes packed integers."""
 
     name = "compressed-tensors"
-    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Refuse layers that are no `nn.Linear`, anything beyond a plain grid, and what fits no kernel or form.
 
         Raises:
             FormatError: names the layer and a way out.
         """
-        for layer in layers:
-            if layer.kind == "Conv1D":
-                raise FormatError(
-                    f"{layer.name} is a Conv1D; compressed-tensors carries Linear layers only: use --format dense"
-                )
-            _refuse_beyond_the_grid(layer)
-        _refuse_what_checkpoints_hold_otherwise(layers, model)
+        refuse_beyond_the_grid(layers, self.name)
+        _refuse_zero_points_of_parts(layers, model)
         if activations.kv and not hasattr(model.config, "num_key_value_heads"):
             raise FormatError(
                 f"{type(model.config).__name__} has no num_key_value_heads, without which compressed-tensors reads no "
@@ -92,14 +86,7 @@ class CompressedTensors:
         found = readers_of(
             form, schemes, activations, stacked=any(layer.kind == "Expert" for layer in layers)
         )
-        wanted = {layer.scheme.group_size for layer in layers}
-        others = sorted({scheme.group_size for scheme in schemes} - wanted)
-        if not others:
-            return found
-        split = (
-            f"Groups of {', '.join(map(str, sorted(wanted)))} are written as {', '.join(map(str, others))}"
-        )
-        return replace(found, hint=". ".join(filter(None, (found.hint, f"{split}, to divide every row"))))
+        return with_split(found, layers, schemes)
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors."""
@@ -182,48 +169,21 @@ def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
     return {**found, "weight_shape": shape}
 
 
-def _refuse_beyond_the_grid(layer: Layer) -> None:
-    if layer.embedding:
-        raise FormatError(
-            f"{layer.name} is an embedding, which clients of compressed-tensors read unquantized: leave embedding_bits "
-            "out, or use --format gguf, roundel or dense"
-        )
-    found = {
-        "scales in super-blocks": layer.scheme.super_block,
-        "scales or zero points on two levels": layer.scheme.two_level,
-        "real zero points": not layer.scheme.round_zero,
-        "outliers": layer.outliers,
-        "codes in another order than the input channels": layer.permuted,
-    }
-    for what, present in found.items():
-        if present:
-            way_out = "set order=group_aware or static_groups=true, or " if layer.permuted else ""
-            raise FormatError(
-                f"{layer.name} has {what}, which compressed-tensors does not carry: {way_out}use --format roundel, "
-                "or --format dense"
-            )
-
-
-def _refuse_what_checkpoints_hold_otherwise(layers: list[Layer], model: Any) -> None:
-    parts = stored_parts(model, [layer.name for layer in layers], stacks_in(model))
+def _refuse_zero_points_of_parts(layers: list[Layer], model: Any) -> None:
+    parts = parts_in_checkpoints(layers, model, "compressed-tensors")
     for layer in layers:
-        if not parts[layer.name]:
-            where = "in one tensor with the other experts" if layer.kind == "Expert" else "in another form"
-            raise FormatError(
-                f"{layer.name} is kept {where} by the checkpoints of {type(model).__name__}, and compressed-tensors "
-                "carries Linears only: use --format roundel, or --format dense"
-            )
         if len(parts[layer.name]) > 1 and not layer.scheme.sym:
             raise FormatError(
                 f"{layer.name} has zero points and is kept in parts by the checkpoints of {type(model).__name__}: set "
-                "sym=true, use --format roundel, or --format dense"
+                f"sym=true, {WAYS_OUT}"
             )
 
 
 def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: Form) -> dict[str, torch.Tensor]:
     bits = weight.scheme.bits
     assert isinstance(weight.scale, torch.Tensor)
-    scale = _repeat_groups(weight.scale, weight, written)
+    width = written.width(weight.shape[1])
+    scale = repeat_groups(weight.scale, weight, width)
     tensors = {"weight_scale": scale.to(form.scale_dtype or scale.dtype)}
     if form.packed:
         tensors["weight_packed"] = pack(weight.codes, bits)
@@ -231,7 +191,7 @@ def _layer_tensors(weight: QuantizedWeight, written: Scheme, form: Form) -> dict
     else:
         tensors["weight"] = _signed(weight.codes, weight.scheme)
     if isinstance(weight.zero, torch.Tensor):
-        zero = _repeat_groups(weight.zero, weight, written)
+        zero = repeat_groups(weight.zero, weight, width)
         if form.block or not form.packed:
             tensors["weight_zero_point"] = _signed(zero, weight.scheme)
         else:
@@ -251,14 +211,6 @@ def _static_inputs(activations: ActivationQuantizer, names: dict[str, list[Part]
         if activations.inputs is not None and not activations.inputs.sym:
             tensors[f"{stored}.input_zero_point"] = torch.tensor([grid.zero], dtype=torch.int8)
     return tensors
-
-
-def _repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, written: Scheme) -> torch.Tensor:
-    """`[out, G]` of the tuned groups as `[out, G']` of the written, smaller ones."""
-    width = weight.shape[1]
-    ours, theirs = weight.scheme.width(width), written.width(width)
-    groups = torch.arange(0, width, theirs) // ours
-    return statistic[:, groups].contiguous()
 
 
 def _config(content: Content, schemes: dict[str, Scheme], form: Form) -> dict[str, Any]:
@@ -288,33 +240,12 @@ def _config(content: Content, schemes: dict[str, Scheme], form: Form) -> dict[st
         "format": written,
         "quantization_status": "compressed",
         "kv_cache_scheme": _kv_config(model, activations.kv),
-        "ignore": _ignored(content, schemes),
+        "ignore": left_out(content, schemes),
         "config_groups": groups,
     }
     if form.dequantize:
         config["dequantize"] = True
     return config
-
-
-def _ignored(content: Content, schemes: dict[str, Scheme]) -> list[str]:
-    """Whatever a client may take for a Linear and is not quantized; routers too, in other clients they are Linears.
-
-    By both of its names, where a checkpoint has another.
-    """
-    model = content.model
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name not in schemes and not isinstance(module, nn.Embedding) and _has_matrix(module)
-    ]
-    stored = stored_tensors(model, {f"{name}.weight": torch.empty(0) for name in names})
-    kept = (name.removesuffix(".weight") for name in stored)
-    return list(dict.fromkeys([*names, *kept, *content.extra.linears]))
-
-
-def _has_matrix(module: nn.Module) -> bool:
-    weight: Any = module._parameters.get("weight")
-    return weight is not None and weight.ndim == 2
 
 
 def _weights_config(scheme: Scheme, block: int | None) -> dict[str, Any]:

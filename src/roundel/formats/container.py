@@ -1,5 +1,6 @@
 """What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,8 +8,8 @@ from typing import Any, Protocol
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 
 
@@ -38,15 +39,20 @@ class Container(Protocol):
     name: str
     whole: bool
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
 
         Args:
             layers: that are to be quantized.
             model: its names and shapes; tensors may be absent.
             activations: how they are quantized.
-            origin: of the model.
+            files: that the model came from.
         """
+        ...
+
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
+        """Types of matrices in the model's own file, by their names, where the container takes over from there what is
+        not quantized, or is to have that very type."""
         ...
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
@@ -77,3 +83,13 @@ class Container(Protocol):
             ModelError: it cannot be read.
         """
         ...
+
+
+class OfFolders:
+    """What containers have in common that stand in a folder beside a config and a tokenizer."""
+
+    whole = False
+
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
+        """None: what is read is decoded."""
+        return {}

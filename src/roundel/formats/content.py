@@ -9,7 +9,7 @@ import torch
 
 from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.model.experts import Stack, stacks_in
@@ -45,7 +45,8 @@ class Content:
         blocks: pattern of the decoder blocks' names, where they are not found by themselves.
         extra: tensors of the source's checkpoint that are carried over, under their names there.
         types: those of the source's checkpoint.
-        origin: of the model.
+        files: that the model came from.
+        label: the mixture or type of GGUF files that the recipe names; empty where it names none.
     """
 
     model: Any
@@ -56,7 +57,8 @@ class Content:
     blocks: str | None = None
     extra: ExtraTensors = field(default_factory=ExtraTensors)
     types: StoredTypes | None = None
-    origin: Origin = field(default_factory=Origin)
+    files: SourceFiles = field(default_factory=SourceFiles)
+    label: str = ""
 
     def written_pieces(self) -> Iterator[Piece]:
         """The same in the types of the source's checkpoint."""

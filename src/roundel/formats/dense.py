@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from roundel.activations.scheme import Activations
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
+from roundel.formats.source_files import SourceFiles
 
 
-class Dense:
+class Dense(OfFolders):
     """Writes dequantized weights."""
 
     name = "dense"
-    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Dense weights carry every setting; activations are quantized by Roundel alone."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

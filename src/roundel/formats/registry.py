@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roundel.formats.auto_round import AutoRound
+from roundel.formats.awq import Awq
 from roundel.formats.compressed_tensors import CompressedTensors
 from roundel.formats.container import Container
 from roundel.formats.decoded import open_decoded
 from roundel.formats.dense import Dense
 from roundel.formats.gguf.container import Gguf
+from roundel.formats.gptq import Gptq
 from roundel.formats.integers import INTEGERS
 from roundel.formats.roundel_container import FILE, RoundelContainer
 from roundel.formats.shards import shard_files
@@ -17,7 +20,17 @@ from roundel.formats.spqr import Spqr
 from roundel.model.extra_tensors import ExtraTensors, extra_among
 from roundel.model.storage import OnDisk
 
-_ALL: tuple[Container, ...] = (CompressedTensors(), RoundelContainer(), Spqr(), Gguf(), Dense())
+_ALL: tuple[Container, ...] = (
+    CompressedTensors(),
+    RoundelContainer(),
+    Gptq("gptq"),
+    Gptq("gptq_v2"),
+    Awq(),
+    AutoRound(),
+    Spqr(),
+    Gguf(),
+    Dense(),
+)
 CONTAINERS: dict[str, Container] = {c.name: c for c in _ALL}
 
 # Stems of the files that hold integers.

@@ -17,27 +17,26 @@ import torch
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import check_integers, read_about, write_integer_files
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import unpack_weight
 
 FILE = "roundel"
 
 
-class RoundelContainer:
+class RoundelContainer(OfFolders):
     """Writes and reads Roundel's own container."""
 
     name = "roundel"
-    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """It carries every setting."""
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:

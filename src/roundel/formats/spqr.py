@@ -24,13 +24,13 @@ from transformers import SpQRConfig
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer
+from roundel.formats.container import Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_stored
 from roundel.formats.shards import ShardReader, Tensors, write_model
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -43,13 +43,12 @@ _CODE = 2**_BITS - 1
 _STATISTICS_AT = (_TILE + 2) * _BITS
 
 
-class Spqr:
+class Spqr(OfFolders):
     """Writes transformers' SpQR files."""
 
     name = "spqr"
-    whole = False
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Refuse whatever the kernels do not read.
 
         Raises:

@@ -30,8 +30,7 @@ class BlockType:
         bytes: of a block: of a group, or of a super-block.
         groups: of a super-block; 1: there is none.
         scale_bits: of the codes of scales, and of minima, in a super-block.
-        fallback: for rows that are no multiple of a super-block, as llama.cpp's quantizer has it, or nearly: the type
-            of the same size where its own has no even grid.
+        fallback: for rows that are no multiple of a super-block, as llama.cpp's quantizer has it.
     """
 
     bits: int

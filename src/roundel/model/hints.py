@@ -6,3 +6,6 @@ STORED_TRANSPOSED = {
     "Llama4TextExperts": True,
     "JetMoeParallelExperts": False,
 }
+
+# Model types whose activations exceed the largest float16.
+TOO_LARGE_FOR_HALF = {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "t5gemma"}

@@ -23,13 +23,14 @@ from huggingface_hub.utils import validate_repo_id
 from roundel.errors import ModelError
 from roundel.formatting import UNREACHED, kind_and_line
 from roundel.model.checkpoint import PICKLES, SAFETENSORS, named_files
-from roundel.system.belongings import MANIFEST
+from roundel.system.belongings import CARD, MANIFEST
 from roundel.system.progress import Progress
 
 # What is read beside the weights, or goes with them; in folders of its own lies what is another form of the model.
 _SMALL = (
     *("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.bpe", "*.vocab", "*.py"),
     *("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "USAGE_POLICY*"),
+    CARD,  # which says under which licence it is
 )
 _TEMPLATES = "additional_chat_templates/*.jinja"
 _ADAPTER, _ADAPTER_WEIGHTS, _ADAPTER_PICKLE = (
@@ -88,7 +89,7 @@ def fetch_model(
 
 
 def fetch_file(repo: str, name: str, revision: str | None) -> tuple[Path, str]:
-    """A single file of a hub id in the cache, and the commit that it is of.
+    """A single file of a hub id in the cache, with the card beside it, and the commit that it is of.
 
     Args:
         repo, revision: as for `fetch_model`.
@@ -99,8 +100,11 @@ def fetch_file(repo: str, name: str, revision: str | None) -> tuple[Path, str]:
     """
     cached = try_to_load_from_cache(repo, name, revision=revision)
     try:
-        if name not in _listing(repo, revision):
+        names = _listing(repo, revision)
+        if name not in names:
             raise ModelError(f"{repo} has no file {name} on the hub: the name of one that it has is expected")
+        if CARD in names:
+            hf_hub_download(repo, CARD, revision=revision)
         path = Path(hf_hub_download(repo, name, revision=revision))
     except _FAULTS as error:
         if not isinstance(cached, str):

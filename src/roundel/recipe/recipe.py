@@ -5,11 +5,10 @@ defaults; whatever a recipe sets wins over them. Unknown keys, and keys that the
 errors.
 """
 
-import reprlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -20,19 +19,18 @@ from roundel.grid.block_types import type_of_bits
 from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
+from roundel.recipe.explain import explain
+from roundel.recipe.ignored import OUTLIER_RULES, RUNNING, describe, ignored_keys, is_feedback
 from roundel.recipe.loading import load_settings
+from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
 
 if TYPE_CHECKING:
     import torch
 
-FormatName = Literal["compressed-tensors", "roundel", "spqr", "gguf", "dense"]
+FormatName = Literal[
+    "compressed-tensors", "roundel", "gptq", "gptq_v2", "awq", "auto-round", "spqr", "gguf", "dense"
+]
 
-# Keys of tuning that matter without it too, where the model is run for statistics of its inputs.
-_RUNNING = {"batch_size", "amp"}
-# The same for error feedback.
-_GUIDED = {"use_quant_input", "min_tokens"}
-_TUNING = set(TuningOptions.model_fields) - _RUNNING
-_OUTLIER_RULES = ("outlier_threshold", "outliers", "target_bits")
 # Added to the name of a recipe that is no longer what its file says.
 _CHANGED = " (changed)"
 
@@ -63,8 +61,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     format: FormatName = "compressed-tensors"
     """The container: compressed-tensors (packed integers for transformers and vLLM), roundel (everything that
-    Roundel can make, read by Roundel), spqr (3 bit, for transformers with a CUDA device), gguf (one file in the types
-    of `type`, for llama.cpp), or dense weights."""
+    Roundel can make, read by Roundel), the layouts of GPTQ (gptq_v2: zero points as they are), AWQ and AutoRound for
+    clients that read those, spqr (3 bit, for transformers with a CUDA device), gguf (one file in the
+    types of `type`, for llama.cpp), or dense weights."""
+
+    mixture: MixtureName | None = None
+    """One of llama.cpp's rules (q4_k_m, q3_k_m, ...) that say which matrix gets which type of GGUF files, the embedding
+    and the head among them; `layers`, `embedding_bits` and `head_bits` win over it."""
 
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides by layer name pattern, the last match wins: {"*.down_proj": {"bits": 8}}. Keys: those of the
@@ -99,15 +102,22 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         method, start = data.get("method", "autoround"), data.get("start")
         if not isinstance(method, str) or method not in METHODS:
             return data  # refused as any other wrong value
-        ignored = set(data) & _ignored_keys(method, start)
+        ignored = set(data) & ignored_keys(method, start)
         if ignored:
             raise ValueError(
-                f"{_describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
+                f"{describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
+        mixture = data.get("mixture")
+        if isinstance(mixture, str) and mixture in MIXTURES:
+            wanted = MIXTURES[mixture].type
+            if data.get("type", wanted) != wanted:
+                raise ValueError(f"mixture {mixture} says type {wanted}: leave type out, or mixture")
+            data = {**data, "type": wanted}
         defaults = METHODS[method].defaults
         if data.get("type") is not None:
-            # A method's own grid gives way to the type.
+            # A method's own grid gives way to the type, and a type is for files that have it.
             defaults = {key: value for key, value in defaults.items() if key not in Scheme.model_fields}
+            defaults |= {"format": "gguf"}
         return {**defaults, **data}
 
     @field_validator("layers")
@@ -126,12 +136,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             try:
                 self._scheme_with(override, bfloat16=False)
             except ValidationError as error:
-                raise ValueError(f"the override of {pattern}: {_explain(error)}") from error
+                raise ValueError(
+                    f"the override of {pattern}: {explain(error, type(self).model_fields)}"
+                ) from error
         return self
 
     @model_validator(mode="after")
     def _start_suits_the_method(self) -> Self:
-        if _is_feedback(self.start):
+        if is_feedback(self.start):
             if not self.tuned:
                 raise ValueError(
                     f"method {self.method} cannot start from {self.start}; minmax or search is expected"
@@ -152,7 +164,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
 
     @model_validator(mode="after")
     def _one_rule_for_outliers(self) -> Self:
-        rules = [key for key in _OUTLIER_RULES if getattr(self, key) is not None]
+        rules = [key for key in OUTLIER_RULES if getattr(self, key) is not None]
         if len(rules) > 1:
             raise ValueError(f"{' and '.join(rules)} each decide the number of outliers: give one of them")
         if self.type is not None and rules:
@@ -160,14 +172,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                 f"a type of GGUF files has no place for outliers: leave {rules[0]} out, or the type"
             )
         if self.simplified_outliers and not rules:
-            raise ValueError(f"simplified_outliers has no effect without {', '.join(_OUTLIER_RULES)}")
+            raise ValueError(f"simplified_outliers has no effect without {', '.join(OUTLIER_RULES)}")
         return self
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
         if not self.sym and "sym_range" in self.model_fields_set and not self.layers:
             raise ValueError("sym_range has no effect on an asymmetric grid; set sym=true")
-        reading: set[str] = {*CalibrationOptions.model_fields, *_RUNNING, "low_gpu_mem_usage"}
+        reading: set[str] = {*CalibrationOptions.model_fields, *RUNNING, "low_gpu_mem_usage"}
         unused = sorted(self.model_fields_set & reading)
         if unused and not self.needs_calibration:
             raise ValueError(
@@ -219,7 +231,7 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise RecipeError(_explain(error)) from error
+            raise RecipeError(explain(error, cls.model_fields)) from error
 
     @classmethod
     def load(cls, name_or_file: str | Path) -> "Recipe":
@@ -254,39 +266,60 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def settings(self) -> dict[str, Any]:
         """The keys that were set (by the recipe or by its method), for writing it down."""
         data = self.model_dump(mode="json", exclude_unset=True)
-        left = _ignored_keys(self.method, self.start)
+        left = ignored_keys(self.method, self.start)
         if self.type is not None:
             left |= set(type_settings(self.type))  # it says them
+        if self.mixture is not None:
+            left.add("type")
         return {key: value for key, value in data.items() if key not in left}
 
-    def scheme_for(self, layer: str, model_dtype: "torch.dtype") -> Scheme | None:
-        """The grid of a layer, by its full name, in a model of some type; None where it is left out."""
+    def scheme_for(self, layer: str, model_dtype: "torch.dtype", spot: Spot | None = None) -> Scheme | None:
+        """The grid of a layer, by its full name, in a model of some type; None where it is left out.
+
+        A mixture wants to know what the layer is to its block.
+        """
+        mixed = {} if self.mixture is None or spot is None else {"type": MIXTURES[self.mixture].type_at(spot)}
+        return self._scheme_of(layer, model_dtype, mixed)
+
+    def _scheme_of(self, layer: str, model_dtype: "torch.dtype", changes: Mapping[str, Any]) -> Scheme | None:
+        """With some changes that give way to `layers`."""
         if any(fnmatchcase(layer, pattern) for pattern in self.skip):
             return None
-        override: dict[str, Any] = {}
-        for pattern, changes in self.layers.items():
+        override = dict(changes)
+        for pattern, own in self.layers.items():
             if fnmatchcase(layer, pattern):
-                override.update(changes)
+                override.update(own)
         return self._scheme_with(override, bfloat16=str(model_dtype) == "torch.bfloat16")
 
+    @property
+    def wants_head(self) -> bool:
+        """Whether the head is quantized by itself, tied or not."""
+        return self.lm_head or self.head_bits is not None
+
+    @property
+    def wants_embedding(self) -> bool:
+        """Whether the embedding is quantized."""
+        return self.embedding_bits is not None or self.mixture is not None
+
     def outside_scheme(
-        self, layer: str, bits: int | None, model_dtype: "torch.dtype", in_features: int
+        self, layer: str, model_dtype: "torch.dtype", in_features: int, *, head: bool, embedding: bool
     ) -> Scheme | None:
-        """The grid of the head or the embedding: with other bits than the blocks, if any are given.
+        """The grid of the head or the embedding, or of what is both; None where it is left out.
 
         Args:
             layer: full name.
-            bits: None: those of the blocks.
             model_dtype: type of the model.
             in_features: weights of a row.
+            head: whether it is the head.
+            embedding: whether it is the embedding.
         """
-        if bits is None or self.scheme_for(layer, model_dtype) is None:
-            return self.scheme_for(layer, model_dtype)
-        changes: dict[str, Any] = {"bits": bits}
-        if self.type is not None:
-            changes = {"type": type_of_bits(bits, in_features)}
-        own = self.with_settings(**changes, name=self.name)
-        return own.scheme_for(layer, model_dtype)
+        bits = self.embedding_bits if embedding else self.head_bits
+        changes: dict[str, Any] = {}
+        if bits is not None:
+            changes = {"bits": bits} if self.type is None else {"type": type_of_bits(bits, in_features)}
+        elif self.mixture is not None:
+            changes = {"type": MIXTURES[self.mixture].type_outside(in_features, head=head)}
+        return self._scheme_of(layer, model_dtype, changes)
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}
@@ -323,12 +356,12 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     @property
     def hessian_guided(self) -> bool:
         """Whether rounding feeds errors back (GPTQ, SpQR), as the method or as its start."""
-        return self._method.feedback or _is_feedback(self.start)
+        return self._method.feedback or is_feedback(self.start)
 
     @property
     def keeps_outliers(self) -> bool:
         """Whether some weights may be kept beside the grid."""
-        return any(getattr(self, key) is not None for key in _OUTLIER_RULES)
+        return any(getattr(self, key) is not None for key in OUTLIER_RULES)
 
     @property
     def grid_fit(self) -> str:
@@ -353,58 +386,3 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def permutes(self, scheme: Scheme, in_features: int) -> bool:
         """Whether a layer's codes come out in another order than its input channels."""
         return self.hessian_guided and self._permutes and scheme.groups(in_features) > 1
-
-
-def _ignored_keys(method: str, start: str | None) -> set[str]:
-    """Keys of options that mean nothing to a method with this start."""
-    facts = METHODS[method]
-    ignored = set() if facts.learned else set(_TUNING)
-    if facts.feedback:
-        ignored -= _GUIDED
-    ignored |= {"minmax_limit"} if facts.divides else set(DivisionOptions.model_fields)
-    if facts.divisor == "full":
-        ignored |= {"rank"}
-    stages = [facts]
-    if _is_feedback(start):
-        stages.append(METHODS[start])
-    if not any(stage.outliers for stage in stages):
-        ignored |= {*_OUTLIER_RULES, "simplified_outliers"}
-    if not any(stage.feedback for stage in stages):
-        ignored |= set(HessianOptions.model_fields)
-    return ignored
-
-
-def _is_feedback(start: object) -> TypeGuard[str]:
-    """Whether a start is one of the methods with error feedback."""
-    return isinstance(start, str) and start in METHODS and METHODS[start].feedback
-
-
-def _describe(method: str, ignored: set[str]) -> str:
-    """The method, and which of its properties makes it ignore a key."""
-    if method == "rtn" and ignored & _TUNING:
-        return "method rtn, which tunes nothing,"
-    if METHODS[method].learned and ignored & set(HessianOptions.model_fields):
-        return f"method {method} from a start other than gptq or spqr"
-    return f"method {method}"
-
-
-def _short(value: Any) -> str:
-    """A value in a message: nested aliases of YAML, written out, can be larger than the memory."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxdict, short.maxlist = 2, 4, 4
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key}; known keys: {', '.join(sorted(Recipe.model_fields))}")
-        elif key:
-            lines.append(f"{key}={_short(problem['input'])}: {message[0].lower()}{message[1:]}")
-        else:
-            lines.append(message)
-    return "; ".join(lines)

@@ -117,7 +117,8 @@ class Outcome:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     def bits_per_weight(self) -> float:
-        """Mean over all quantized weights; scales, zero points and outliers included."""
+        """Mean over all weights that are quantized, now or in their file before; scales, zero points and outliers
+        included."""
         return self._mean("bits_per_weight")
 
     def paper_bits(self) -> float:
@@ -141,8 +142,11 @@ class Outcome:
         }
 
     def _mean(self, figure: str) -> float:
-        quantized = [layer for layer in self.layers if layer.bits is not None]
-        return sum(getattr(layer, figure) * prod(layer.shape) for layer in quantized) / self._count()
+        return sum(getattr(layer, figure) * prod(layer.shape) for layer in self._stored) / self._count()
 
     def _count(self) -> int:
-        return sum(prod(layer.shape) for layer in self.layers if layer.bits is not None)
+        return sum(prod(layer.shape) for layer in self._stored)
+
+    @property
+    def _stored(self) -> list[LayerRecord]:
+        return [layer for layer in self.layers if layer.bits_per_weight is not None]

@@ -1,8 +1,9 @@
 """What in a folder is Roundel's, and may be removed with it: the files that its manifest lists, and nothing else.
 
 `roundel.json` in every output folder lists all other files with their sizes and SHA-256 hashes (`sha256sum` gives the
-same), and is sealed itself; the report's files, which are written when the folder has its name already, are known by
-their seals. A file of another name, a link, a folder, or one of ours with other bytes, is the user's.
+same), and is sealed itself; the report's files and the model card, which are written when the folder has its name
+already, are known by their seals. A file of another name, a link, a folder, or one of ours with other bytes, is the
+user's.
 
 A former design believed --overwrite, and deleted a thesis.
 """
@@ -20,8 +21,8 @@ from roundel.system.files import reported
 from roundel.system.seal import Kind, is_sealed
 
 MANIFEST = "roundel.json"
-REPORT, PAGE = "report.json", "report.html"
-_SEALED: dict[str, Kind] = {MANIFEST: "manifest", REPORT: "report", PAGE: "page"}
+REPORT, PAGE, CARD = "report.json", "report.html", "README.md"
+_SEALED: dict[str, Kind] = {MANIFEST: "manifest", REPORT: "report", PAGE: "page", CARD: "card"}
 
 _Stamp = tuple[int, int, int, int]
 
@@ -86,6 +87,28 @@ def take_stock(folder: Path) -> Stock:
     return Stock(folder, ours, homes)
 
 
+def own_files(folder: Path) -> dict[str, bool]:
+    """The files that an output folder has by Roundel, by their names, and whether each is there as it was written.
+
+    Raises:
+        OutputError: something cannot be read, or the manifest was changed.
+    """
+    with reported(folder):
+        listed = listed_files(folder)
+        if not listed:
+            raise OutputError(
+                f"{folder} holds no {MANIFEST} as roundel wrote it, so nothing says which files are roundel's: a "
+                "folder that roundel quantize wrote is expected"
+            )
+        names = [*listed, *(name for name in _SEALED if (folder / name).exists())]
+        return {name: _is_ours(name, folder / name, listed) for name in sorted(names)}
+
+
+def listed_in(manifest: Path) -> set[str]:
+    """The names that a manifest alone lists; none where it was changed, or is none."""
+    return set(_listed_by(manifest))
+
+
 def remove(stock: Stock) -> bool:
     """Remove what was found, unless it changed since, and the folder if nothing else is in it; whether it is gone."""
     # The manifest goes last: should this be ended halfway, it says what the rest is.
@@ -103,7 +126,11 @@ def remove(stock: Stock) -> bool:
 def listed_files(folder: Path) -> dict[str, Any]:
     """The files that the manifest lists; none where there is no manifest, or one that was changed."""
     path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file() or not is_sealed(path, "manifest"):
+    return {} if path.is_symlink() else _listed_by(path)
+
+
+def _listed_by(path: Path) -> dict[str, Any]:
+    if not path.is_file() or not is_sealed(path, "manifest"):
         return {}
     found = json.loads(path.read_text(encoding="utf-8")).get("files")
     return found if isinstance(found, dict) else {}

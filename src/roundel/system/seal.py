@@ -15,13 +15,14 @@ from typing import Any, Literal
 from roundel.errors import OutputError
 from roundel.system.files import json_text, reported, write_durably
 
-Kind = Literal["manifest", "report", "page", "figures", "comparison", "predictions"]
+Kind = Literal["manifest", "report", "page", "card", "figures", "comparison", "predictions"]
 
 # What each is called in a message.
 _KIND_NAMES: dict[Kind, str] = {
     "manifest": "manifest",
     "report": "report",
     "page": "page of a run",
+    "card": "model card",
     "figures": "file of figures",
     "comparison": "comparison",
     "predictions": "file of predictions",

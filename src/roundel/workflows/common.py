@@ -11,14 +11,18 @@ class Common:
     """Findings about one model and its data."""
 
     def __init__(self) -> None:
-        self._fingerprint = ""
+        self._fingerprints: dict[str, str] = {}
         self._calibration: dict[str, Calibration] = {}
 
     def fingerprint(self, source: SourceModel) -> str:
-        """Of the model's weights: it takes a pass over the whole checkpoint."""
-        if not self._fingerprint:
-            self._fingerprint = fingerprint(source.model, source.storage, source.extra)
-        return self._fingerprint
+        """Of the model's weights: it takes a pass over the whole checkpoint.
+
+        Some formats want what came from a GGUF file in another type than others do.
+        """
+        dtype = str(source.model.dtype)
+        if dtype not in self._fingerprints:
+            self._fingerprints[dtype] = fingerprint(source.model, source.storage, source.extra)
+        return self._fingerprints[dtype]
 
     def calibration(self, options: CalibrationOptions, read: Callable[[], Calibration]) -> Calibration:
         """Tokens, by the options that decide them."""

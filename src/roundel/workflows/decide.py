@@ -5,8 +5,8 @@ from typing import Any
 from roundel.engine.coverage import Coverage, decide
 from roundel.errors import RoundelError
 from roundel.formats import CONTAINERS, Container, Layer
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors
@@ -19,7 +19,7 @@ def decide_on(
     blocks: str | None,
     container: Container | None,
     extra: ExtraTensors,
-    origin: Origin,
+    files: SourceFiles,
 ) -> tuple[BlockStack, Coverage]:
     """Find what there is to quantize in a model, and decide what becomes of it.
 
@@ -30,7 +30,7 @@ def decide_on(
         blocks: pattern of the decoder blocks' names; None: they are found.
         container: that is to carry the result; None: none.
         extra: tensors of the checkpoint for which the model has no place.
-        origin: of the model.
+        files: that the model came from.
 
     Raises:
         RoundelError: the blocks are not found, the recipe does not fit the model, or the container not the recipe.
@@ -38,9 +38,10 @@ def decide_on(
     divide(model)
     try:
         stack = find_blocks(model, blocks)
-        coverage = decide(model, stack, recipe, extra.shapes)
+        kept = {} if container is None else container.kept(model, files)
+        coverage = decide(model, stack, recipe, extra.shapes, kept)
         if container is not None:
-            container.check(_layers(coverage, recipe, model), model, recipe.activations, origin)
+            container.check(_layers(coverage, recipe, model), model, recipe.activations, files)
     except RoundelError:
         rejoin(model)
         raise

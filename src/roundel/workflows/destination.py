@@ -5,6 +5,7 @@ from pathlib import Path
 
 from roundel.engine.journal import Journal
 from roundel.engine.streams import StreamOptions
+from roundel.workflows.hub_target import HubTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class WriteOptions:
         streams: where the activations between blocks are.
         like: a file in the output's format whose metadata it gets.
         held_out: text on which the result is measured for the report; None: it is not.
+        hub: where on the hub it goes, too; None: nowhere.
     """
 
     overwrite: bool = False
@@ -26,6 +28,7 @@ class WriteOptions:
     streams: StreamOptions = field(default_factory=StreamOptions)
     like: Path | None = None
     held_out: str | None = None
+    hub: HubTarget | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a recipe would do with every matrix of a model; no weight is read."""
 
 from roundel.formats import CONTAINERS
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 from roundel.model.experts import rejoin
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
@@ -20,7 +20,12 @@ def inspect_request(request: ModelRequest, recipe: Recipe) -> list[LayerRecord]:
         options.listener.say(f"The original: {source.read_from}")
     container = CONTAINERS[recipe.format]
     _, coverage = decide_on(
-        source.model, recipe, options.blocks, container, source.extra, Origin(source.place, source.tokenizer)
+        source.model,
+        recipe,
+        options.blocks,
+        container,
+        source.extra,
+        SourceFiles(source.place, source.tokenizer),
     )
     options.listener.say(find_readers(coverage, recipe, source.model).summary)
     rejoin(source.model)

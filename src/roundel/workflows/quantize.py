@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from roundel.engine.journal import Journal, remove_stale
 from roundel.engine.plan import Plan, plan_together
 from roundel.engine.quantize import quantize_models
 from roundel.engine.streams import StreamHome, StreamOptions
-from roundel.errors import OutputError, RecipeError
+from roundel.errors import OutputError, RecipeError, Stopped
 from roundel.evaluation.windows import check_text
 from roundel.formats.folder import check_target
 from roundel.model.experts import rejoin
@@ -19,6 +20,7 @@ from roundel.records.manifest import MANIFEST
 from roundel.system.ranks import Ranks
 from roundel.workflows.common import Common
 from roundel.workflows.destination import Destination, WriteOptions
+from roundel.workflows.push import push_again, push_folder
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Quantized, Run
 
@@ -52,9 +54,20 @@ def quantize_request(
     if options.held_out is not None:
         check_text(options.held_out)
     claim_target(output, request, options, ranks)
-    with Journal(output, ranks) as journal:
-        run = open_run(request, recipe, device, journal, options, common)
-        return execute([run])[0]
+    hub = options.hub
+    try:
+        with Journal(output, ranks) as journal:
+            run = open_run(request, recipe, device, journal, options, common)
+            result = execute([run])[0]
+        if hub is None:
+            return result
+        ranks.check_stop(request.options.listener.stop_asked)
+    except Stopped as error:
+        if hub is None or not (output / MANIFEST).is_file():
+            raise
+        raise Stopped(f"{error}; it was not uploaded: `{push_again(output, hub)}` does it") from error
+    address = ranks.broadcast_object(lambda: push_folder(output, hub, request.options.listener))
+    return replace(result, uploaded=address)
 
 
 def claim_target(

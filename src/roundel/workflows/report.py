@@ -1,9 +1,10 @@
-"""The report of a run: what was written is opened again, measured against the original, and told in one page.
+"""The report of a run: what was written is opened again, measured against the original, and told in a page and a card.
 
-`report.json` holds everything, `report.html` is made of it (report/page.py). The result and the original are read block
-by block, so the report takes no more memory than the run did.
+`report.json` holds everything; `report.html` (report/page.py) and the model card, `README.md` (report/card.py), are
+made of it. The result and the original are read block by block, so the report takes no more memory than the run did.
 
-It is written when the folder has its name: if it fails, the model is still there.
+All three are written when the folder has its name: if they fail, the model is still there. The card is written before
+anything is measured, too, so that a run that is killed meanwhile leaves one.
 """
 
 import json
@@ -21,11 +22,12 @@ from roundel.model.source import positions
 from roundel.records.anomalies import standouts
 from roundel.records.manifest import complete_layers, layer_records, read_manifest
 from roundel.records.outcome import Outcome
+from roundel.report.card import write_card
 from roundel.report.page import available, write_page
 from roundel.report.parts.quality import sentence
-from roundel.system.belongings import PAGE, REPORT
+from roundel.system.belongings import CARD, PAGE, REPORT
 from roundel.system.progress import Progress
-from roundel.system.seal import check_place, write_sealed_json
+from roundel.system.seal import check_place, is_sealed, write_sealed_json
 from roundel.workflows.evaluation_options import EvaluationOptions
 from roundel.workflows.measuring import (
     ask_original,
@@ -47,7 +49,7 @@ def write_report(
     held_out: str | None,
     device: torch.device,
 ) -> str:
-    """Write `report.json` and, where its libraries are installed, `report.html` into a finished output folder.
+    """Write `report.json`, the card and, where its libraries are installed, `report.html` into a finished folder.
 
     Args:
         folder: with everything that a client reads, under its final name.
@@ -73,12 +75,14 @@ def write_report(
             "no_quality": "the run ended before",
         }
         _save(folder, report)
+        renew_card(folder, report, progress)
         try:
             report |= _quality(folder, request, held_out, device, progress)
         except Stopped as error:
             stopped = error
             report["no_quality"] = "the run was stopped before"
         _save(folder, report)
+        renew_card(folder, report, progress)
         for layer in report["standouts"]:
             progress.say(f"Out of line: {layer['words']}")
         missing = available()
@@ -129,36 +133,81 @@ def _save(folder: Path, report: dict[str, Any]) -> None:
     write_sealed_json(folder / REPORT, "report", report)
 
 
+def renew_card(folder: Path, report: dict[str, Any], progress: Progress, repo: str | None = None) -> None:
+    """Write the card of a folder, or say why there is none: it costs neither the model nor the report.
+
+    Args:
+        folder, report, repo: as for `write_card`.
+        progress: is told.
+    """
+    try:
+        write_card(folder, report, repo)
+    # Whatever it is, as above.
+    except Exception as error:
+        progress.say(f"The model card was not written: {_describe(error)}")
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether the card of a folder may be written anew: there is none, or one as Roundel wrote it."""
+    path = folder / CARD
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return False
+    return not path.exists() or is_sealed(path, "card")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of an output folder, or, where a run left none, what its manifest tells.
+
+    Raises:
+        ModelError: no readable report in the folder, or none of this one.
+    """
+    manifest = read_manifest(folder)
+    path = folder / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _of_manifest(manifest)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read ({error}): an output folder of this roundel is expected"
+        ) from error
+    try:
+        complete_layers(report["manifest"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_report(path, error) from error
+    found: dict[str, Any] = report
+    return found
+
+
+def _no_report(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path} holds something else than a report ({kind_and_line(error)}): an output folder of this "
+        "roundel, with the report.json that it wrote, is expected"
+    )
+
+
 def render_again(folder: Path) -> Path:
-    """Make the page of an output folder anew from its `report.json`, or, where a run left none, from its manifest.
+    """Make page and card of an output folder anew from its `report.json`, or, where a run left none, from its manifest.
+
+    A card that somebody has edited is theirs, and stays.
 
     Raises:
         ModelError: no readable report in the folder.
         OutputError: another file has the page's name.
         RoundelError: the libraries that the page needs are not installed.
     """
-    manifest = read_manifest(folder)
+    report = read_report(folder)
     check_place(folder / PAGE, "page")
     path = folder / REPORT
+    if not path.exists():
+        _save(folder, report)
     try:
-        if not path.exists():
-            _save(folder, _of_manifest(manifest))
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} cannot be read ({error}): an output folder of this roundel is expected"
-        ) from error
-    missing = available()
-    if missing:
-        raise RoundelError(missing)
-    try:
-        complete_layers(report["manifest"])
+        if is_own_card(folder):
+            write_card(folder, report)
+        missing = available()
+        if missing:
+            raise RoundelError(missing)
         return write_page(folder, report)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(
-            f"{path} holds something else than a report ({kind_and_line(error)}): an output folder of this "
-            "roundel, with the report.json that it wrote, is expected"
-        ) from error
+        raise _no_report(path, error) from error
 
 
 def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:

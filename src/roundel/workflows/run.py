@@ -20,17 +20,20 @@ from roundel.engine.job import Job
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome
 from roundel.engine.trial import Trial, run_trial
-from roundel.errors import ModelError, OutputError
+from roundel.errors import FormatError, ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
-from roundel.formats.origin import Origin
 from roundel.formats.shards import SHARD_BYTES
+from roundel.formats.source_files import SourceFiles
 from roundel.model.experts import rejoin
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.mark import marking, put_mark
+from roundel.model.origin import Origin, find_origin
+from roundel.model.sixteen_bits import in_stored_type
 from roundel.model.storage import InMemory
 from roundel.model.untie import untie_head
 from roundel.recipe import Recipe
+from roundel.records.folder import weight_bytes
 from roundel.records.manifest import build_manifest, versions
 from roundel.records.outcome import Outcome
 from roundel.system.devices import autocast_dtype, keep_freed_memory
@@ -61,6 +64,7 @@ class Quantized:
         manifest: everything about the run as plain data.
         output: the written folder, or None.
         no_report: why the written folder has no report, and how to make it; empty where it has one.
+        uploaded: address of its page on the hub; empty where it was not uploaded.
     """
 
     model: Any
@@ -69,6 +73,7 @@ class Quantized:
     manifest: dict[str, Any]
     output: Path | None
     no_report: str = ""
+    uploaded: str = ""
 
 
 class Run:
@@ -112,8 +117,18 @@ class Run:
         if self.source.read_from:
             self.progress.say(f"The original: {self.source.read_from}")
         container = None if destination.target is None else CONTAINERS[recipe.format]
+        if destination.options.like is not None and not (container is not None and container.whole):
+            raise FormatError(
+                f"--like gives a GGUF file its metadata, and {recipe.format} is to be written: leave --like (like=) "
+                "out, or set format=gguf and a type"
+            )
+        file = None if self.source.place is None else self.source.place.gguf
+        if file is not None and container is not None and not container.whole:
+            said = in_stored_type(self.model, file)
+            if said:
+                self.progress.say(said)
         self.stack, self.coverage = decide_on(
-            self.model, recipe, request.options.blocks, container, self.source.extra, self._origin
+            self.model, recipe, request.options.blocks, container, self.source.extra, self._files
         )
         self.readers = None if container is None else find_readers(self.coverage, recipe, self.model)
         if self.readers is not None:
@@ -132,8 +147,8 @@ class Run:
         )
 
     @property
-    def _origin(self) -> Origin:
-        return Origin(self.source.place, self.source.tokenizer, self.destination.options.like)
+    def _files(self) -> SourceFiles:
+        return SourceFiles(self.source.place, self.source.tokenizer, self.destination.options.like)
 
     @property
     def streamed(self) -> bool:
@@ -157,6 +172,11 @@ class Run:
         source, trust = self.source, self.request.options.trust_remote_code
         return Companions.find(source.folders, source.tokenizer, trust, in_memory=self.request.in_memory)
 
+    @cached_property
+    def origin(self) -> Origin:
+        """What is known of the original for the card."""
+        return find_origin(self.source)
+
     @property
     def _checks_whole(self) -> bool:
         """Whether the output is checked by opening all of it."""
@@ -178,7 +198,7 @@ class Run:
             return
         with self.ranks.raise_together():
             if self.ranks.first:
-                _ = self.companions
+                _ = self.companions, self.origin
                 journal.begin(self._identity(), self.destination.options.restart)
         with self.ranks.raise_together():
             if not journal.begun_here:
@@ -244,7 +264,16 @@ class Run:
             independent=self.job(lockstep=lockstep).independent,
             extra=self.extra.bytes,
             reading=self.data.reading if self.data else 0,
+            source=self._source_bytes,
         )
+
+    @property
+    def _source_bytes(self) -> int:
+        """Of the weight files that are made smaller; dense weights are for comparing, and are never smaller."""
+        place = self.source.place
+        if place is None or self.source.parents or self.recipe.format == "dense":
+            return 0
+        return weight_bytes(place.path)
 
     @cached_property
     def _footprint(self) -> ActivationFootprint:
@@ -273,7 +302,7 @@ class Run:
                 untie_head(self.model, self.coverage.head, self.source.storage, self.stack)
             activations = None
             if self.recipe.activations:
-                layers = [name for name in self.coverage.schemes if not self._looked_up(name)]
+                layers = self.coverage.fed
                 activations = ActivationQuantizer(self.model, layers, self.recipe.activations)
             try:
                 yield self.job(activations, lockstep=lockstep)
@@ -281,10 +310,6 @@ class Run:
                 if activations is not None:
                     activations.detach()
                 raise
-
-    def _looked_up(self, name: str) -> bool:
-        """Whether it is the embedding, which has no inputs to quantize."""
-        return self.coverage.embedding is not None and name == self.coverage.embedding.name
 
     def finish(self, job: Job, outcome: Outcome, plan: Plan) -> Quantized:
         """Write, check and report.
@@ -333,8 +358,9 @@ class Run:
         """Write the folder, and its report; why there is none, if so."""
         destination, options = self.destination, self.request.options
         assert destination.journal is not None
+        manifest["origin"] = self.origin.plain()
         content = make_content(
-            job, self.source, self.extra, self._origin, whole=self._checks_whole, blocks=options.blocks
+            job, self.source, self.extra, self._files, whole=self._checks_whole, blocks=options.blocks
         )
         write_folder(job, destination, content, self.companions, manifest, options)
         try:

@@ -8,8 +8,8 @@ from roundel.formats import CONTAINERS, Content, Piece
 from roundel.formats.companions import Companions
 from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
-from roundel.formats.origin import Origin
 from roundel.formats.reload import check_extra
+from roundel.formats.source_files import SourceFiles
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.source import SourceModel
 from roundel.model.stored_types import StoredTypes
@@ -23,7 +23,7 @@ def make_content(
     job: Job,
     source: SourceModel,
     extra: ExtraTensors,
-    origin: Origin,
+    files: SourceFiles,
     *,
     whole: bool,
     blocks: str | None,
@@ -34,7 +34,7 @@ def make_content(
         job: finished; its journal has the pieces.
         source: the original.
         extra: tensors of it that are carried over.
-        origin: of it.
+        files: that it came from.
         whole: the folder is checked by opening all of it.
         blocks: pattern of the decoder blocks' names; None: they are found.
     """
@@ -52,7 +52,8 @@ def make_content(
         blocks=blocks,
         extra=extra,
         types=StoredTypes(job.model, checkpoint),
-        origin=origin,
+        files=files,
+        label=job.recipe.mixture or job.recipe.type or "",
     )
 
 

@@ -118,6 +118,10 @@ def test_autoround_writes_either(tmp_path: Path) -> None:
     kinds = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
     one, other = gptq(zoo_model("llama"), tmp_path / "a", **kinds), gptq(zoo_model("llama"), tmp_path / "g")
     same(open_source(str(one)).model.state_dict(), open_source(str(other)).model.state_dict())
+    # Its own packing keeps zero points as they are.
+    kinds = {"checkpoint_format": "gptq_v2", "quant_method": "auto-round", "packing_format": "auto_round"}
+    own = gptq(zoo_model("llama"), tmp_path / "own", **kinds)
+    same(open_source(str(own)).model.state_dict(), open_source(str(other)).model.state_dict())
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -7,14 +7,18 @@ the model came from a GGUF file     from that file, as they are; and so does eve
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType, LlamaFileType
 
 from roundel.errors import FormatError
+from roundel.formats.gguf.architectures import architecture_of
 from roundel.formats.gguf.checking import left_over
-from roundel.formats.gguf.file import Field, GgufFile, Table
+from roundel.formats.gguf.file import Field, FileTensor, GgufFile, Table, open_file
 from roundel.formats.gguf.layout import Layout
+from roundel.formats.gguf.metadata import added_tensors, metadata_of
 from roundel.formats.gguf.placing import layout_of
-from roundel.formats.origin import Origin
+from roundel.formats.source_files import SourceFiles
 
 _FILE_TYPE = "general.file_type"
 _VERSION = "general.quantization_version"
@@ -52,7 +56,7 @@ class Base:
         return "".join(c if c.isalnum() or c in "-._" else "-" for c in words).strip("-.")
 
     def fields_for(self, kind: str) -> list[Field]:
-        """The metadata of a file of some type, `q4_k` for example."""
+        """The metadata of a file of some type or mixture, `q4_k_m` for example."""
         ours = {
             _FILE_TYPE: Field(_FILE_TYPE, _file_type(kind), GGUFValueType.UINT32),
             _VERSION: Field(_VERSION, 2, GGUFValueType.UINT32),
@@ -62,27 +66,40 @@ class Base:
         return [*changed, *ours.values()]
 
 
-def base_for(model: Any, origin: Origin) -> Base:
+def base_for(model: Any, files: SourceFiles) -> Base:
     """Find it.
 
     Args:
         model: its config, and its tensors' names and shapes.
-        origin: where it came from.
+        files: that it came from.
 
     Raises:
         FormatError: there is nothing to take it from, or it is of another model.
     """
-    if origin.like is not None:
-        return _like(model, GgufFile(origin.like))
-    if origin.place is not None and origin.place.gguf is not None:
-        file = GgufFile(origin.place.gguf)
+    if files.like is not None:
+        return _like(model, open_file(files.like))
+    if files.place is not None and files.place.gguf is not None:
+        file = open_file(files.place.gguf)
         layout = layout_of(model, file.arch)
         tables = [file.table(name) for name in left_over(layout, file.tensors)]
         return Base(file.fields, layout, list(file.tensors), file, tables)
-    raise FormatError(
-        "a GGUF file wants metadata in llama.cpp's words, and this model did not come from one: give a file that "
-        "llama.cpp's converter made of the same model (--like base.gguf)"
-    )
+    return _converted(model, files)
+
+
+def _converted(model: Any, files: SourceFiles) -> Base:
+    layout = layout_of(model, architecture_of(model.config).name)
+    if files.tokenizer is None:
+        raise FormatError(
+            "a GGUF file holds the tokenizer, and this model has none: give one (tokenizer=), or a file that "
+            "llama.cpp's converter made of the same model (--like base.gguf)"
+        )
+    folder = None if files.place is None else files.place.folder
+    fields = [Field(*line) for line in metadata_of(model, files.tokenizer, folder)]
+    tables = [
+        Table(FileTensor(name, tuple(tensor.shape), Kind.F32), tensor.contiguous().view(-1).view(torch.uint8))
+        for name, tensor in added_tensors(model.config).items()
+    ]
+    return Base(fields, layout, [], None, tables)
 
 
 def _like(model: Any, file: GgufFile) -> Base:
@@ -100,6 +117,7 @@ def _like(model: Any, file: GgufFile) -> Base:
 
 
 def _file_type(kind: str) -> int:
-    """As llama.cpp numbers files by what most of their weights are."""
-    names = {"q2_k": "MOSTLY_Q2_K", "q3_k": "MOSTLY_Q3_K_M", "q4_k": "MOSTLY_Q4_K_M", "q5_k": "MOSTLY_Q5_K_M"}
-    return int(LlamaFileType[names.get(kind, f"MOSTLY_{kind.upper()}")])
+    """As llama.cpp numbers files: by its mixtures, the plainest of which is for a type alone."""
+    plainest = {"q3_k": "q3_k_s", "q4_k": "q4_k_s", "q5_k": "q5_k_s"}
+    name = plainest.get(kind, kind).upper()
+    return int(LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])

@@ -5,12 +5,12 @@ written file is decoded again by the `gguf` package's own rules and compared.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGMLQuantizationType as Kind
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError, ModelError
@@ -19,13 +19,12 @@ from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.gguf.base import Base, base_for
 from roundel.formats.gguf.checking import check_layout
-from roundel.formats.gguf.file import Chunk, GgufFile, write_file
+from roundel.formats.gguf.file import Chunk, FileTensor, GgufFile, write_file
 from roundel.formats.gguf.tensors import FileTensors
-from roundel.formats.origin import Origin
 from roundel.formats.readers import Readers
+from roundel.formats.source_files import SourceFiles
+from roundel.grid.block_types import BLOCK_TYPES
 from roundel.model.experts import stacks_in
-
-_DECODED_ALIKE = (Kind.F32, Kind.F16, Kind.BF16)
 
 
 class Gguf:
@@ -34,7 +33,7 @@ class Gguf:
     name = "gguf"
     whole = True
 
-    def check(self, layers: list[Layer], model: Any, activations: Activations, origin: Origin) -> None:
+    def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Types of GGUF files, an architecture that llama.cpp knows, and nothing that its files have no place for."""
         if activations:
             raise FormatError(
@@ -43,7 +42,7 @@ class Gguf:
             )
         for layer in layers:
             _refuse_beyond_types(layer)
-        base = base_for(model, origin)
+        base = base_for(model, files)
         _check_moves(model, base, layers)
         tensors = FileTensors(base, model)
         for layer in layers:
@@ -51,15 +50,28 @@ class Gguf:
         for name, tensor in _others(model, {layer.name for layer in layers}):
             tensors.count_other(name, tensor)
 
+    def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
+        """Of a model that came from a GGUF file: the types of its matrices there."""
+        if files.place is None or files.place.gguf is None or files.like is not None:
+            return {}
+        base = base_for(model, files)
+        assert base.kept is not None
+        tensors, found = base.kept.tensors, {}
+        for name, places in base.layout.items():
+            kinds = {tensors[place.name].kind for place in places if place.name in tensors}
+            if len(kinds) == 1:
+                found[name.removesuffix(".weight")] = kinds.pop().name.lower()
+        return found
+
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """Whatever is built on ggml."""
         return Readers(("llama.cpp", "Ollama", "LM Studio"))
 
     def write(self, folder: Path, content: Content) -> None:
         """Write one file, named after the model and the type of most weights."""
-        kind = _prevailing(content)
-        base = base_for(content.model, content.origin)
+        base = base_for(content.model, content.files)
         tensors = _counted(base, content)
+        kind = content.label or _prevailing(tensors.in_order())
         name = "-".join(word for word in (base.name or "model", kind.upper()) if word)
         write_file(
             folder / f"{name}.gguf",
@@ -77,7 +89,7 @@ class Gguf:
             written = GgufFile(path)
         except ModelError as error:
             raise FormatError(f"the written file cannot be read ({error}); please report this") from error
-        base = base_for(content.model, content.origin)
+        base = base_for(content.model, content.files)
         tensors = _counted(base, content)
         if {t.name: t for t in tensors.in_order()} != written.tensors:
             raise FormatError("the written file has other tensors than it should; please report this")
@@ -156,12 +168,13 @@ def _counted(base: Base, content: Content) -> FileTensors:
     return tensors
 
 
-def _prevailing(content: Content) -> str:
-    """The type of most weights."""
+def _prevailing(tensors: list[FileTensor]) -> str:
+    """The type of most weights in blocks, by which files are called."""
     counts: Counter[str] = Counter()
-    for name, scheme in content.schemes.items():
-        out, width = content.view(name).shape
-        counts[scheme.type or ""] += out * width
+    for tensor in tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            kind = tensor.kind.name.lower()
+            counts[kind] += prod(tensor.shape) if kind in BLOCK_TYPES else 0
     return counts.most_common(1)[0][0]
 
 

@@ -6,7 +6,7 @@ no more than one need be in memory.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ class GgufFile:
             self._reader = gguf.GGUFReader(path)
             self.arch = str(self._reader.fields[_ARCHITECTURE].contents())
         except (ValueError, KeyError, IndexError, OSError, TypeError) as error:
-            raise ModelError(f"{path} is no whole GGUF file ({kind_and_line(error)})") from error
+            raise ModelError(
+                f"{path} is no whole GGUF file ({kind_and_line(error)}): one that llama.cpp opens is expected"
+            ) from error
         parts = self._reader.fields.get("split.count")
         if parts is not None and parts.contents() > 1:
             raise ModelError(
@@ -128,6 +130,24 @@ class GgufFile:
         """
         numbers = gguf.dequantize(self._data[name], self.tensors[name].kind)
         return torch.from_numpy(np.array(numbers, dtype=np.float32)).view(self.tensors[name].shape)
+
+
+def open_file(path: Path) -> GgufFile:
+    """A file that is there; one that was opened a moment ago is not read again.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}): a GGUF file is expected") from error
+    return _opened(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed: int, size: int) -> GgufFile:
+    return GgufFile(path)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class StoredCheckpoint(Mapping[str, torch.Tensor]):
                 raise KeyError(name)
             return self._stored(name)
         parts = {part: self._stored(stored) for part, stored in packed.parts.items()}
-        dense = self.form.decode(name, parts, self.dtype).to(self.dtype)
+        # In memory as a module has it: products of transposed matrices are rounded otherwise.
+        dense = self.form.decode(name, parts, self.dtype).to(self.dtype).contiguous()
         if tuple(dense.shape) != packed.shape:
             raise ModelError(
                 f"{name} becomes {tuple(dense.shape)}, and by its stored shape {packed.shape} is expected: copy or "

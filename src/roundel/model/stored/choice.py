@@ -79,11 +79,13 @@ def _auto_round(about: About) -> Form:
     packing = str(about.get("packing_format", ""))
     if packing.endswith("auto_gptq"):
         return Gptq(about, 1)
+    if packing == "auto_round":
+        return Gptq(about, 0)
     if packing.endswith("auto_awq"):
         return Awq(about)
     raise ModelError(
-        f"AutoRound's packing_format {packing!r} is not read: one that ends in auto_gptq or auto_awq, or the original "
-        "model, is expected"
+        f"AutoRound's packing_format {packing!r} is not read: auto_round, one that ends in auto_gptq or auto_awq, or "
+        "the original model, is expected"
     )
 
 

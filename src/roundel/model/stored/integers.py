@@ -25,7 +25,7 @@ from roundel.model.stored.form import SAVED_SO, Packed, Read, Tensors, misfit, o
 
 _WORD = 32
 # The output channel of each of the eight codes of a word.
-_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 class Gptq:
@@ -123,7 +123,7 @@ def _unmixed(words: torch.Tensor) -> torch.Tensor:
     """Codes `[rows, 8 n]` in the order of their outputs from `[rows, n]`."""
     rows, count = words.shape
     codes = unpack(words.contiguous(), 4, 8 * count).view(rows, count, 8)
-    return codes[:, :, torch.tensor(_AWQ_ORDER).argsort()].reshape(rows, -1)
+    return codes[:, :, torch.tensor(AWQ_ORDER).argsort()].reshape(rows, -1)
 
 
 def _in_order(width: int, groups: int) -> torch.Tensor:

@@ -17,12 +17,15 @@ def model_name(manifest: dict[str, Any]) -> str:
 def describe_method(recipe: dict[str, Any]) -> str:
     """`autoround, 4 bit, groups of 128, asymmetric`."""
     group = recipe.get("group_size")
-    words = [
-        str(recipe.get("method", "")),
-        f"{recipe['bits']} bit" if "bits" in recipe else "",
-        "" if group is None else "one scale a row" if group == -1 else f"groups of {group}",
-        "symmetric" if recipe.get("sym") else "asymmetric",
-    ]
+    words = [str(recipe.get("method", ""))]
+    if recipe.get("mixture") or recipe.get("type"):
+        words.append(str(recipe.get("mixture") or recipe["type"]))
+    else:
+        words += [
+            f"{recipe['bits']} bit" if "bits" in recipe else "",
+            "" if group is None else "one scale a row" if group == -1 else f"groups of {group}",
+            "symmetric" if recipe.get("sym") else "asymmetric",
+        ]
     if recipe.get("layers"):
         words.append("some layers otherwise")
     if recipe.get("act_bits"):
@@ -41,13 +44,6 @@ def figures(manifest: dict[str, Any]) -> list[dict[str, str]]:
     paper, bits = manifest["paper_bits"], manifest["bits_per_weight"]
     found = [
         {
-            "name": "Bits per weight",
-            "value": fixed(bits),
-            "words": f"{fixed(paper)} as papers count"
-            if abs(paper - bits) > 5e-4
-            else "of those quantized, with scales and zeros",
-        },
-        {
             "name": "Bits per parameter",
             "value": fixed(manifest.get("bits_per_parameter")),
             "words": f"the whole file over {count(original['parameters'])} parameters",
@@ -56,6 +52,13 @@ def figures(manifest: dict[str, Any]) -> list[dict[str, str]]:
             "name": "File",
             "value": size(manifest.get("file_bytes")),
             "words": _before(original.get("bytes"), manifest.get("file_bytes")),
+        },
+        {
+            "name": "Bits per weight",
+            "value": fixed(bits),
+            "words": f"{fixed(paper)} as papers count"
+            if abs(paper - bits) > 5e-4
+            else "of those quantized, with scales and zeros",
         },
         {
             "name": "Quantized",

@@ -1,4 +1,4 @@
-"""Where a model came from."""
+"""The files that a model came from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from roundel.model.place import Place
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a model came from, for containers that hold more than its weights.
+class SourceFiles:
+    """What a model came from, for containers that hold more than its weights.
 
     Attributes:
         place: its files; None of a model in memory.

@@ -1,0 +1,56 @@
+"""What a Linear is to its block: values, attention's output, down projection. By its name, as the `gguf` package knows
+the names of all architectures."""
+
+import re
+from functools import cache
+from typing import Any
+
+from roundel.model.text_path import text_model
+
+_OF_TENSOR = {
+    "ATTN_V": "value",
+    "ATTN_K": "key",
+    "ATTN_QKV": "fused",
+    "ATTN_OUT": "output",
+    "FFN_DOWN": "down",
+    "FFN_DOWN_EXP": "down",
+    "FFN_DOWN_SHEXP": "down",
+}
+
+
+def role_of(name: str) -> str:
+    """`value`, `key`, `fused` (queries with keys and values), `output`, `down`, or `other`."""
+    inside = re.sub(r"^.*?\.\d+\.|\.\d+$", "", name)  # without the block, and an expert's number
+    return _roles().get(re.sub(r"\.\d+\.", ".{xid}.", inside), "other")
+
+
+@cache
+def _roles() -> dict[str, str]:
+    """By the names inside of a block."""
+    from gguf import MODEL_TENSOR, TensorNameMap  # half a second
+
+    found: dict[str, str] = {}
+    twice = set()
+    for tensor, role in _OF_TENSOR.items():
+        for template in TensorNameMap.block_mappings_cfg.get(MODEL_TENSOR[tensor], ()):
+            inside = template.partition("{bid}.")[2]
+            if found.setdefault(inside, role) != role:
+                twice.add(inside)
+    return {inside: role for inside, role in found.items() if inside not in twice}
+
+
+def heads_sharing(model: Any) -> int:
+    """Query heads for each head of keys and values."""
+    config = text_model(model).config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    return int(heads) // int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def experts_of(model: Any) -> int:
+    """Experts of a layer; 1 where there are none."""
+    config = text_model(model).config.get_text_config()
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        found = getattr(config, key, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return 1

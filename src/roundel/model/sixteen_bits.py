@@ -1,0 +1,41 @@
+"""A model that was read from a GGUF file, on its way into another format.
+
+transformers dequantizes such a file into float32. Where it was quantized, no number in it was finer than 16 bits: its
+scales are float16. Written in 32, the output would be larger than the file, and clients would compute in a type that
+nobody serves in. A file of float32 stays one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+from roundel.model.hints import TOO_LARGE_FOR_HALF
+
+
+def in_stored_type(model: Any, path: Path) -> str:
+    """Convert a model in place to a type of 16 bits, if its file was no finer.
+
+    float16 is finer; it is bfloat16 where the file has it, or the architecture's activations are known to exceed
+    float16.
+
+    Args:
+        model: as it was read.
+        path: the GGUF file.
+
+    Returns:
+        What was done, in words; nothing where nothing was.
+    """
+    kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) > 1}
+    if kinds <= {Kind.F32}:
+        return ""
+    bfloat16 = kinds <= {Kind.F32, Kind.BF16} or (
+        model.config.get_text_config().model_type in TOO_LARGE_FOR_HALF
+    )
+    dtype = torch.bfloat16 if bfloat16 else torch.float16
+    model.to(dtype)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.dtype = dtype
+    return f"What is not quantized will be in {str(dtype).removeprefix('torch.')}: the GGUF file was no finer"

@@ -1,0 +1,94 @@
+"""The embedding and the head as layers: tied or not, in memory or streamed, in every format that carries them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import roundel
+from zoo import manual_text, zoo_model
+
+DATA: dict[str, Any] = {"nsamples": 8, "seqlen": 32, "batch_size": 4}
+# Whose head is tied to the embedding, and whose is not.
+TIED, UNTIED = "gpt2", "llama"
+
+
+def recipe(**settings: Any) -> roundel.Recipe:
+    return roundel.Recipe.create(**{"method": "rtn", "group_size": 32, "format": "roundel", **settings})
+
+
+def layer(made: roundel.Quantized, name: str) -> dict[str, Any]:
+    return next(found for found in made.manifest["layers"] if found["name"] == name)
+
+
+@pytest.mark.parametrize("name", [TIED, UNTIED])
+@pytest.mark.parametrize("format", ["roundel", "dense"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_folder_gives_back_the_quantized_embedding(
+    name: str, format: str, bits: int, tmp_path: Path
+) -> None:
+    chosen = recipe(embedding_bits=bits, format=format)
+    made = roundel.quantize(zoo_model(name), chosen, output=tmp_path / "out", held_out=None)
+    before = roundel.quantize(zoo_model(name), recipe())
+    embedding = made.model.get_input_embeddings().weight
+    assert not torch.equal(embedding, before.model.get_input_embeddings().weight)
+    opened, _ = roundel.load(tmp_path / "out")
+    assert torch.equal(opened.get_input_embeddings().weight, embedding)
+    tied = made.model.get_output_embeddings().weight is embedding
+    assert tied == (name == TIED)
+    assert (opened.get_output_embeddings().weight is opened.get_input_embeddings().weight) == tied
+    where = "transformer.wte" if name == TIED else "model.embed_tokens"
+    assert layer(made, where)["bits"] == bits
+    weights = roundel.read_integers(tmp_path / "out")
+    assert torch.equal(weights[where].dequantize(embedding.dtype), embedding)
+
+
+@pytest.mark.parametrize("name", [TIED, UNTIED])
+def test_streamed_is_in_memory(name: str, tmp_path: Path) -> None:
+    chosen = recipe(start="search", embedding_bits=5, head_bits=6, **DATA)
+    for stream in (False, True):
+        roundel.quantize(
+            zoo_model(name),
+            chosen,
+            output=tmp_path / str(stream),
+            stream=stream,
+            held_out=None,
+            calibration=[manual_text()],
+        )
+    one, other = ((tmp_path / str(stream) / "roundel.safetensors").read_bytes() for stream in (False, True))
+    assert one == other
+
+
+def test_a_tied_embedding_is_searched_for_the_head() -> None:
+    """The logits of the searched one are closer to the original's than those of one that spans its weights."""
+    original, tokenizer = roundel.load(zoo_model(TIED))
+    ids = tokenizer(manual_text(), return_tensors="pt")["input_ids"][:, 2000:2064]
+    errors = {}
+    for start in ("search", "minmax"):
+        data = DATA if start == "search" else {}
+        chosen = recipe(start=start, embedding_bits=4, skip=["*.h.*"], **data)
+        made = roundel.quantize(zoo_model(TIED), chosen, calibration=[manual_text()] if data else None)
+        with torch.no_grad():
+            difference = made.model(ids).logits - original(ids).logits
+        errors[start] = float(difference.square().mean())
+    assert errors["search"] < errors["minmax"]
+
+
+def test_a_head_with_bits_of_its_own_is_untied(tmp_path: Path) -> None:
+    made = roundel.quantize(zoo_model(TIED), recipe(head_bits=8, embedding_bits=4))
+    head, embedding = made.model.get_output_embeddings(), made.model.get_input_embeddings()
+    assert head.weight is not embedding.weight
+    assert (layer(made, "lm_head")["bits"], layer(made, "transformer.wte")["bits"]) == (8, 4)
+
+
+def test_patterns_reach_the_embedding_too() -> None:
+    chosen = recipe(embedding_bits=8, layers={"*.wte": {"bits": 3}})
+    assert layer(roundel.quantize(zoo_model(TIED), chosen), "transformer.wte")["bits"] == 3
+
+
+def test_inputs_of_an_embedding_are_not_quantized() -> None:
+    made = roundel.quantize(zoo_model(UNTIED), recipe(embedding_bits=8, act_bits=8))
+    with torch.no_grad():
+        logits = made.model(torch.arange(12)[None]).logits
+    assert torch.isfinite(logits).all()
