@@ -151,7 +151,7 @@ def _edit(path: Path, settings: dict[str, Any]) -> None:
 
 def convert(llama: Path, python: Path, folder: Path, pre: str, path: Path) -> str:
     """Run the converter; what went wrong, or nothing."""
-    options = [*_OPTIONS.get(folder.name, ()), str(folder), "--outtype", "f32", "--outfile", str(path)]
+    options = [*_OPTIONS.get(folder.parent.name, ()), str(folder), "--outtype", "f32", "--outfile", str(path)]
     code = (
         "import runpy, sys; "
         f"sys.path[:0] = [{str(llama / 'gguf-py')!r}, {str(llama)!r}]; "
@@ -233,7 +233,7 @@ def divergence(python: Path, path: Path, source: Any) -> str:
 
 def row(name: str, options: argparse.Namespace, work: Path) -> tuple[str, Outcome | None]:
     """A line of the table, and what stands behind it."""
-    folder = work / name
+    folder = work / name / "tiny"  # llama.cpp goes by names of models, too, and looks for Phi-3's own tokens
     make_folder(name, folder)
     source = open_source(folder)
     metadata, tensors = metadata_of(source.model, source.tokenizer, folder), file_tensors(source.model)
