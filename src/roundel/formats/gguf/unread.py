@@ -29,6 +29,6 @@ def unread_settings(file: GgufFile, config: Any) -> str:
     if not missing:
         return ""
     return (
-        f"transformers reads {file.path.name} without {' and '.join(missing)}: weights are tuned and measured so, which "
-        "tells on long texts; the model's folder of safetensors has it"
+        f"transformers reads {file.path.name} without {' and '.join(missing)}: weights are tuned and measured so, "
+        "which tells on long texts; the model's folder of safetensors has it"
     )
