@@ -48,7 +48,7 @@ class Spqr(OfFolders):
     """Writes transformers' SpQR files."""
 
     name = "spqr"
-    others = torch.float16
+    others: torch.dtype | None = torch.float16
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Refuse whatever the kernels do not read.

@@ -38,7 +38,7 @@ class Gguf:
 
     name = "gguf"
     whole = True
-    others = None
+    others: torch.dtype | None = None
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Types of GGUF files, an architecture that llama.cpp knows, and nothing that its files have no place for."""
