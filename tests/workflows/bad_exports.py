@@ -113,7 +113,7 @@ ROWS = [
         lambda b: _export(_written(b, scale_dtype="float32"), b, "gptq"),
     ),
     (
-        "a file that is of another model, with `--like`",
+        "a damaged file, with `--like`",
         3,
         "is no whole GGUF file",
         lambda b: _export(_written(b, sym=True), b, "gguf", "--like", b.write("base.gguf", "x")),
