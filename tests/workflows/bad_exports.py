@@ -57,7 +57,6 @@ ROWS = [
         "is in the format compressed-tensors already: copy it",
         lambda b: _export(b.quantized(), b, "compressed-tensors"),
     ),
-    ("an unknown format", 2, "--format", lambda b: _export(b.quantized(), b, "onnx")),
     (
         "an output that is not empty",
         6,
