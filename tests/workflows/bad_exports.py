@@ -57,7 +57,6 @@ ROWS = [
         "is in the format compressed-tensors already: copy it",
         lambda b: _export(b.quantized(), b, "compressed-tensors"),
     ),
-    ("an unknown format", 2, "--format", lambda b: _export(b.quantized(), b, "onnx")),
     (
         "an output that is not empty",
         6,
@@ -113,7 +112,7 @@ ROWS = [
         lambda b: _export(_written(b, scale_dtype="float32"), b, "gptq"),
     ),
     (
-        "a file that is of another model, with `--like`",
+        "a damaged file, with `--like`",
         3,
         "is no whole GGUF file",
         lambda b: _export(_written(b, sym=True), b, "gguf", "--like", b.write("base.gguf", "x")),

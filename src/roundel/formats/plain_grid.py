@@ -34,7 +34,11 @@ def refuse_beyond_the_grid(layers: Collection[Layer], container: str, *, order: 
             )
         scheme = layer.scheme
         found = (
-            (scheme.super_block, "scales in super-blocks", f"set bits={scheme.bits} in place of {scheme.type}"),
+            (
+                scheme.super_block,
+                "scales in super-blocks",
+                f"set bits={scheme.bits} in place of {scheme.type}",
+            ),
             (scheme.two_level, "scales or zero points on two levels", "leave scale_bits and zero_bits out"),
             (not scheme.round_zero, "real zero points", "set round_zero=true"),
             (layer.outliers, "outliers", "leave them out"),

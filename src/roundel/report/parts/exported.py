@@ -27,6 +27,8 @@ def as_tuned(manifest: dict[str, Any], folder: str) -> tuple[dict[str, Any], str
 def export_commands(manifest: dict[str, Any], folder: str) -> list[str]:
     """What made one folder of the other since, in order."""
     before = exports(manifest)
+    if not before:
+        return []
     names = [*(str(one["folder"]) for one in before[1:]), folder]
     formats = [*(str(one["format"]) for one in before[1:]), str(manifest["recipe"].get("format"))]
     return [
