@@ -30,7 +30,12 @@ def test_of_a_plain_file_nothing_is_said(plain: GgufFile) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "kind", "words"),
     [
-        ("rope.scaling.type", "yarn", gguf.GGUFValueType.STRING, "without the scaling of its rotary embedding:"),
+        (
+            "rope.scaling.type",
+            "yarn",
+            gguf.GGUFValueType.STRING,
+            "without the scaling of its rotary embedding:",
+        ),
         ("attention.sliding_window", 128, gguf.GGUFValueType.UINT32, "without the sliding window of its"),
     ],
 )
