@@ -17,20 +17,17 @@ if TYPE_CHECKING:
         Quantized,
         compare,
         evaluate,
-        export,
         generate,
         inspect,
         load,
         plan,
-        push,
         quantize,
-        read_integers,
-        render_report,
         sweep,
     )
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.evaluation.quality import Evaluation
+    from roundel.folders import export, push, read_integers, render_report
     from roundel.grid.quantized_weight import QuantizedWeight
     from roundel.grid.scheme import Scheme
     from roundel.recipe import Recipe
@@ -67,6 +64,7 @@ _HOMES = {
     "RoundelError": "errors",
     "Scheme": "grid.scheme",
     "StreamOptions": "engine.streams",
+    **dict.fromkeys(("export", "push", "read_integers", "render_report"), "folders"),
 }
 
 

@@ -4,14 +4,17 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import roundel
+from bad_inputs.box import edit
 from bad_inputs.run import contents, run
 from formats.test_kernel_layouts import IDS, NARROW, stored
 from roundel.errors import FormatError, OutputError
@@ -221,6 +224,31 @@ def test_what_lies_beside_the_weights_is_what_quantize_would_have_written(tmp_pa
         assert {name: found[name] for name in found.keys() - apart} == {
             name: wanted[name] for name in wanted.keys() - apart
         }, target
+
+
+@pytest.mark.parametrize("format", ["roundel", "gptq", "dense"])
+def test_types_of_the_checkpoint_and_tensors_without_a_place_stay(format: str, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(zoo_model("llama"), tmp_path / "model"))
+    tensors = {
+        n: t if "norm" in n else t.bfloat16() for n, t in load_file(model / "model.safetensors").items()
+    }
+    tensors["value_head.weight"] = torch.ones(1, 96)
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    edit(model / "config.json", lambda config: config.update(dtype="bfloat16"))
+    (model / "LICENSE").write_text("as you like")
+    source = write(tmp_path / "source", model, format=format, sym=True)
+    kept = ("model.norm.weight", "model.embed_tokens.weight", "value_head.weight")
+    for target in {"roundel", "compressed-tensors", "dense", "gguf"} - {format}:
+        heard = Heard()
+        export(source, target, tmp_path / target, progress=heard)
+        assert (tmp_path / target / "LICENSE").read_text() == "as you like"
+        if target == "gguf":
+            assert any("value_head.weight, without a place in gguf" in line for line in heard.lines)
+            continue
+        found = stored(tmp_path / target)
+        for name in kept:
+            assert found[name].dtype == tensors[name].dtype
+            assert torch.equal(found[name], tensors[name])
 
 
 def test_the_manifest_says_from_what_and_the_report_goes_along(
