@@ -53,7 +53,10 @@ EXPORTS: dict[str, tuple[dict[str, Any], ...]] = {
     "gptq_v2": (SYMMETRIC, {"bits": 4}),
     "awq": ({"bits": 4}, SYMMETRIC),
     "auto-round": (SYMMETRIC, {"bits": 4}),
-    "gguf": tuple({"type": kind} for kind in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")),
+    "gguf": (
+        *({"type": kind} for kind in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")),
+        *({"mixture": kind} for kind in ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")),
+    ),
     "dense": ({"bits": 4},),
 }
 # What nobody but Roundel opens.
@@ -100,7 +103,7 @@ class Bench:
         folder, answers = self.scratch / name, self.scratch / f"{name}.json"
         if not answers.is_file():
             kind, settings = self.exports[name]
-            grid = {} if "type" in settings else {"group_size": 64}
+            grid = {} if kind == "gguf" else {"group_size": 64}
             recipe = roundel.Recipe.create(method="rtn", start="minmax", format=kind, **{**grid, **settings})
             roundel.quantize(self.arguments.model, recipe, output=folder, overwrite=True, held_out=None)
             answers.write_text(json.dumps(self._answers(folder)), encoding="utf-8")
@@ -109,7 +112,9 @@ class Bench:
     def _answers(self, folder: Path) -> Row:
         file = next(folder.glob("*.gguf"), None)
         model, tokenizer = roundel.load(file or folder)
-        model = model.float()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.float()
         text = Path(self.arguments.text).read_text(encoding="utf-8")[: 16 * CHUNKS * WINDOW].lstrip()
         prompt = tokenizer(PROMPT, return_tensors="pt")
         with torch.no_grad():
@@ -279,8 +284,8 @@ def _judged(perplexity: float, ours: float, allowed: float) -> Row:
 
 
 def _name(kind: str, settings: dict[str, Any]) -> str:
-    if "type" in settings:
-        return f"{kind}-{settings['type']}"
+    if kind == "gguf":
+        return f"{kind}-{settings.get('type') or settings['mixture']}"
     group = settings.get("group_size", 64)
     words = f"{'sym' if settings.get('sym') else 'asym'}{settings['bits']}-{'channel' if group == -1 else f'g{group}'}"
     return f"{kind}-{words}{'-a8' if 'act_bits' in settings else ''}"
