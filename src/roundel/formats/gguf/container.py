@@ -110,8 +110,7 @@ class Gguf:
             for name, weight in piece.weights.items():
                 wanted = weight.dequantize()
                 for place in base.layout[f"{name}.weight"]:
-                    found = written.tensor(place.name)
-                    found = found if place.expert is None else found[place.expert]
+                    found = written.tensor(place.name, place.expert)
                     if not torch.equal(found, wanted if place.rows is None else wanted[place.rows]):
                         raise FormatError(
                             f"{place.name} of the written file is not what was tuned; please report this"
@@ -199,9 +198,7 @@ def _prevailing(tensors: list[FileTensor]) -> str:
 
 
 def _compare(written: GgufFile, chunk: Chunk) -> None:
-    raw = written.raw(chunk.name)
-    begin = (chunk.expert or 0) * chunk.data.numel()
-    if not torch.equal(raw[begin : begin + chunk.data.numel()], chunk.data.flatten()):
+    if not torch.equal(written.raw(chunk.name, chunk.expert), chunk.data.flatten()):
         raise FormatError(
             f"{chunk.name} of the written file is not what was to be written; please report this"
         )

@@ -115,22 +115,29 @@ class GgufFile:
                 found.append(Field(name, field.contents(), field.types[0], of))
         return found
 
-    def raw(self, name: str) -> torch.Tensor:
-        """The bytes of a tensor, `[n]` uint8."""
-        return torch.from_numpy(np.array(self._data[name]).reshape(-1).view(np.uint8))
+    def raw(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """The bytes of a tensor, or of an expert's matrix in it, `[n]` uint8."""
+        return torch.from_numpy(np.array(self._part(name, expert)).reshape(-1).view(np.uint8))
 
     def table(self, name: str) -> Table:
         """A tensor as it is."""
         return Table(self.tensors[name], self.raw(name))
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A tensor in float32, by the `gguf` package's own rules.
+    def tensor(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """A tensor, or an expert's matrix in it, in float32, by the `gguf` package's own rules.
 
         Raises:
             KeyError: there is none of that name.
         """
-        numbers = gguf.dequantize(self._data[name], self.tensors[name].kind)
-        return torch.from_numpy(np.array(numbers, dtype=np.float32)).view(self.tensors[name].shape)
+        numbers = gguf.dequantize(self._part(name, expert), self.tensors[name].kind)
+        shape = self.tensors[name].shape
+        return torch.from_numpy(np.array(numbers, dtype=np.float32)).view(
+            shape if expert is None else shape[1:]
+        )
+
+    def _part(self, name: str, expert: int | None) -> Any:
+        # A row of the array is a row of the matrix, in bytes or in numbers.
+        return self._data[name] if expert is None else self._data[name][expert]
 
 
 def open_file(path: Path) -> GgufFile:

@@ -65,8 +65,7 @@ class FileTensors:
                 # What was dequantized to float32 was no more than 16 bits before.
                 kind = Kind.F32 if kept.tensors[place.name].kind is Kind.F32 else Kind.F16
             if kept is not None and place.name in self._kept and not part.is_meta:
-                found = kept.tensor(place.name)
-                found = found if place.expert is None else found[place.expert]
+                found = kept.tensor(place.name, place.expert)
                 if not torch.equal(part.float(), found.view(part.shape)):
                     self._kept.discard(place.name)
             self._count(name, place, tuple(part.shape), kind)
