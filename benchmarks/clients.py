@@ -63,7 +63,7 @@ EXPORTS: dict[str, tuple[dict[str, Any], ...]] = {
 OWN = ("roundel", "spqr")
 # Environment, whether it reads folders and GGUF files, type, and how far its perplexity may be from ours.
 CLIENTS: dict[str, tuple[str, bool, bool, str, float]] = {
-    "transformers": ("gptqmodel", True, True, "float32", 1e-3),
+    "transformers": ("gptqmodel", True, False, "float32", 1e-3),  # GGUF: Roundel itself reads with it
     "vllm": ("vllm", True, False, "float16", 1e-2),
     "genai": ("genai", True, False, "float32", 1e-2),
     "llama.cpp": ("llama", False, True, "float32", 2e-3),
