@@ -50,6 +50,8 @@ _AS_PUBLISHED: dict[str, dict[str, Any]] = {
 }
 # Settings that no repository has without a value.
 _EMPTY = ("add_prefix_space",)
+# Of the converter: the tiny model has no blocks that predict further tokens.
+_OPTIONS = {"qwen3_5": ("--no-mtp",)}
 _SENTENCEPIECE = ("phi3", "phi3_long", "nemotron", "ernie4_5")
 _CHAT = ("qwen2", "qwen2_yarn", "qwen2_moe", "qwen3", "qwen3_moe", "glm", "glm4")
 # Keys in which the files may differ, and why: ours alone (+), theirs alone (-), or not the same (!).
@@ -66,6 +68,7 @@ _REASONS = {
     "+tokenizer.ggml.unknown_token_id": "as the class of the tokenizer has it; it is in no file",
     "!tokenizer.ggml.unknown_token_id": "the tokenizer's, where the converter has 1 for every Nemotron",
     "-nemotron.rope.scaling.type": "llama.cpp's default, none",
+    "-qwen35.attention.recurrent_layers": "it follows from the interval, which both have",
     "+general.file_type": "the converter leaves it out",
     "-tokenizer.ggml.add_sep_token": "of pairs of texts, which no such model reads",
     "-tokenizer.ggml.eot_token_id": "CodeGemma's, which the converter writes for every Gemma",
@@ -134,7 +137,8 @@ def publish(name: str, folder: Path, tokenizer: Any) -> None:
         for number, token in tokenizer.added_tokens_decoder.items()
     }
     about: dict[str, Any] = {"added_tokens_decoder": added}
-    if type(tokenizer).__name__ == "TokenizersBackend":
+    written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if written["tokenizer_class"] == "TokenizersBackend":
         about["tokenizer_class"] = "PreTrainedTokenizerFast"  # as older versions, and repositories, call it
     _edit(folder / "tokenizer_config.json", about)
 
@@ -147,12 +151,13 @@ def _edit(path: Path, settings: dict[str, Any]) -> None:
 
 def convert(llama: Path, python: Path, folder: Path, pre: str, path: Path) -> str:
     """Run the converter; what went wrong, or nothing."""
+    options = [*_OPTIONS.get(folder.parent.name, ()), str(folder), "--outtype", "f32", "--outfile", str(path)]
     code = (
         "import runpy, sys; "
         f"sys.path[:0] = [{str(llama / 'gguf-py')!r}, {str(llama)!r}]; "
         "from conversion.base import TextModel; "
         f"TextModel.get_vocab_base_pre = lambda self, tokenizer: {pre!r}; "
-        f"sys.argv = ['convert', {str(folder)!r}, '--outtype', 'f32', '--outfile', {str(path)!r}]; "
+        f"sys.argv = ['convert', *{options!r}]; "
         f"runpy.run_path({str(llama / 'convert_hf_to_gguf.py')!r}, run_name='__main__')"
     )
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
@@ -228,7 +233,7 @@ def divergence(python: Path, path: Path, source: Any) -> str:
 
 def row(name: str, options: argparse.Namespace, work: Path) -> tuple[str, Outcome | None]:
     """A line of the table, and what stands behind it."""
-    folder = work / name
+    folder = work / name / "tiny"  # llama.cpp goes by names of models, too, and looks for Phi-3's own tokens
     make_folder(name, folder)
     source = open_source(folder)
     metadata, tensors = metadata_of(source.model, source.tokenizer, folder), file_tensors(source.model)

@@ -21,15 +21,13 @@ if TYPE_CHECKING:
         inspect,
         load,
         plan,
-        push,
         quantize,
-        read_integers,
-        render_report,
         sweep,
     )
     from roundel.engine.streams import StreamOptions
     from roundel.errors import RoundelError
     from roundel.evaluation.quality import Evaluation
+    from roundel.folders import export, push, read_integers, render_report
     from roundel.grid.quantized_weight import QuantizedWeight
     from roundel.grid.scheme import Scheme
     from roundel.recipe import Recipe
@@ -46,6 +44,7 @@ __all__ = [
     "StreamOptions",
     "compare",
     "evaluate",
+    "export",
     "generate",
     "inspect",
     "load",
@@ -65,6 +64,7 @@ _HOMES = {
     "RoundelError": "errors",
     "Scheme": "grid.scheme",
     "StreamOptions": "engine.streams",
+    **dict.fromkeys(("export", "push", "read_integers", "render_report"), "folders"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a Python user imports: quantize, load, evaluate."""
+"""What a Python user imports: quantize, load, evaluate; what is done with finished folders is in folders.py."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,10 @@ from roundel.engine.trial import Trial
 from roundel.errors import ModelError
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.quality import Evaluation
-from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.in_memory import check_apart, name_of
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.system.devices import choose_device
-from roundel.system.progress import Progress
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
 from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
@@ -30,11 +28,9 @@ from roundel.workflows.generate import generate_text
 from roundel.workflows.hub_target import hub_target
 from roundel.workflows.inspect import inspect_request
 from roundel.workflows.lending import lent
-from roundel.workflows.open import ModelOrPath, find_model, open_model, read_integers_of
+from roundel.workflows.open import ModelOrPath, find_model, open_model
 from roundel.workflows.plan import plan_request
-from roundel.workflows.push import push_existing
 from roundel.workflows.quantize import quantize_request
-from roundel.workflows.report import render_again
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Quantized as Quantized
 from roundel.workflows.sweep import sweep_request
@@ -242,16 +238,6 @@ def load(
 
 
 @undisturbed
-def read_integers(folder: str | Path) -> dict[str, QuantizedWeight]:
-    """The integers of every quantized Linear, by full name, from a folder or hub id in the format `roundel` or `dense`.
-
-    Raises:
-        ModelError: the folder holds none, or they are damaged.
-    """
-    return read_integers_of(folder)
-
-
-@undisturbed
 @lent()
 @spelled_out(EvaluationOptions)
 def evaluate(
@@ -308,38 +294,6 @@ def compare(
         RoundelError: a model or a text cannot be read, or logits are not finite.
     """
     return compare_models(models, reference, tokenizer, EvaluationOptions(**how))
-
-
-@undisturbed
-def push(folder: str | Path, repo: str, *, private: bool = False, progress: Progress | None = None) -> str:
-    """Upload a folder that `quantize` wrote to the hub, with the token that huggingface_hub finds.
-
-    What goes up are the files that its manifest lists, its report and its card, and nothing else. What Roundel uploaded
-    there before and this folder does not have is removed there; everything else in the repository stays.
-
-    Args:
-        folder: that `quantize` or `sweep` wrote.
-        repo: `namespace/name`, or a name in the token's own namespace; made where there is none.
-        private: the repository is private, where it is made.
-        progress: gets every message; None is silent.
-
-    Returns:
-        The address of its page on the hub.
-
-    Raises:
-        RoundelError: the folder is not whole, or the hub does not take it.
-    """
-    return push_existing(Path(folder).expanduser(), repo, private=private, progress=progress or Progress())
-
-
-@undisturbed
-def render_report(folder: str | Path) -> Path:
-    """Make `report.html` and the card of an output folder anew from its `report.json`; the path of the page.
-
-    Raises:
-        RoundelError: the folder has no readable report, or the libraries that a page needs are not installed.
-    """
-    return render_again(Path(folder).expanduser())
 
 
 @undisturbed

@@ -7,7 +7,15 @@ from evaluation.tasks import bad_tasks
 from formats import bad_layouts, bad_outputs
 from model import bad_blocks, bad_models, bad_tensors, bad_weight_files
 from recipe import bad_recipes
-from workflows import bad_comparisons, bad_generation, bad_inspections, bad_pushes, bad_reports, bad_sweeps
+from workflows import (
+    bad_comparisons,
+    bad_exports,
+    bad_generation,
+    bad_inspections,
+    bad_pushes,
+    bad_reports,
+    bad_sweeps,
+)
 
 AREAS = (
     bad_weight_files.AREA,
@@ -23,6 +31,7 @@ AREAS = (
     bad_predictions.AREA,
     bad_comparisons.AREA,
     bad_reports.AREA,
+    bad_exports.AREA,
     bad_pushes.AREA,
     bad_held_out.AREA,
     bad_inspections.AREA,

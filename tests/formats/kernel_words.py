@@ -33,12 +33,12 @@ def as_stored(words: list[int], bits: int) -> list[int]:
 
 
 def one_more(words: list[int], bits: int) -> list[int]:
-    """Kernels that add one to each code (exllama, vLLM); nothing is cut off."""
+    """Kernels that add one to each code and cut off nothing."""
     return [code + 1 for code in stream(words, bits)]
 
 
 def one_more_cut_off(words: list[int], bits: int) -> list[int]:
-    """Kernels that cut off what is beyond the largest code (AutoGPTQ)."""
+    """Kernels that cut off what is beyond the largest code."""
     return [(code + 1) % 2**bits for code in stream(words, bits)]
 
 

@@ -104,6 +104,12 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
         "",
         r"^Opens in: transformers with gptqmodel, GPTQModel, vLLM, onnxruntime-genai$",
     ),
+    (
+        {"format": "gptq", "sym": True, "group_size": 64, "lm_head": True},
+        "",
+        r"^Opens in: GPTQModel, vLLM, onnxruntime-genai\. transformers leaves a quantized head.*lm_head=false$",
+    ),
+    ({"format": "awq", "group_size": 64, "lm_head": True}, "", r"^Opens in: GPTQModel, vLLM.*lm_head=false$"),
     ({"format": "awq", "group_size": -1}, "", r"^Opens in: vLLM\. GPTQModel fails on a CPU.*AWQ_TORCH"),
     ({"format": "auto-round", "group_size": 64, "sym": True}, "", r"transformers with auto-round, vLLM$"),
     (

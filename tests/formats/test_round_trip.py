@@ -17,12 +17,13 @@ from hub import publish
 from zoo.gguf_file import write_gguf
 
 KINDS = ("folder", "hub", "gguf")
-FORMATS = ("compressed-tensors", "dense", "roundel")
+FORMATS = ("compressed-tensors", "dense", "roundel", "gptq")
 TEXT = "Once  upon a time, The statement\n\n x\tжзя 文字 😀"
 OURS = {"roundel.json"}
 WEIGHTS = {
     "compressed-tensors": {"model.safetensors"},
     "dense": {"model.safetensors", "roundel_integers.safetensors"},
+    "gptq": {"model.safetensors"},
     "roundel": {"roundel.safetensors"},
 }
 

@@ -25,7 +25,7 @@ from roundel.model.linears import linears_in
 from roundel.model.source import open_skeleton
 from zoo import zoo_model
 
-FORMATS = ("compressed-tensors", "dense", "roundel")
+FORMATS = ("compressed-tensors", "dense", "roundel", "gptq_v2", "awq")
 Tensors = dict[str, torch.Tensor]
 
 

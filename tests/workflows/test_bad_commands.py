@@ -4,13 +4,22 @@ import pytest
 
 from bad_inputs.case import Case
 from bad_inputs.law import one_message_and_no_change
-from workflows import bad_comparisons, bad_generation, bad_inspections, bad_pushes, bad_reports, bad_sweeps
+from workflows import (
+    bad_comparisons,
+    bad_exports,
+    bad_generation,
+    bad_inspections,
+    bad_pushes,
+    bad_reports,
+    bad_sweeps,
+)
 
 pytestmark = [pytest.mark.reports, pytest.mark.slow("runs a command for each case")]
 
 AREAS = (
     bad_comparisons.AREA,
     bad_reports.AREA,
+    bad_exports.AREA,
     bad_pushes.AREA,
     bad_inspections.AREA,
     bad_generation.AREA,

@@ -9,6 +9,7 @@ import typer
 from roundel.cli.compare import compare_command
 from roundel.cli.display import Interrupted, err, first_rank, on_interrupt
 from roundel.cli.evaluate import evaluate_command
+from roundel.cli.export import export_command
 from roundel.cli.generate import generate_command
 from roundel.cli.inspect import inspect_command
 from roundel.cli.plan import plan_command
@@ -33,6 +34,7 @@ app.command("sweep")(sweep_command)
 app.command("plan")(plan_command)
 app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
+app.command("export")(export_command)
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)

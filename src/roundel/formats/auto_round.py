@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from roundel.formats.content import Content
-from roundel.formats.integer_layouts import gptq_tensors
+from roundel.formats.integer_layouts import gptq_tensors, gptq_weight
 from roundel.formats.kernel_clients import Facts, auto_round_readers
 from roundel.formats.kernel_layout import KernelLayout, Schemes, grid_of, prevailing
 from roundel.formats.left_out import left_out
@@ -35,6 +35,9 @@ class AutoRound(KernelLayout):
     def _tensors(self, weight: QuantizedWeight, written: Scheme, schemes: Collection[Scheme]) -> Tensors:
         width = written.width(weight.shape[1])
         return gptq_tensors(weight, width, less_one=_symmetric(schemes), index=False)
+
+    def _weight(self, tensors: Tensors, scheme: Scheme, schemes: Collection[Scheme]) -> QuantizedWeight:
+        return gptq_weight(tensors, scheme, less_one=_symmetric(schemes))
 
     def _about(self, content: Content, schemes: Schemes) -> dict[str, Any]:
         stack = find_blocks(content.model, content.blocks)

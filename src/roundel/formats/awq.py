@@ -10,7 +10,7 @@ from typing import Any
 
 from roundel.errors import FormatError
 from roundel.formats.content import Content
-from roundel.formats.integer_layouts import awq_tensors
+from roundel.formats.integer_layouts import awq_tensors, awq_weight
 from roundel.formats.kernel_clients import Facts, awq_readers
 from roundel.formats.kernel_layout import KernelLayout, Schemes, head_name, name_pattern
 from roundel.formats.left_out import left_out
@@ -46,6 +46,9 @@ class Awq(KernelLayout):
 
     def _tensors(self, weight: QuantizedWeight, written: Scheme, schemes: Collection[Scheme]) -> Tensors:
         return awq_tensors(weight, written.width(weight.shape[1]))
+
+    def _weight(self, tensors: Tensors, scheme: Scheme, schemes: Collection[Scheme]) -> QuantizedWeight:
+        return awq_weight(tensors, scheme)
 
     def _about(self, content: Content, schemes: Schemes) -> dict[str, Any]:
         left = left_out(content, schemes)

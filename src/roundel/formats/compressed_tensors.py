@@ -21,7 +21,7 @@ transformers reads them, and some other models, with `dequantize: true` alone (d
 file has: compressed_form.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -35,11 +35,13 @@ from roundel.activations.attach import ActivationQuantizer
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats.compressed_form import Form, choose_form, readers_of, written_schemes
+from roundel.formats.compressed_integers import compressed_weight
 from roundel.formats.compressed_reader import read_decoded
-from roundel.formats.container import Layer, OfFolders
+from roundel.formats.container import Integers, Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.dense_at_load import check_dense_at_load, opens_dense_only
+from roundel.formats.joined_rows import joined_rows
 from roundel.formats.left_out import left_out
 from roundel.formats.plain_grid import WAYS_OUT, parts_in_checkpoints, refuse_beyond_the_grid
 from roundel.formats.readers import Readers
@@ -47,10 +49,12 @@ from roundel.formats.reload import check_reload
 from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.formats.source_files import SourceFiles
 from roundel.formats.written_groups import repeat_groups, with_split
+from roundel.grid.equivalent import as_plain
 from roundel.grid.packing import pack
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.model.names import Part, stored_tensors
+from roundel.model.experts import stacks_in
+from roundel.model.names import Part, stored_parts, stored_tensors
 from roundel.model.text_path import text_model
 
 
@@ -77,6 +81,10 @@ class CompressedTensors(OfFolders):
         if dense:
             check_dense_at_load(layers, len(schemes), model, activations)
         choose_form(schemes, model.dtype, activations, dense=dense)
+
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """A plain grid."""
+        return as_plain(scheme)
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """By the written form."""
@@ -114,6 +122,16 @@ class CompressedTensors(OfFolders):
     def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
         """By the format's own library; transformers opens a whole one."""
         return read_decoded(folder, trust_remote_code) if streamed else None
+
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """Unpacked."""
+        stored, parts = ShardReader(folder), stored_parts(model, schemes, stacks_in(model))
+
+        def weight(name: str) -> QuantizedWeight:
+            found = (compressed_weight(stored.below(part.name), schemes[name]) for part in parts[name])
+            return joined_rows(parts[name], found)
+
+        return weight
 
 
 def _decode(

@@ -1,16 +1,22 @@
 """What a container is: it can say no before the work, write after it, and show that what it wrote is right."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from roundel.activations.scheme import Activations
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.readers import Readers
 from roundel.formats.source_files import SourceFiles
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+
+Integers = Callable[[str], QuantizedWeight]
+"""Gives those of a Linear by its name."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class Container(Protocol):
         name: in recipes.
         whole: its file says all that a config and a tokenizer say, which are not written beside it then; tensors for
             which the model's class has no place have none there either.
+        others: type in which it writes whatever floating point is not quantized; None: as the source has it, or finer.
     """
 
     name: str
     whole: bool
+    others: torch.dtype | None
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Raise FormatError, naming a layer and a way out, for what the container cannot carry.
@@ -53,6 +61,16 @@ class Container(Protocol):
     def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """Types of matrices in the model's own file, by their names, where the container takes over from there what is
         not quantized, or is to have that very type."""
+        ...
+
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """The scheme by which weights that were tuned for another format may go into this one (grid/equivalent.py).
+
+        Args:
+            scheme: in which they were tuned.
+            in_features: of a row.
+            dtype: of the model.
+        """
         ...
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
@@ -84,12 +102,32 @@ class Container(Protocol):
         """
         ...
 
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """The integers of a folder that `write` has filled, which are read when they are asked for.
+
+        They dequantize to the same numbers, bit for bit; of an order of columns only the groups are kept.
+
+        Args:
+            folder: of this format.
+            model: names and shapes; tensors may be absent.
+            schemes: of its quantized Linears, as they were tuned.
+
+        Raises:
+            RoundelError: the files are damaged, or those of other schemes; so does what is returned.
+        """
+        ...
+
 
 class OfFolders:
     """What containers have in common that stand in a folder beside a config and a tokenizer."""
 
     whole = False
+    others: torch.dtype | None = None
 
     def kept(self, model: Any, files: SourceFiles) -> Mapping[str, str]:
         """None: what is read is decoded."""
         return {}
+
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """The same."""
+        return scheme

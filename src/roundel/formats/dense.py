@@ -5,18 +5,20 @@ packed format. The integers lie beside them in files of their own (`roundel.read
 alone: scales cannot be told from rounded weights afterwards.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roundel.activations.scheme import Activations
-from roundel.formats.container import Layer, OfFolders
+from roundel.formats.container import Integers, Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
-from roundel.formats.integers import INTEGERS, check_integers, write_integer_files
+from roundel.formats.integers import INTEGERS, IntegerFiles, check_integers, write_integer_files
 from roundel.formats.readers import Readers
 from roundel.formats.reload import check_reload, dense_tensors
 from roundel.formats.shards import write_model
 from roundel.formats.source_files import SourceFiles
+from roundel.grid.scheme import Scheme
 
 
 class Dense(OfFolders):
@@ -47,3 +49,7 @@ class Dense(OfFolders):
     def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
         """An ordinary checkpoint."""
         return None
+
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """Those that lie beside the weights."""
+        return IntegerFiles(folder, INTEGERS).weight

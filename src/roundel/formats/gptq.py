@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from roundel.formats.content import Content
-from roundel.formats.integer_layouts import gptq_tensors
+from roundel.formats.integer_layouts import gptq_tensors, gptq_weight
 from roundel.formats.kernel_clients import Facts, gptq_readers
 from roundel.formats.kernel_layout import (
     KernelLayout,
@@ -58,6 +58,9 @@ class Gptq(KernelLayout):
 
     def _tensors(self, weight: QuantizedWeight, written: Scheme, schemes: Collection[Scheme]) -> Tensors:
         return gptq_tensors(weight, written.width(weight.shape[1]), less_one=self._less_one, index=True)
+
+    def _weight(self, tensors: Tensors, scheme: Scheme, schemes: Collection[Scheme]) -> QuantizedWeight:
+        return gptq_weight(tensors, scheme, less_one=self._less_one)
 
     def write(self, folder: Path, content: Content) -> None:
         """Write config.json and safetensors; whether columns have an order of their own is seen at the end."""

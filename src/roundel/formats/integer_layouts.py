@@ -13,13 +13,17 @@ from dataclasses import replace
 
 import torch
 
+from roundel.errors import FormatError
 from roundel.formats.shards import Tensors
 from roundel.formats.written_groups import repeat_groups
-from roundel.grid.packing import pack
+from roundel.grid.groups import join_statistic
+from roundel.grid.packing import pack, unpack
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.model.stored.integers import AWQ_ORDER
+from roundel.grid.scheme import Scheme
+from roundel.model.stored.integers import AWQ_ORDER, unmixed
 
 _AWQ_BITS = 4
+_WORD = 32
 
 
 def rows_of(weight: QuantizedWeight, rows: slice | torch.Tensor) -> QuantizedWeight:
@@ -75,6 +79,76 @@ def awq_tensors(weight: QuantizedWeight, width: int) -> Tensors:
         "qzeros": pack(_mixed(zero.t()), _AWQ_BITS),
         "scales": scale.t().contiguous(),
     }
+
+
+def gptq_weight(tensors: Tensors, scheme: Scheme, *, less_one: bool) -> QuantizedWeight:
+    """Undo `gptq_tensors`; of columns in an order of their own those of one group stand in the channels' order.
+
+    Args:
+        tensors: of a Linear.
+        scheme: in which it was tuned.
+        less_one: as it was written.
+
+    Raises:
+        FormatError: the tensors are of another scheme.
+    """
+    bits, out = scheme.bits, tensors["qweight"].shape[1]
+    in_features = tensors["qweight"].shape[0] * _WORD // bits
+    width = in_features // len(tensors["scales"])
+    codes = unpack(tensors["qweight"].t().contiguous(), bits, in_features)
+    scale = tensors["scales"].t().contiguous()
+    zero = unpack(tensors["qzeros"].contiguous(), bits, out).t().contiguous()
+    groups, order = torch.arange(in_features) // width, None
+    index = tensors.get("g_idx")
+    if index is not None and (index.diff() < 0).any():
+        order = index.argsort(stable=True)
+        codes = codes[:, order].contiguous()
+    if less_one:
+        zero = zero + 1
+        if not scheme.sym:
+            turned = (scale < 0) & (zero == scheme.levels)
+            codes = torch.where(turned[:, groups], scheme.levels - codes, codes)
+            scale, zero = torch.where(turned, -scale, scale), torch.where(turned, 0, zero).to(torch.uint8)
+    return joined_weight(codes, scale, zero, scheme, order)
+
+
+def awq_weight(tensors: Tensors, scheme: Scheme) -> QuantizedWeight:
+    """Undo `awq_tensors`.
+
+    Raises:
+        FormatError: the tensors are of another scheme.
+    """
+    codes, zero = (unmixed(tensors[part]).t().contiguous() for part in ("qweight", "qzeros"))
+    return joined_weight(codes, tensors["scales"].t().contiguous(), zero, scheme)
+
+
+def joined_weight(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    scheme: Scheme,
+    order: torch.Tensor | None = None,
+) -> QuantizedWeight:
+    """A weight from its written groups, which may be parts of the tuned ones.
+
+    Args:
+        codes: `[out, in]`.
+        scale: `[out, in / width]` of written groups.
+        zero: the same; what a symmetric grid has of them is left.
+        scheme: in which it was tuned.
+        order: of the columns.
+
+    Raises:
+        FormatError: the tensors are of another scheme.
+    """
+    in_features = codes.shape[1]
+    width = in_features // scale.shape[1]
+    tuned = scale.to(scheme.torch_dtype)
+    if not torch.equal(tuned.to(scale.dtype), scale):
+        raise FormatError(f"scales in {scale.dtype} are no {scheme.scale_dtype} numbers")
+    points = None if scheme.sym or zero is None else join_statistic(zero, scheme, in_features, width)
+    scales = join_statistic(tuned, scheme, in_features, width)
+    return QuantizedWeight(codes, scales, points, scheme, order=order)
 
 
 def _written(weight: QuantizedWeight, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

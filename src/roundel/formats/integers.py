@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from roundel.errors import FormatError, ModelError
 from roundel.formats.content import Content, Piece
-from roundel.formats.shards import in_shards, shard_files, shard_name, size_of
+from roundel.formats.shards import ShardReader, in_shards, shard_files, shard_name, size_of
 from roundel.formatting import kind_and_line
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
@@ -160,3 +160,28 @@ def read_about(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {kind_and_line(error)}; a whole folder is expected"
         ) from error
     return about
+
+
+class IntegerFiles:
+    """The integers of a folder, read a Linear at a time.
+
+    Args:
+        folder: with the files.
+        stem: of their names.
+
+    Attributes:
+        schemes: the grid of every Linear, by its name.
+
+    Raises:
+        ModelError: damaged, or of a later version.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self._stored = ShardReader(folder, stem)
+        self._layers = {n: a for f in shard_files(folder, stem) for n, a in read_about(f)["layers"].items()}
+        self.schemes = {name: Scheme(**about["scheme"]) for name, about in self._layers.items()}
+
+    def weight(self, name: str) -> QuantizedWeight:
+        """Of a Linear."""
+        tensors = {f"{name}.{part}": tensor for part, tensor in self._stored.below(name).items()}
+        return unpack_weight(tensors, name, self._layers[name]["shape"], self.schemes[name])

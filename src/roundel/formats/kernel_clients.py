@@ -1,7 +1,7 @@
 """Which clients open folders in the layouts of GPTQ, AWQ and AutoRound, as tried (docs/formats.md).
 
-What some of them do not read, they refuse; one does not: onnxruntime-genai takes zero points of GPTQ's second version
-for those of the first.
+What some of them do not read, they refuse, with two exceptions: onnxruntime-genai takes zero points of GPTQ's second
+version for those of the first, and transformers leaves a quantized head at random values, of GPTQ's and AWQ's files.
 """
 
 from collections.abc import Collection
@@ -17,6 +17,7 @@ _GPTQ = "transformers with gptqmodel"
 _AUTOROUND = "transformers with auto-round"
 _GENAI = "onnxruntime-genai"
 _VLLM, _VLLM_GPU = "vLLM", "vLLM on a GPU"
+_NO_HEAD = "transformers leaves a quantized head at random values, without an error: set lm_head=false"
 # Its kernel on a CPU reads rows and outputs in these.
 _VLLM_ROUND = 32
 
@@ -31,6 +32,7 @@ class Facts:
         symmetric: all layers are.
         mixed: layers differ in width, group size or symmetry.
         ordered: columns may have an order of their own.
+        head: the output head is among the layers.
         part: some Linears in blocks are left out.
         experts: are among the layers.
         round: all sizes are multiples of what vLLM's kernel on a CPU reads.
@@ -41,6 +43,7 @@ class Facts:
     symmetric: bool
     mixed: bool
     ordered: bool
+    head: bool
     part: bool
     experts: bool
     round: bool
@@ -55,6 +58,7 @@ def facts_of(layers: Collection[Layer], schemes: Collection[Scheme], model: Any,
         symmetric=all(scheme.sym for scheme in schemes),
         mixed=len({(s.bits, s.group_size, s.sym) for s in schemes}) > 1,
         ordered=any(layer.permuted for layer in layers),
+        head=head in named,
         part=any(view.name not in named and view.name != head for view in linears_in(model, "")),
         experts=any(layer.kind == "Expert" for layer in layers),
         round=all(size % _VLLM_ROUND == 0 for layer in layers for size in layer.shape),
@@ -71,6 +75,8 @@ def gptq_readers(facts: Facts, *, first_version: bool) -> Readers:
         hints.append("transformers reads one width, group size and symmetry in a file")
     elif facts.groups == {-1}:
         hints.append("GPTQModel fails on a CPU with groups of whole rows, but with backend=GPTQ_TORCH")
+    elif facts.head:
+        hints.append(_NO_HEAD)
     else:
         clients.append(_GPTQ)
     if facts.groups != {-1} and (facts.symmetric or not first_version):
@@ -111,7 +117,9 @@ def awq_readers(facts: Facts) -> Readers:
     if facts.groups == {-1}:
         hints.append("GPTQModel fails on a CPU with groups of whole rows, but with backend=AWQ_TORCH")
     else:
-        clients += [_GPTQ, "GPTQModel"]
+        clients += ["GPTQModel"] if facts.head else [_GPTQ, "GPTQModel"]
+    if facts.head:
+        hints.append(_NO_HEAD)
     clients.append(_VLLM if facts.round else _VLLM_GPU)
     if not facts.part and facts.groups != {-1}:
         clients.append(_GENAI)

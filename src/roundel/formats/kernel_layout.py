@@ -20,20 +20,23 @@ import torch
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer, OfFolders
+from roundel.formats.container import Integers, Layer, OfFolders
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.integer_layouts import rows_of
+from roundel.formats.joined_rows import joined_rows
 from roundel.formats.kernel_clients import Facts, facts_of
 from roundel.formats.plain_grid import WAYS_OUT, parts_in_checkpoints, refuse_beyond_the_grid
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare_streamed
-from roundel.formats.shards import Tensors, write_model
+from roundel.formats.shards import ShardReader, Tensors, write_model
 from roundel.formats.source_files import SourceFiles
 from roundel.formats.written_groups import common_group, dividing_group, with_split
+from roundel.grid.equivalent import as_plain
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.model.names import stored_tensors
+from roundel.model.experts import stacks_in
+from roundel.model.names import stored_parts, stored_tensors
 from roundel.model.text_path import text_model
 
 _WORD = 32
@@ -56,6 +59,10 @@ class KernelLayout(OfFolders, ABC):
     @abstractmethod
     def _tensors(self, weight: QuantizedWeight, written: Scheme, schemes: Collection[Scheme]) -> Tensors:
         """Of a layer; `schemes` are those of all layers, as they are written."""
+
+    @abstractmethod
+    def _weight(self, tensors: Tensors, scheme: Scheme, schemes: Collection[Scheme]) -> QuantizedWeight:
+        """Undo `_tensors`; `scheme` is that of the layer as it was tuned, `schemes` are those of all."""
 
     @abstractmethod
     def _about(self, content: Content, schemes: Schemes) -> dict[str, Any]:
@@ -106,6 +113,13 @@ class KernelLayout(OfFolders, ABC):
                 f"in multiples of {outputs} and inputs in multiples of {inputs}: leave it out with skip, or {WAYS_OUT}"
             )
 
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """A plain grid, with scales in a type that clients keep."""
+        plain, held = as_plain(scheme), str(dtype).removeprefix("torch.")
+        if held == "float32":
+            held = "float16" if plain.scale_dtype == "float32" else plain.scale_dtype
+        return plain if plain.two_level else plain.model_copy(update={"scale_dtype": held})
+
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """By the grids, and by what has been tried."""
         schemes = _written({layer.name: layer.scheme for layer in layers}, _widths_of(layers), self.name)
@@ -141,6 +155,17 @@ class KernelLayout(OfFolders, ABC):
     def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
         """The readers of foreign checkpoints do."""
         return None
+
+    def integers(self, folder: Path, model: Any, schemes: Schemes) -> Integers:
+        """From the words."""
+        stored, kinds = ShardReader(folder), set(schemes.values())
+        parts = stored_parts(model, schemes, stacks_in(model))
+
+        def weight(name: str) -> QuantizedWeight:
+            found = (self._weight(stored.below(p.name), schemes[name], kinds) for p in parts[name])
+            return joined_rows(parts[name], found)
+
+        return weight
 
 
 def _refuse_scales(layer: Layer, model_dtype: torch.dtype, container: str) -> None:

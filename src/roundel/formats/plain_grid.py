@@ -32,18 +32,26 @@ def refuse_beyond_the_grid(layers: Collection[Layer], container: str, *, order: 
                 f"{layer.name} is an embedding, which clients of {container} read unquantized: leave embedding_bits "
                 "out, or use --format gguf, roundel or dense"
             )
-        found = {
-            "scales in super-blocks": layer.scheme.super_block,
-            "scales or zero points on two levels": layer.scheme.two_level,
-            "real zero points": not layer.scheme.round_zero,
-            "outliers": layer.outliers,
-            "codes in another order than the input channels": layer.permuted and not order,
-        }
-        for what, present in found.items():
+        scheme = layer.scheme
+        found = (
+            (
+                scheme.super_block,
+                "scales in super-blocks",
+                f"set bits={scheme.bits} in place of {scheme.type}",
+            ),
+            (scheme.two_level, "scales or zero points on two levels", "leave scale_bits and zero_bits out"),
+            (not scheme.round_zero, "real zero points", "set round_zero=true"),
+            (layer.outliers, "outliers", "leave them out"),
+            (
+                layer.permuted and not order,
+                "codes in another order than the input channels",
+                "set order=group_aware or static_groups=true",
+            ),
+        )
+        for present, what, way_out in found:
             if present:
-                way_out = "set order=group_aware or static_groups=true, or " if layer.permuted else ""
                 raise FormatError(
-                    f"{layer.name} has {what}, which {container} does not carry: {way_out}{WAYS_OUT}"
+                    f"{layer.name} has {what}, which {container} does not carry: {way_out}, or {WAYS_OUT}"
                 )
 
 

@@ -9,6 +9,7 @@ of it fits.
 """
 
 import copy
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import torch
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer, OfFolders
+from roundel.formats.container import Integers, Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded, open_decoded
-from roundel.formats.integers import check_integers, read_about, write_integer_files
+from roundel.formats.integers import IntegerFiles, check_integers, read_about, write_integer_files
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
 from roundel.formats.shards import ShardReader, shard_files
@@ -73,6 +74,10 @@ class RoundelContainer(OfFolders):
     def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
         """In the model's own type; transformers does not know this format."""
         return read_decoded(folder)
+
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """As they were written."""
+        return IntegerFiles(folder, FILE).weight
 
 
 def _untied(piece: Piece) -> Piece:

@@ -15,6 +15,7 @@ that it adds at run time is its own.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transformers import SpQRConfig
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError
-from roundel.formats.container import Layer, OfFolders
+from roundel.formats.container import Integers, Layer, OfFolders
 from roundel.formats.content import Content, Piece
 from roundel.formats.decoded import Decoded
 from roundel.formats.readers import Readers
@@ -35,7 +36,7 @@ from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import Tiles
-from roundel.model.linears import linears_in
+from roundel.model.linears import LinearView, linears_in
 
 _BITS, _TILE = 3, 16
 _WIDEST = 32767
@@ -47,6 +48,7 @@ class Spqr(OfFolders):
     """Writes transformers' SpQR files."""
 
     name = "spqr"
+    others: torch.dtype | None = torch.float16
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Refuse whatever the kernels do not read.
@@ -117,6 +119,17 @@ class Spqr(OfFolders):
     def decoded(self, folder: Path, trust_remote_code: bool, *, streamed: bool) -> Decoded | None:
         """In the client's float16; transformers wants a CUDA device."""
         return read_decoded(folder)
+
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """Unpacked."""
+        stored = ShardReader(folder)
+
+        def weight(name: str) -> QuantizedWeight:
+            tensors = {f"{name}.{part}": tensor for part, tensor in stored.below(name).items()}
+            found = unpack_weight(tensors, name, LinearView(name, model.get_submodule(name)).shape)
+            return replace(found, scheme=schemes[name])
+
+        return weight
 
 
 def _decode(stored: ShardReader, name: str, content: Content) -> torch.Tensor:

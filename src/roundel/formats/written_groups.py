@@ -13,6 +13,7 @@ import torch
 from roundel.errors import FormatError
 from roundel.formats.container import Layer
 from roundel.formats.readers import Readers
+from roundel.grid.groups import repeat_statistic
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 
@@ -77,6 +78,4 @@ def with_split(found: Readers, layers: Collection[Layer], schemes: Collection[Sc
 
 def repeat_groups(statistic: torch.Tensor, weight: QuantizedWeight, width: int) -> torch.Tensor:
     """`[out, G]` of the tuned groups as `[out, in / width]` of written, smaller ones."""
-    in_features = weight.shape[1]
-    tuned = weight.scheme.width(in_features)
-    return statistic[:, torch.arange(0, in_features, width) // tuned].contiguous()
+    return repeat_statistic(statistic, weight.scheme, weight.shape[1], width)

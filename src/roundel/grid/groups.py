@@ -7,6 +7,7 @@ minimum, maximum and "all values equal" stay what they were, so no statistic nee
 import torch
 import torch.nn.functional as F
 
+from roundel.errors import FormatError
 from roundel.grid.scheme import Scheme
 
 
@@ -32,6 +33,23 @@ def from_groups(groups: torch.Tensor, in_features: int) -> torch.Tensor:
     """Undo `to_groups`: `[out, G, g]` to `[out, in_features]`, dropping the padding."""
     rows = groups.reshape(groups.shape[0], -1)
     return rows[:, :in_features] if rows.shape[1] > in_features else rows
+
+
+def repeat_statistic(statistic: torch.Tensor, scheme: Scheme, in_features: int, width: int) -> torch.Tensor:
+    """`[out, G]` of a scheme's groups as `[out, ceil(in / width)]` of smaller ones."""
+    return statistic[:, torch.arange(0, in_features, width) // scheme.width(in_features)].contiguous()
+
+
+def join_statistic(statistic: torch.Tensor, scheme: Scheme, in_features: int, width: int) -> torch.Tensor:
+    """Undo `repeat_statistic`.
+
+    Raises:
+        FormatError: a group has several statistics.
+    """
+    found = statistic[:, torch.arange(0, in_features, scheme.width(in_features)) // width].contiguous()
+    if not torch.equal(repeat_statistic(found, scheme, in_features, width), statistic):
+        raise FormatError(f"groups of {width} are no equal parts of groups of {scheme.width(in_features)}")
+    return found
 
 
 def importance_groups(diagonal: torch.Tensor | None, rows: torch.Tensor, scheme: Scheme) -> torch.Tensor:

@@ -145,9 +145,10 @@ def extra_among(
         folder: where they are.
     """
     names = _Names(model)
-    found = {name: tensors[name] for name in sorted(asked) if names.unplaced(name)}
+    reported = {name: names.unplaced(name) for name in sorted(asked)}
+    found = {name: tensors[name] for name, unplaced in reported.items() if unplaced}
     places = {name: Place(folder, tuple(tensor.shape), tensor.nbytes) for name, tensor in found.items()}
-    return ExtraTensors(places, (), tensors)
+    return ExtraTensors(places, set().union(*reported.values()), tensors)
 
 
 def _unplaced(

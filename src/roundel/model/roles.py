@@ -10,7 +10,7 @@ from roundel.model.text_path import text_model
 _OF_TENSOR = {
     "ATTN_V": "value",
     "ATTN_K": "key",
-    "ATTN_QKV": "fused",
+    "ATTN_QKV": "value",
     "ATTN_OUT": "output",
     "FFN_DOWN": "down",
     "FFN_DOWN_EXP": "down",
@@ -19,7 +19,7 @@ _OF_TENSOR = {
 
 
 def role_of(name: str) -> str:
-    """`value`, `key`, `fused` (queries with keys and values), `output`, `down`, or `other`."""
+    """`value` (alone, or in one with queries and keys), `key`, `output`, `down`, or `other`."""
     inside = re.sub(r"^.*?\.\d+\.|\.\d+$", "", name)  # without the block, and an expert's number
     return _roles().get(re.sub(r"\.\d+\.", ".{xid}.", inside), "other")
 

@@ -28,14 +28,26 @@ def in_stored_type(model: Any, path: Path) -> str:
     Returns:
         What was done, in words; nothing where nothing was.
     """
+    dtype = type_of_file(model, path)
+    if dtype is None:
+        return ""
+    convert(model, dtype)
+    return f"What is not quantized will be in {str(dtype).removeprefix('torch.')}: the GGUF file was no finer"
+
+
+def type_of_file(model: Any, path: Path) -> torch.dtype | None:
+    """The type of 16 bits that a GGUF file was no finer than; None: it is one of float32."""
     kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) > 1}
     if kinds <= {Kind.F32}:
-        return ""
+        return None
     bfloat16 = kinds <= {Kind.F32, Kind.BF16} or (
         model.config.get_text_config().model_type in TOO_LARGE_FOR_HALF
     )
-    dtype = torch.bfloat16 if bfloat16 else torch.float16
+    return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def convert(model: Any, dtype: torch.dtype) -> None:
+    """Convert a model in place, and what its config says of it."""
     model.to(dtype)
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.dtype = dtype
-    return f"What is not quantized will be in {str(dtype).removeprefix('torch.')}: the GGUF file was no finer"

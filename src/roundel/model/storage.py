@@ -133,7 +133,7 @@ class OnDisk:
         names = [name for name in names if name not in self._untied]
         for name in names:
             put(model, name, self._read(name))
-        _tie(model)
+        tie(model)
         self._around = True
         try:
             yield
@@ -141,7 +141,7 @@ class OnDisk:
             self._around = False
             for name in set(names) - self._untied:
                 put(model, name, model.get_parameter(name).to("meta"))
-            _tie(model)
+            tie(model)
 
     def untied(self, name: str) -> None:
         """It is read no more, though another tensor may lie in the file under its name."""
@@ -224,7 +224,8 @@ def device_map(model: nn.Module, stack: BlockStack) -> dict[str, str]:
     return places
 
 
-def _tie(model: Any) -> None:
+def tie(model: Any) -> None:
+    """Make one parameter of those that the config calls one; of a model without weights too."""
     with turn():  # another thread that opens a model takes the method away meanwhile
         model.tie_weights()
 

@@ -5,6 +5,7 @@ was not changed goes into the output with the bytes that the source has.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,16 @@ class StoredTypes:
     Args:
         model: its names and shapes; tensors may be absent.
         folder: of its checkpoint; None: there is none.
+        files: of its checkpoint, where they have other names than transformers looks for.
 
     Raises:
         ModelError: a file is damaged.
     """
 
-    def __init__(self, model: Any, folder: Path | None) -> None:
+    def __init__(self, model: Any, folder: Path | None, files: Iterable[Path] = ()) -> None:
         self._homes: dict[str, tuple[Path, str, torch.dtype]] = {}
         types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        for path in _safetensors(folder) if folder is not None else ():
+        for path in (*files, *(_safetensors(folder) if folder is not None else ())):
             header: dict[str, Entry] = read_header(path)
             for stored, name in loaded_names(model, header).items():
                 dtype = _FLOATS.get(header[stored].dtype)

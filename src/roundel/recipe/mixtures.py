@@ -145,7 +145,6 @@ MIXTURES: dict[str, Mixture] = {
             "value": _more(lambda spot: spot.block < 2, "q5_k", "q4_k"),
             "down": _down_of_q3_k_m,
             "output": _more(lambda spot: spot.falcon, "q3_k", "q4_k"),
-            "fused": _always("q4_k"),
         },
         many_experts="q5_k",
     ),
@@ -155,7 +154,6 @@ MIXTURES: dict[str, Mixture] = {
             "value": _always("q5_k"),
             "down": _more(lambda spot: spot.falcon, "q4_k", "q5_k"),
             "output": _more(lambda spot: spot.falcon, "q4_k", "q5_k"),
-            "fused": _always("q4_k"),
         },
     ),
     "q4_k_s": Mixture(
@@ -168,7 +166,7 @@ MIXTURES: dict[str, Mixture] = {
     ),
     "q4_k_m": Mixture(
         "q4_k",
-        {"value": _favoured("q6_k", "q4_k"), "down": _down_of_q4_k_m, "fused": _always("q5_k")},
+        {"value": _favoured("q6_k", "q4_k"), "down": _down_of_q4_k_m},
         many_experts="q5_k",
     ),
     "q5_k_s": Mixture("q5_k"),
@@ -177,7 +175,6 @@ MIXTURES: dict[str, Mixture] = {
         {
             "value": _favoured("q6_k", "q5_k"),
             "down": _favoured("q6_k", "q5_k"),
-            "fused": _always("q6_k"),
         },
     ),
     "q6_k": Mixture("q6_k"),

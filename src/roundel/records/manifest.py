@@ -20,7 +20,15 @@ from roundel.system.belongings import MANIFEST, list_files
 from roundel.system.memory import peak_memory
 from roundel.system.seal import write_sealed_json
 
-__all__ = ["MANIFEST", "build_manifest", "layer_records", "read_manifest", "versions", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "build_manifest",
+    "layer_records",
+    "read_manifest",
+    "versions",
+    "without_details",
+    "write_manifest",
+]
 
 
 class _Original(BaseModel):
@@ -91,11 +99,12 @@ def build_manifest(
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "blocks": [asdict(block) for block in outcome.blocks],
-        "layers": [_without_details(layer) for layer in outcome.layers],
+        "layers": [without_details(layer) for layer in outcome.layers],
     }
 
 
-def _without_details(layer: LayerRecord) -> dict[str, Any]:
+def without_details(layer: LayerRecord) -> dict[str, Any]:
+    """A layer as the manifest has it."""
     return {key: value for key, value in asdict(replace(layer, details=None)).items() if key != "details"}
 
 

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from roundel.evaluation.quality import DRAWS, SEED
 from roundel.report.card_data import card_data, licence
+from roundel.report.parts.exported import as_tuned, export_commands, measured_before
 from roundel.report.parts.markdown import block, code, link, one_line, plain, table
 from roundel.report.parts.opening import opening
 from roundel.report.parts.quality import have_bounds, sentence, task_rows, text_rows
@@ -108,7 +109,7 @@ def _quality(report: dict[str, Any]) -> str:
     if not texts and not quality.get("tasks"):
         reason = one_line(without_folders(report.get("no_quality") or "")).rstrip(".")
         return f"Not measured{': ' if reason else ''}{plain(reason)}."
-    parts = [plain(without_folders(sentence(quality, "")))]
+    parts = [plain(without_folders(f"{sentence(quality, '')} {measured_before(report)}".rstrip()))]
     if texts:
         head = [
             "text",
@@ -145,21 +146,23 @@ def _quality(report: dict[str, Any]) -> str:
 
 
 def _making(manifest: dict[str, Any], folder: str) -> str:
-    recipe = manifest["recipe"]
+    recipe, first = as_tuned(manifest, folder)
     data = describe_calibration(manifest)
     found = manifest.get("calibration")
     if found:
         data += (
             f", seed {recipe.get('seed', NONE)}, fingerprint of the tokens {found.get('fingerprint', NONE)}"
         )
-    line, language = command(manifest, folder)
+    line, language = command(manifest, first)
     given = " (`DATA`)" if "calibration DATA" in line or "calibration=DATA" in line else ""
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    exported = export_commands(manifest, folder)
     return "\n\n".join(
         [
             block(line, language),
             "with this as `recipe.yaml` (the keys that differ from the method's defaults):",
             block(recipe_text(recipe), "yaml"),
+            *(["Then, without any rounding:", block("\n".join(exported), "bash")] if exported else []),
             f"Calibration data{given}: {plain(without_folders(data))}.",
             f"Everything else about the run is in `roundel.json`. Versions: {plain(versions)}.",
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from roundel.report.parts.budget import budget
+from roundel.report.parts.exported import measured_before
 from roundel.report.parts.layers import (
     coverage_rows,
     input_ratio,
@@ -81,7 +82,7 @@ def render_page(report: dict[str, Any]) -> str:
         manifest=manifest,
         created=moment(manifest["created"]),
         figures=figures(manifest),
-        verdict=sentence(quality, report.get("no_quality") or ""),
+        verdict=f"{sentence(quality, report.get('no_quality') or '')} {measured_before(report)}".rstrip(),
         warnings=warnings(report),
         texts=text_rows(quality or {}),
         tasks=task_rows(quality or {}),

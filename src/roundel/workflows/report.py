@@ -184,6 +184,33 @@ def _no_report(path: Path, error: Exception) -> ModelError:
     )
 
 
+def carry_report(folder: Path, report: dict[str, Any], manifest: dict[str, Any], progress: Progress) -> None:
+    """Write report, card and page of an exported folder: what was measured before holds of the same weights.
+
+    Args:
+        folder: under its final name.
+        report: of the folder that it was made of.
+        manifest: of it.
+        progress: is told where they were not written.
+    """
+    report = {**report, "manifest": manifest}
+    report.pop("seal", None)
+    try:
+        _save(folder, report)
+        renew_card(folder, report, progress)
+        missing = available()
+        if missing:
+            progress.say(missing)
+        else:
+            write_page(folder, report)
+    # Whatever it is, the model is whole.
+    except Exception as error:
+        progress.say(
+            f"The report was not written ({_describe(error)}); the model in {folder} is whole, and "
+            f"`roundel report {folder}` makes the report anew"
+        )
+
+
 def render_again(folder: Path) -> Path:
     """Make page and card of an output folder anew from its `report.json`, or, where a run left none, from its manifest.
 

@@ -23,6 +23,8 @@ from roundel.engine.trial import Trial, run_trial
 from roundel.errors import FormatError, ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
+from roundel.formats.gguf.file import open_file
+from roundel.formats.gguf.unread import unread_settings
 from roundel.formats.shards import SHARD_BYTES
 from roundel.formats.source_files import SourceFiles
 from roundel.model.experts import rejoin
@@ -127,6 +129,10 @@ class Run:
             said = in_stored_type(self.model, file)
             if said:
                 self.progress.say(said)
+        if file is not None:
+            unread = unread_settings(open_file(file), self.model.config)
+            if unread:
+                self.progress.say(unread)
         self.stack, self.coverage = decide_on(
             self.model, recipe, request.options.blocks, container, self.source.extra, self._files
         )

@@ -1,17 +1,21 @@
 """Writing a result: into a folder that appears when all in it is checked, from the journal's pieces."""
 
+from collections.abc import Collection
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from roundel.engine.job import Job
-from roundel.formats import CONTAINERS, Content, Piece
+from roundel.formats import CONTAINERS, Container, Content, Piece
 from roundel.formats.companions import Companions
 from roundel.formats.config_file import finish_config
 from roundel.formats.folder import atomic_folder
 from roundel.formats.reload import check_extra
 from roundel.formats.source_files import SourceFiles
+from roundel.model.blocks import BlockStack
 from roundel.model.extra_tensors import ExtraTensors
 from roundel.model.source import SourceModel
+from roundel.model.storage import Storage
 from roundel.model.stored_types import StoredTypes
 from roundel.records.folder import measure_folder
 from roundel.records.manifest import write_manifest
@@ -86,32 +90,56 @@ def write_folder(
             journal.target, destination.options.overwrite, journal.folder, job.progress.say
         ) as folder,
     ):
-        container.write(folder, content)
-        if job.activations is not None:
-            job.activations.save(folder)
-        sources, trust = companions.sources, options.trust_remote_code
-        if container.whole:
-            companions.write_licences(folder)
-        else:
-            finish_config(folder, sources[0] if sources else None, job.model.config, trust)
-            companions.write(folder)
-        container.verify(folder, content, trust)
-        check_extra(folder, content.extra)
+        fill_folder(folder, container, content, companions, options.trust_remote_code)
         manifest |= measure_folder(folder, manifest["original"]["parameters"])
         write_manifest(folder, manifest)
         journal.seal()
 
 
+def fill_folder(
+    folder: Path, container: Container, content: Content, companions: Companions, trust_remote_code: bool
+) -> None:
+    """Write everything that a client reads into an empty folder, and check it.
+
+    Args:
+        folder: empty.
+        container: in whose format.
+        content: for it.
+        companions: files that go along with the weights.
+        trust_remote_code: as the model was opened.
+
+    Raises:
+        RoundelError: a failed check.
+    """
+    container.write(folder, content)
+    if content.activations is not None:
+        content.activations.save(folder)
+    sources = companions.sources
+    if container.whole:
+        companions.write_licences(folder)
+    else:
+        source = sources[0] if sources else None
+        finish_config(folder, source, content.model.config, trust_remote_code)
+        companions.write(folder)
+    container.verify(folder, content, trust_remote_code)
+    check_extra(folder, content.extra)
+
+
 def _outside_blocks(job: Job) -> Piece:
     """What is in no block, and was not quantized."""
-    coverage, stack = job.coverage, job.stack
+    coverage = job.coverage
     done = {f"{view.name}." for view in coverage.outside}
     if coverage.tied_head is not None:
         done.add(f"{coverage.tied_head.name}.weight")
-    with job.storage.around(job.model, stack):
+    return outside_blocks(job.model, job.stack, job.storage, done)
+
+
+def outside_blocks(model: Any, stack: BlockStack, storage: Storage, done: Collection[str]) -> Piece:
+    """What is in no block, but for the names that begin with one of `done`."""
+    with storage.around(model, stack):
         others = {
             name: tensor.detach().cpu().contiguous()
-            for name, tensor in job.model.state_dict().items()
+            for name, tensor in model.state_dict().items()
             if not stack.holds(name) and not any(name.startswith(prefix) for prefix in done)
         }
     return Piece(others=others)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from formats.gguf.tiny import tiny_model
+from formats.gguf.tiny import tiny_config, tiny_model
 from roundel.errors import FormatError
 from roundel.formats.gguf.checking import check_layout, file_reader, left_over
 from roundel.formats.gguf.layout import Layout
@@ -71,6 +72,17 @@ def test_a_block_that_llama_cpp_has_not_is_refused():
     model = open_skeleton(zoo_model("qwen3_moe")).model  # its first block has no experts
     with pytest.raises(FormatError, match="model.layers.0.mlp.gate_proj.weight has no place in a GGUF file"):
         layout_of(model, "qwen3moe")
+
+
+def test_what_would_move_columns_is_refused():
+    config = tiny_config("qwen3_5")
+    config.linear_num_value_heads = 4
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(
+        FormatError, match=r"linear_attn.out_proj.weight would need its columns in another order"
+    ):
+        layout_of(model, "qwen35")
 
 
 def test_an_unknown_architecture_is_refused(llama):

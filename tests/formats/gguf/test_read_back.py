@@ -7,8 +7,9 @@ import torch
 from formats.gguf.spm import gemma_tokenizer, llama_tokenizer, model_file, pieces
 from formats.gguf.tiny import READ_BY_TRANSFORMERS, TINY, tiny_model
 from formats.gguf.writing import file_tensors, write
+from roundel.errors import FormatError
 from roundel.formats.gguf.architectures import architecture_of
-from roundel.formats.gguf.checking import check_layout, file_reader, left_over
+from roundel.formats.gguf.checking import check_layout, check_read, file_reader, left_over
 from roundel.formats.gguf.metadata import file_shapes
 from roundel.formats.gguf.moving import transposed_in
 from roundel.formats.gguf.placing import layout_of
@@ -40,6 +41,17 @@ def test_what_was_read_has_its_place_in_the_file_that_it_came_from(name, tmp_pat
         layout, state, lambda key: state[key].mT if key in transposed else state[key], file_reader(reader)
     )
     assert all(tensor.startswith("rope_") for tensor in left_over(layout, [t.name for t in reader.tensors]))
+
+
+@pytest.mark.parametrize("name", ["llama_biases", "stablelm_norms"])
+def test_weights_that_transformers_leaves_out_are_refused_by_name(name, tmp_path):
+    path = write(tiny_model(name), train_tokenizer(), None, tmp_path / "model.gguf")
+    model, reader = open_source(path).model, gguf.GGUFReader(path)
+    layout = layout_of(model, reader.fields["general.architecture"].contents())
+    left = left_over(layout, [tensor.name for tensor in reader.tensors])
+    with pytest.raises(FormatError, match=r"the file has blk\.0\..*, and transformers does not read it"):
+        check_read(left, 2)
+    check_read(["rope_freqs.weight", "output.weight", "blk.2.nextn.eh_proj.weight"], 2)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -108,6 +108,18 @@ _OWN: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
+    "qwen3_5": (
+        "Qwen3_5TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "full_attention_interval": 4,
+        },
+    ),
     "minimax_m2": (
         "MiniMaxM2Config",
         {
@@ -158,7 +170,7 @@ READ_BY_TRANSFORMERS = (
         "phi3",
         "gpt2",
     ),
-    *("bloom", "falcon_old", "stablelm", "starcoder2", "nemotron", "mamba", "lfm2", "minimax_m2"),
+    *("bloom", "falcon_old", "stablelm", "starcoder2", "nemotron", "mamba", "lfm2", "minimax_m2", "qwen3_5"),
 )
 
 

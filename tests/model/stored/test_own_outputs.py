@@ -16,7 +16,7 @@ from zoo import zoo_model
 pytestmark = pytest.mark.slow("builds and dequantizes sources of every form")
 
 
-@pytest.mark.parametrize("container", ["roundel", "dense", "compressed-tensors"])
+@pytest.mark.parametrize("container", ["roundel", "dense", "compressed-tensors", "gptq", "awq"])
 @pytest.mark.parametrize("name", ["llama", "deepseek_v3"])
 def test_own_outputs_are_originals_when_asked_for(container: str, name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ from gguf import GGUFValueType, LlamaFileType
 
 from roundel.errors import FormatError
 from roundel.formats.gguf.architectures import architecture_of
-from roundel.formats.gguf.checking import left_over
+from roundel.formats.gguf.checking import check_read, left_over
 from roundel.formats.gguf.file import Field, FileTensor, GgufFile, Table, open_file
 from roundel.formats.gguf.layout import Layout
 from roundel.formats.gguf.metadata import added_tensors, metadata_of
@@ -81,7 +81,9 @@ def base_for(model: Any, files: SourceFiles) -> Base:
     if files.place is not None and files.place.gguf is not None:
         file = open_file(files.place.gguf)
         layout = layout_of(model, file.arch)
-        tables = [file.table(name) for name in left_over(layout, file.tensors)]
+        over = left_over(layout, file.tensors)
+        check_read(over, model.config.get_text_config().num_hidden_layers)
+        tables = [file.table(name) for name in over]
         return Base(file.fields, layout, list(file.tensors), file, tables)
     return _converted(model, files)
 

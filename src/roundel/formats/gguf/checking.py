@@ -5,6 +5,7 @@ happen: its own tensors are compared with what the layout makes of them, one aft
 written.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
@@ -79,6 +80,25 @@ def left_over(layout: Layout, names: Iterable[str]) -> list[str]:
     """
     given = {place.name for places in layout.values() for place in places}
     return [name for name in names if name not in given]
+
+
+def check_read(names: Iterable[str], blocks: int) -> None:
+    """Refuse a file of which transformers has left out weights of blocks that it runs: biases of Llama, for example.
+
+    Args:
+        names: of the file's tensors that no tensor of the model gives.
+        blocks: of the model.
+
+    Raises:
+        FormatError: with the name of the first.
+    """
+    for name in names:
+        part = re.fullmatch(r"blk\.(\d+)\.(.+)\.(weight|bias)", name)
+        if part is not None and int(part[1]) < blocks and "rope" not in part[2] and "rot_embd" not in part[2]:
+            raise FormatError(
+                f"the file has {name}, and transformers does not read it: the model that was opened is not the file's; "
+                "take it from a folder of safetensors"
+            )
 
 
 def _by_file(places: list[Place]) -> Iterator[tuple[str, list[Place]]]:

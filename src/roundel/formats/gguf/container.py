@@ -14,17 +14,23 @@ import torch
 
 from roundel.activations.scheme import Activations
 from roundel.errors import FormatError, ModelError
-from roundel.formats.container import Layer
+from roundel.formats.container import Integers, Layer
 from roundel.formats.content import Content
 from roundel.formats.decoded import Decoded
 from roundel.formats.gguf.base import Base, base_for
 from roundel.formats.gguf.checking import check_layout
 from roundel.formats.gguf.file import Chunk, FileTensor, GgufFile, write_file
+from roundel.formats.gguf.recovered import integers_in
 from roundel.formats.gguf.tensors import FileTensors
 from roundel.formats.readers import Readers
 from roundel.formats.source_files import SourceFiles
 from roundel.grid.block_types import BLOCK_TYPES
+from roundel.grid.equivalent import as_type
+from roundel.grid.scheme import Scheme
 from roundel.model.experts import stacks_in
+
+# By bits, for who has a grid that is no type.
+_NEAREST = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 7: "q8_0", 8: "q8_0"}
 
 
 class Gguf:
@@ -32,6 +38,7 @@ class Gguf:
 
     name = "gguf"
     whole = True
+    others: torch.dtype | None = None
 
     def check(self, layers: list[Layer], model: Any, activations: Activations, files: SourceFiles) -> None:
         """Types of GGUF files, an architecture that llama.cpp knows, and nothing that its files have no place for."""
@@ -62,6 +69,10 @@ class Gguf:
             if len(kinds) == 1:
                 found[name.removesuffix(".weight")] = kinds.pop().name.lower()
         return found
+
+    def scheme_for(self, scheme: Scheme, in_features: int, dtype: torch.dtype) -> Scheme:
+        """A type."""
+        return as_type(scheme, in_features)
 
     def readers(self, layers: list[Layer], model: Any, activations: Activations) -> Readers:
         """Whatever is built on ggml."""
@@ -110,6 +121,15 @@ class Gguf:
         """transformers reads it."""
         return None
 
+    def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
+        """From the bytes of the file, in the model's order of rows."""
+        path = gguf_file(folder)
+        if path is None:
+            raise ModelError(
+                f"no GGUF file in {folder}, or several: the folder as roundel wrote it is expected"
+            )
+        return integers_in(path, model, schemes)
+
 
 def gguf_file(folder: Path) -> Path | None:
     """The GGUF file of a folder; None where there is not one alone."""
@@ -123,7 +143,7 @@ def _refuse_beyond_types(layer: Layer) -> None:
         group = "a row" if scheme.group_size == -1 else f"groups of {scheme.group_size}"
         raise FormatError(
             f"{layer.name} has a grid of {scheme.bits} bits for {group}, and a GGUF file has types of its own: set "
-            "type=q4_k for example, or use another --format"
+            f"type={_NEAREST[scheme.bits]} for example, or use another --format"
         )
     if layer.permuted:
         raise FormatError(

@@ -90,7 +90,8 @@ class GgufFile:
             self.arch = str(self._reader.fields[_ARCHITECTURE].contents())
         except (ValueError, KeyError, IndexError, OSError, TypeError) as error:
             raise ModelError(
-                f"{path} is no whole GGUF file ({kind_and_line(error)}): one that llama.cpp opens is expected"
+                f"{path} is no whole GGUF file ({kind_and_line(error)}): a whole one is expected; copy or "
+                "download it again"
             ) from error
         parts = self._reader.fields.get("split.count")
         if parts is not None and parts.contents() > 1:

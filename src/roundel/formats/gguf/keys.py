@@ -46,6 +46,12 @@ def first(*values: Value) -> Value:
     return lambda config: next((found for value in values if (found := value(config)) is not None), None)
 
 
+def blocks_of(config: Any) -> int:
+    """How many decoder blocks there are."""
+    found = setting("num_hidden_layers", "num_layers")(config)
+    return int(found)
+
+
 def head_width(config: Any) -> int:
     """Of one head of the queries."""
     width: int | None = getattr(config, "head_dim", None)

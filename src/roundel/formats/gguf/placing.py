@@ -6,6 +6,7 @@ from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 
 from roundel.errors import FormatError
 from roundel.formats.gguf.architectures import architecture
+from roundel.formats.gguf.keys import blocks_of
 from roundel.formats.gguf.layout import Layout, Place
 from roundel.formats.gguf.moving import expert_places, transposed_in
 from roundel.formats.gguf.rules import EXPERTS, Named, as_it_is
@@ -28,7 +29,7 @@ def layout_of(model: Any, arch: str) -> Layout:
     """
     rules = (*architecture(arch).rules, *EXPERTS)
     config = model.config.get_text_config()
-    names = _names(arch, config.num_hidden_layers)
+    names = _names(arch, blocks_of(config))
     transposed, twins = transposed_in(model), _twins(model)
     layout: Layout = {}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -4,7 +4,7 @@ from typing import Any
 
 from gguf import ExpertGatingFuncType, RopeScalingType
 
-from roundel.formats.gguf.keys import Key, Value, rope_of, setting
+from roundel.formats.gguf.keys import Key, Value, blocks_of, rope_of, setting
 
 _SCALINGS = {
     "linear": RopeScalingType.LINEAR,
@@ -33,7 +33,7 @@ def _gate(config: Any) -> ExpertGatingFuncType | None:
 
 
 STANDARD = (
-    Key("block_count", setting("num_hidden_layers", "num_layers")),
+    Key("block_count", blocks_of),
     Key("context_length", setting("max_position_embeddings", "max_seq_len", "seq_length")),
     Key("embedding_length", setting("hidden_size")),
     Key("feed_forward_length", setting("intermediate_size", "ffn_hidden_size")),

@@ -114,12 +114,12 @@ class Awq:
 
     def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """Codes less zero points, times scales, in float32."""
-        codes, zeros = (_unmixed(parts[part]).t() for part in ("qweight", "qzeros"))
+        codes, zeros = (unmixed(parts[part]).t() for part in ("qweight", "qzeros"))
         groups = _in_order(codes.shape[1], zeros.shape[1])
         return (codes.float() - zeros.float()[:, groups]) * parts["scales"].float().t()[:, groups]
 
 
-def _unmixed(words: torch.Tensor) -> torch.Tensor:
+def unmixed(words: torch.Tensor) -> torch.Tensor:
     """Codes `[rows, 8 n]` in the order of their outputs from `[rows, n]`."""
     rows, count = words.shape
     codes = unpack(words.contiguous(), 4, 8 * count).view(rows, count, 8)

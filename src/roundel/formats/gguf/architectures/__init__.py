@@ -9,9 +9,10 @@ from roundel.formats.gguf.architectures.gpt import GPT, MAMBA
 from roundel.formats.gguf.architectures.llama_like import LLAMA_LIKE
 from roundel.formats.gguf.architectures.others import OTHERS
 from roundel.formats.gguf.architectures.qwen import QWEN
+from roundel.formats.gguf.architectures.qwen35 import QWEN35
 
 ARCHITECTURES: dict[str, Architecture] = {
-    known.name: known for known in (*LLAMA_LIKE, *QWEN, *GEMMA, *GPT, MAMBA, *OTHERS)
+    known.name: known for known in (*LLAMA_LIKE, *QWEN, *QWEN35, *GEMMA, *GPT, MAMBA, *OTHERS)
 }
 """By their names in `general.architecture`."""
 

@@ -116,7 +116,6 @@ LLAMA_LIKE = (
         needs=(SILU,),
     ),
     Architecture("seed_oss", ("seed_oss",), needs=(SILU,)),
-    Architecture("internlm2", ("internlm2",), needs=(SILU,)),
     Architecture(
         "exaone4",
         ("exaone4",),

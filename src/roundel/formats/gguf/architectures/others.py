@@ -5,7 +5,7 @@ from typing import Any
 from gguf import ExpertGatingFuncType, RopeScalingType
 
 from roundel.formats.gguf.architectures.architecture import SILU, Architecture, Need, one_of
-from roundel.formats.gguf.keys import Key, always, first, rotary_width, setting, slides_unless
+from roundel.formats.gguf.keys import Key, always, first, rope_of, rotary_width, setting, slides_unless
 from roundel.formats.gguf.rules import Rule, gate_and_up_in_turn, named, nowhere, through
 
 _VOCABULARY = Key("vocab_size", setting("vocab_size"))
@@ -13,6 +13,18 @@ _ROTARY = Key("rope_dimension_count", rotary_width)
 _WINDOW = Key("sliding_window", setting("sliding_window"))
 _NO_SCALING = Key("rope_scaling_type", always(RopeScalingType.NONE))
 _EXPERT = Key("expert_feed_forward_length", setting("moe_intermediate_size", "intermediate_size"))
+
+
+def _glm_rotary(config: Any) -> int:
+    """Half of each head, which configs of ChatGLM's own code do not say."""
+    width: int | None = getattr(config, "kv_channels", None)
+    return width // 2 if width else rotary_width(config)
+
+
+def _glm_base(config: Any) -> float:
+    return float(rope_of(config).get("rope_theta") or 1e4 * getattr(config, "rope_ratio", 1))
+
+
 _GLM_TOKENS = {"eot": "<|user|>", "unk": "<|endoftext|>"}
 
 
@@ -30,8 +42,10 @@ OTHERS = (
             Key("layer_norm_rms_eps", setting("rms_norm_eps", "layernorm_epsilon")),
             Key("key_length", always(None)),
             Key("value_length", always(None)),
-            _ROTARY,
+            Key("rope_dimension_count", _glm_rotary),
+            Key("rope_freq_base", _glm_base),
         ),
+        needs=(one_of("multi_query_attention", True),),
         special_tokens=_GLM_TOKENS,
     ),
     Architecture(

@@ -63,7 +63,7 @@ _KNOWN = (
     ),
     _Known("tekken", (rf"{_CASED % ('', '')}|\p{{N}}|{_CASED_REST}",), whole_words=True),
     _Known("gpt-4o", (rf"{_CASED % (_ENDINGS, _ENDINGS)}|\p{{N}}{{1,3}}|{_CASED_REST}",)),
-    _Known("falcon", (_PUNCTUATION, _GPT2, _NUMBER, "[0-9][0-9][0-9]")),
+    _Known("default", (_PUNCTUATION, _GPT2, _NUMBER, "[0-9][0-9][0-9]")),
     _Known("falcon", (_PUNCTUATION, _GPT2, "[0-9][0-9][0-9]")),
     _Known("bloom", (_BLOOM,)),
     _Known("viking", (_BLOOM, _DIGIT)),

@@ -6,15 +6,23 @@ score and kind in fields 1 to 3; how it was trained is in field 2 (there, field 
 in field 3 (there, field 3: whether a blank is put before).
 """
 
+import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from roundel.calibration.texts import pydoc_documents
 from roundel.errors import FormatError
+from roundel.formats.gguf.tokenizer.merging import merged
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _BPE = 2
+_BLANK = "▁"
+# Of the text on which merges are compared: characters.
+_PROBE = 200_000
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens; sentencepiece and GGUF number them alike."""
 
@@ -78,14 +86,15 @@ def pieces_of(about: dict[str, Any]) -> Pieces:
         about: a `tokenizer.json`.
 
     Raises:
-        FormatError: its merges are not all that sentencepiece would make.
+        FormatError: it merges fewer pairs than sentencepiece would, and that shows.
     """
     vocabulary: dict[str, int] = about["model"]["vocab"]
     merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in about["model"]["merges"]]
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
-    _check_merges(vocabulary, ranks, {(left, right) for left, right in merges})
+    if not _all_listed(vocabulary, ranks, {(left, right) for left, right in merges}):
+        _check_on_text(about, {text: -float(rank) for text, rank in ranks.items()})
     size = max(vocabulary.values()) + 1
     texts, scores, kinds = [""] * size, [-float(len(merges))] * size, [UNUSED] * size
     for text, number in vocabulary.items():
@@ -95,17 +104,32 @@ def pieces_of(about: dict[str, Any]) -> Pieces:
     return Pieces(texts, scores, kinds, _blank_first(about))
 
 
-def _check_merges(vocabulary: dict[str, int], ranks: dict[str, int], merges: set[tuple[str, str]]) -> None:
-    """llama.cpp merges whatever two tokens make a third; so must the tokenizer."""
-    for text in ranks:
-        for cut in range(1, len(text)):
-            pair = text[:cut], text[cut:]
-            if pair not in merges and pair[0] in vocabulary and pair[1] in vocabulary:
-                raise FormatError(
-                    f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r} to its token {text!r}, and llama.cpp "
-                    "would: a vocabulary of sentencepiece is expected where bytes have tokens of their own; take "
-                    "another --format, or --like base.gguf, a file that llama.cpp's converter made of the same model"
-                )
+def _all_listed(vocabulary: dict[str, int], ranks: dict[str, int], merges: set[tuple[str, str]]) -> bool:
+    """Whether a tokenizer merges any two tokens that make a third, as llama.cpp does: sentencepiece's do."""
+    return all(
+        (text[:cut], text[cut:]) in merges or text[:cut] not in vocabulary or text[cut:] not in vocabulary
+        for text in ranks
+        for cut in range(1, len(text))
+    )
+
+
+def _check_on_text(about: dict[str, Any], scores: dict[str, float]) -> None:
+    """Where it merges fewer, that need not show: whatever comes before a merge in the order mostly comes before it."""
+    tokenizer = Tokenizer.from_str(json.dumps(about))
+    letters = set("".join(about["model"]["vocab"]))
+    for line in "\n".join(pydoc_documents())[:_PROBE].splitlines():
+        line = line.strip()
+        spaced = _BLANK + line.replace(" ", _BLANK)
+        if not line or not letters.issuperset(spaced):
+            continue
+        mine = tokenizer.encode(line, add_special_tokens=False).tokens
+        theirs = merged(spaced if _blank_first(about) else spaced[1:], scores)
+        if mine != theirs:
+            raise FormatError(
+                f"the tokenizer cuts {line[:40]!r} into {len(mine)} tokens, and llama.cpp would cut it into "
+                f"other ones ({len(theirs)}): it merges fewer pairs than sentencepiece would; take another --format, "
+                "or --like base.gguf with a file that llama.cpp's converter made of the model"
+            )
 
 
 def _blank_first(about: dict[str, Any]) -> bool:
