@@ -72,7 +72,7 @@ def genai(folder, task):
     import onnxruntime_genai as og
 
     out = Path(task["scratch"]) / "onnx"
-    exact = ["nodes_to_exclude=/lm_head/MatMul", "shared_embeddings=false", "int4_accuracy_level=1"]
+    exact = ["nodes_to_exclude=/lm_head/MatMul", "shared_embeddings=false", "accuracy_level=1"]
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", folder, "-o", str(out), "-p", "int4", "-e", "cpu", "-c", task["scratch"]]
     done = subprocess.run([*command, "--extra_options", *exact], capture_output=True, text=True, check=False)
