@@ -9,6 +9,7 @@ import roundel
 from roundel.activations.scheme import Activations, ActivationScheme
 from roundel.errors import FormatError
 from roundel.formats import CONTAINERS, Content, Layer, Piece
+from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 from zoo import zoo_model
 
@@ -129,7 +130,7 @@ def test_a_group_that_fits_no_kernel_is_refused_with_those_that_do() -> None:
     with pytest.raises(
         FormatError, match=r"group_size 100 .* 576 of model\.layers\.0\.mlp\.down_proj.* 32, 48, 64"
     ):
-        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.float32), Activations())
+        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.float32), Activations(), SourceFiles())
 
 
 def test_schemes_that_no_form_carries_are_refused() -> None:
@@ -143,7 +144,7 @@ def test_schemes_that_no_form_carries_are_refused() -> None:
         for bits in (2, 3)
     ]
     with pytest.raises(FormatError, match="leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check(layers, skeleton(torch.bfloat16), Activations())
+        CONTAINERS["compressed-tensors"].check(layers, skeleton(torch.bfloat16), Activations(), SourceFiles())
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["opened whole", "tensor by tensor"])
@@ -214,7 +215,7 @@ def test_scales_that_the_model_does_not_hold_are_refused_with_activations() -> N
     layer = Layer("model.layers.0.mlp.up_proj", "Linear", (64, 64), Scheme(scale_dtype="float32"))
     activations = Activations(inputs=ActivationScheme(8, sym=False, static=False))
     with pytest.raises(FormatError, match="quantized activations with scales.*leave scale_dtype out"):
-        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.bfloat16), activations)
+        CONTAINERS["compressed-tensors"].check([layer], skeleton(torch.bfloat16), activations, SourceFiles())
 
 
 def test_a_kv_cache_that_the_client_could_not_read_is_refused_before_the_work(tmp_path: Path) -> None:
