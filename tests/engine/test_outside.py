@@ -92,3 +92,11 @@ def test_inputs_of_an_embedding_are_not_quantized() -> None:
     with torch.no_grad():
         logits = made.model(torch.arange(12)[None]).logits
     assert torch.isfinite(logits).all()
+
+
+def test_a_budget_of_the_blocks_does_not_bind_what_has_bits_of_its_own() -> None:
+    chosen = recipe(method="spqr", target_bits=5.5, embedding_bits=8, head_bits=8, group_size=16, **DATA)
+    made = roundel.quantize(zoo_model(TIED), chosen, calibration=[manual_text()])
+    assert layer(made, "transformer.wte")["bits_per_weight"] > 8
+    assert layer(made, "lm_head")["bits_per_weight"] > 8
+    assert layer(made, "transformer.h.0.mlp.c_fc")["bits_per_weight"] <= 5.5

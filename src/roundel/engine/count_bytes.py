@@ -226,7 +226,7 @@ def _output_bytes(model: Any, coverage: Coverage, recipe: Recipe) -> int:
         view = LinearView(name, model.get_submodule(name))
         out, width = view.shape
         bits = scheme.stored_bits(out, width) + 32 * (recipe.outliers or 0.0) * out * width
-        if recipe.target_bits is not None:
+        if recipe.target_bits is not None and view not in coverage.outside:
             bits = recipe.target_bits * out * width
         packed += int(bits) // 8
         if recipe.format != "dense":

@@ -126,7 +126,8 @@ def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Reci
             _add(coverage, view, None, _BESIDE if id(view.module) in beside else "outside the blocks", None)
         elif wanted:
             scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=True, embedding=False)
-            _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, None)
+            budget = recipe.head_bits is None
+            _add(coverage, view, _fitted(scheme, view, recipe, budget=budget), _SKIPPED, None)
             coverage.head = view if view.name in coverage.schemes else None
         elif tied and coverage.embedding is not None:
             coverage.tied_head = view
@@ -154,7 +155,8 @@ def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe, module: nn.Mo
         raise RecipeError(
             f"embedding_bits quantizes {view.name}, and a skip pattern leaves it out: leave one of them out"
         )
-    _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, None)
+    # A budget is for what the blocks' grid is for.
+    _add(coverage, view, _fitted(scheme, view, recipe, budget=False), _SKIPPED, None)
     coverage.embedding = view if view.name in coverage.schemes else None
 
 
@@ -205,15 +207,15 @@ class _Spots:
         return Spot(role_of(name), index, self.blocks, self.sharing, self.experts, self.falcon)
 
 
-def _fitted(wanted: Scheme | None, view: LinearView, recipe: Recipe) -> Scheme | None:
-    """A grid that the Linear's rows, and the budget, admit."""
+def _fitted(wanted: Scheme | None, view: LinearView, recipe: Recipe, *, budget: bool = True) -> Scheme | None:
+    """A grid that the Linear's rows admit, and the budget, where there is one for it."""
     scheme = None if wanted is None else wanted.fitting(view.shape[1])
     if wanted is not None and scheme is None:
         raise RecipeError(
             f"{view.name} has rows of {view.shape[1]} weights, and types of GGUF files want a multiple of 32: leave it "
             f"out (skip: [{view.name}]), or give it a grid without a type in layers"
         )
-    if scheme is None or recipe.target_bits is None:
+    if scheme is None or recipe.target_bits is None or not budget:
         return scheme
     permuted = recipe.permutes(scheme, view.shape[1])
     return scheme_within(recipe.target_bits, scheme, view.name, view.shape, permuted=permuted)

@@ -117,8 +117,8 @@ class Outcome:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     def bits_per_weight(self) -> float:
-        """Mean over all weights that are quantized, now or in their file before; scales, zero points and outliers
-        included."""
+        """Mean over all quantized weights (where all were quantized in their file before, over those); scales, zero
+        points and outliers included."""
         return self._mean("bits_per_weight")
 
     def paper_bits(self) -> float:
@@ -149,4 +149,5 @@ class Outcome:
 
     @property
     def _stored(self) -> list[LayerRecord]:
-        return [layer for layer in self.layers if layer.bits_per_weight is not None]
+        kept = [layer for layer in self.layers if layer.bits_per_weight is not None]
+        return [layer for layer in kept if layer.bits is not None] or kept
