@@ -179,11 +179,11 @@ def _licence_files(folder: Path) -> tuple[str, ...]:
 
 def _metadata(place: Place) -> dict[str, Any]:
     """What the card of a model says; of a GGUF file, what its header says of itself."""
-    if place.is_gguf:
+    if place.gguf is not None:
         # Beside a file on this machine anything may lie.
         beside = _card(place.folder) if place.commit else {}
         header = _header(place)
-        return beside | header | ({"read_in": place.path.name} if "license" in header else {})
+        return beside | header | ({"read_in": place.gguf.name} if "license" in header else {})
     return _card(place.folder)
 
 
@@ -198,7 +198,7 @@ def _card(folder: Path) -> dict[str, Any]:
 def _header(place: Place) -> dict[str, Any]:
     """The same as a card says, from the header of a GGUF file."""
     try:
-        fields = GGUFReader(place.path).fields
+        fields = GGUFReader(place.gguf).fields
         said = {k: fields[k].contents() for k in fields if k.startswith("general.")}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         return {}
