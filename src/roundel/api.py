@@ -97,7 +97,7 @@ def quantize(
         restart=restart,
         stream=stream,
         streams=streams,
-        like=None if like is None else Path(like).expanduser(),
+        like=_path(like),
         held_out=held_out,
         hub=hub,
     )
@@ -152,7 +152,7 @@ def sweep(
         restart=restart,
         stream=True,
         streams=streams,
-        like=None if like is None else Path(like).expanduser(),
+        like=_path(like),
         held_out=held_out,
     )
     return sweep_request(request, chosen, Path(output).expanduser(), where, ranks, options)

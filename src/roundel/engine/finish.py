@@ -57,23 +57,16 @@ def _record(
     seen: Observations,
     inputs: str,
 ) -> LayerRecord:
-    name, scheme = record.name, quantized.scheme
+    name = record.name
     power = target.weight.square().mean().clamp_min(1e-30)
     sizes, smoothing = seen.sizes.get(name), seen.smoothing.get(name)
     return replace(
-        record,
+        record.quantized_as(quantized),
         note=target.note,
         tokens=seen.tokens.get(name),
         inputs=inputs,
         smoothing=smoothing.summary if smoothing else "",
         smoothed=smoothing is not None and smoothing.done,
-        type=scheme.type,
-        bits=scheme.bits,
-        group_size=scheme.group_size,
-        sym=scheme.sym,
-        bits_per_weight=quantized.bits_per_weight(),
-        paper_bits=quantized.paper_bits(),
-        outliers=quantized.outlier_share,
         error=float((dequantized - target.weight).square().mean() / power),
         details=LayerDetails(
             weight_details(target.weight),

@@ -5,17 +5,15 @@ scales are float16. Written in 32, the output would be larger than the file, and
 nobody serves in. A file of float32 stays one.
 """
 
-from pathlib import Path
 from typing import Any
 
-import gguf
 import torch
 from gguf import GGMLQuantizationType as Kind
 
 from roundel.model.hints import TOO_LARGE_FOR_HALF
 
 
-def in_stored_type(model: Any, path: Path) -> str:
+def in_stored_type(model: Any, kinds: set[Kind]) -> str:
     """Convert a model in place to a type of 16 bits, if its file was no finer.
 
     float16 is finer; it is bfloat16 where the file has it, or the architecture's activations are known to exceed
@@ -23,21 +21,20 @@ def in_stored_type(model: Any, path: Path) -> str:
 
     Args:
         model: as it was read.
-        path: the GGUF file.
+        kinds: how the matrices of its GGUF file are stored.
 
     Returns:
         What was done, in words; nothing where nothing was.
     """
-    dtype = type_of_file(model, path)
+    dtype = type_of_file(model, kinds)
     if dtype is None:
         return ""
     convert(model, dtype)
     return f"What is not quantized will be in {str(dtype).removeprefix('torch.')}: the GGUF file was no finer"
 
 
-def type_of_file(model: Any, path: Path) -> torch.dtype | None:
+def type_of_file(model: Any, kinds: set[Kind]) -> torch.dtype | None:
     """The type of 16 bits that a GGUF file was no finer than; None: it is one of float32."""
-    kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) > 1}
     if kinds <= {Kind.F32}:
         return None
     bfloat16 = kinds <= {Kind.F32, Kind.BF16} or (

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -57,6 +57,20 @@ class LayerRecord:
     outliers: float | None = None
     error: float | None = None
     details: LayerDetails | None = None
+
+    def quantized_as(self, weight: QuantizedWeight) -> "LayerRecord":
+        """The same with the grid of a weight, and what it takes to store."""
+        scheme = weight.scheme
+        return replace(
+            self,
+            type=scheme.type,
+            bits=scheme.bits,
+            group_size=scheme.group_size,
+            sym=scheme.sym,
+            bits_per_weight=weight.bits_per_weight(),
+            paper_bits=weight.paper_bits(),
+            outliers=weight.outlier_share,
+        )
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> "LayerRecord":

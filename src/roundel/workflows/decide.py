@@ -7,10 +7,13 @@ from roundel.errors import RoundelError
 from roundel.formats import CONTAINERS, Container, Layer
 from roundel.formats.readers import Readers
 from roundel.formats.source_files import SourceFiles
+from roundel.grid.scheme import Scheme
 from roundel.model.blocks import BlockStack, find_blocks
 from roundel.model.experts import divide, rejoin
 from roundel.model.extra_tensors import ExtraTensors
+from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
+from roundel.records.outcome import LayerRecord
 
 
 def decide_on(
@@ -56,25 +59,33 @@ def find_readers(coverage: Coverage, recipe: Recipe, model: Any) -> Readers:
 
 
 def _layers(coverage: Coverage, recipe: Recipe, model: Any) -> list[Layer]:
-    layers = []
-    for record in coverage.layers:
-        scheme = coverage.schemes.get(record.name)
-        if scheme is None:
-            continue
-        shape = (record.shape[0], record.shape[1])
-        bias = getattr(model.get_submodule(record.name), "bias", None) is not None
-        permuted = recipe.permutes(scheme, shape[1])
-        embedding = coverage.embedding is not None and record.name == coverage.embedding.name
-        layers.append(
-            Layer(
-                record.name,
-                record.kind,
-                shape,
-                scheme,
-                bias=bias,
-                outliers=recipe.keeps_outliers and not embedding,
-                permuted=permuted and not embedding,
-                embedding=embedding,
-            )
-        )
-    return layers
+    return [
+        layer_of(record, coverage.schemes[record.name], model, recipe, outliers=recipe.keeps_outliers)
+        for record in coverage.layers
+        if record.name in coverage.schemes
+    ]
+
+
+def layer_of(record: LayerRecord, scheme: Scheme, model: Any, recipe: Recipe, *, outliers: bool) -> Layer:
+    """What a container is asked to carry of one layer.
+
+    Args:
+        record: of the layer.
+        scheme: its grid.
+        model: its names and shapes.
+        recipe: says in which order columns are.
+        outliers: whether it may have some; an embedding has none.
+    """
+    module = model.get_submodule(record.name)
+    embedding = module is text_model(model).get_input_embeddings()
+    shape = (record.shape[0], record.shape[1])
+    return Layer(
+        record.name,
+        record.kind,
+        shape,
+        scheme,
+        bias=getattr(module, "bias", None) is not None,
+        outliers=outliers and not embedding,
+        permuted=recipe.permutes(scheme, shape[1]) and not embedding,
+        embedding=embedding,
+    )

@@ -18,6 +18,7 @@ from roundel.errors import FormatError, ModelError
 from roundel.formats import CONTAINERS, Container, Content
 from roundel.formats.companions import Companions
 from roundel.formats.folder import atomic_folder, check_target
+from roundel.formats.gguf.file import open_file
 from roundel.formats.readers import Readers
 from roundel.formats.shards import SHARD_BYTES
 from roundel.formats.source_files import SourceFiles
@@ -132,7 +133,7 @@ class Export:
 
     def _keep_sixteen_bits(self, file: Path) -> None:
         """A GGUF file is read into float32: what is not quantized gets a type of 16 bits again, if that holds it."""
-        first = type_of_file(self.model, file)
+        first = type_of_file(self.model, open_file(file).matrix_kinds)
         if first is None:
             return
         for dtype in dict.fromkeys((first, torch.float16, torch.bfloat16)):
@@ -195,18 +196,7 @@ class Export:
             scheme, old = weight.scheme, self.written.schemes[record.name]
             before += old.stored_bits(*weight.shape)
             after += scheme.stored_bits(*weight.shape)
-            records.append(
-                replace(
-                    record,
-                    type=scheme.type,
-                    bits=scheme.bits,
-                    group_size=scheme.group_size,
-                    sym=scheme.sym,
-                    bits_per_weight=weight.bits_per_weight(),
-                    paper_bits=weight.paper_bits(),
-                    outliers=weight.outlier_share,
-                )
-            )
+            records.append(record.quantized_as(weight))
         if after > before:
             weights = sum(prod(record.shape) for record in records if record.bits is not None)
             self.options.progress.say(

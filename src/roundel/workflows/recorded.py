@@ -4,16 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from roundel.errors import ModelError
 from roundel.formats import INTEGER_FILES, Layer, shard_files
 from roundel.formats.integers import IntegerFiles
 from roundel.grid.scheme import Scheme
-from roundel.model.linears import LinearView
-from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
+from roundel.workflows.decide import layer_of
 
 
 def recorded_schemes(folder: Path, manifest: dict[str, Any], model: Any) -> dict[str, Scheme]:
@@ -74,25 +72,8 @@ def recorded_layers(
         model: its names and shapes.
     """
     recipe = Recipe.model_construct(**manifest["recipe"])
-    embedding = text_model(model).get_input_embeddings()
-    layers = []
-    for record in records:
-        scheme = schemes.get(record.name)
-        if scheme is None:
-            continue
-        module: nn.Module = model.get_submodule(record.name)
-        shape = LinearView(record.name, module).shape
-        looked_up = module is embedding
-        layers.append(
-            Layer(
-                record.name,
-                record.kind,
-                shape,
-                scheme,
-                bias=getattr(module, "bias", None) is not None,
-                outliers=bool(record.outliers),
-                permuted=not looked_up and recipe.permutes(scheme, shape[1]),
-                embedding=looked_up,
-            )
-        )
-    return layers
+    return [
+        layer_of(record, schemes[record.name], model, recipe, outliers=bool(record.outliers))
+        for record in records
+        if record.name in schemes
+    ]

@@ -85,25 +85,34 @@ def write_report(
         renew_card(folder, report, progress)
         for layer in report["standouts"]:
             progress.say(f"Out of line: {layer['words']}")
-        missing = available()
-        if missing:
-            progress.say(missing)
-        else:
-            write_page(folder, report)
+        _render(folder, report, progress)
     # Whatever it is, the model is whole.
     except Exception as error:
-        failed = (
-            f"The report was not written ({_describe(error)}); the model in {folder} is whole, and "
-            f"`roundel report {folder}` makes the report anew"
-        )
-        progress.say(failed)
-        return failed
+        return _say_failed(folder, error, progress)
     if stopped is not None:
         raise Stopped(
             f"stopped while the result was measured; the model in {folder} is whole, and its report says that it was "
             "not measured: roundel eval measures it"
         ) from stopped
     return ""
+
+
+def _render(folder: Path, report: dict[str, Any], progress: Progress) -> None:
+    """The page, where its libraries are installed."""
+    missing = available()
+    if missing:
+        progress.say(missing)
+    else:
+        write_page(folder, report)
+
+
+def _say_failed(folder: Path, error: Exception, progress: Progress) -> str:
+    failed = (
+        f"The report was not written ({_describe(error)}); the model in {folder} is whole, and "
+        f"`roundel report {folder}` makes the report anew"
+    )
+    progress.say(failed)
+    return failed
 
 
 def _quality(
@@ -198,17 +207,10 @@ def carry_report(folder: Path, report: dict[str, Any], manifest: dict[str, Any],
     try:
         _save(folder, report)
         renew_card(folder, report, progress)
-        missing = available()
-        if missing:
-            progress.say(missing)
-        else:
-            write_page(folder, report)
+        _render(folder, report, progress)
     # Whatever it is, the model is whole.
     except Exception as error:
-        progress.say(
-            f"The report was not written ({_describe(error)}); the model in {folder} is whole, and "
-            f"`roundel report {folder}` makes the report anew"
-        )
+        _say_failed(folder, error, progress)
 
 
 def render_again(folder: Path) -> Path:

@@ -124,15 +124,13 @@ class Run:
                 f"--like gives a GGUF file its metadata, and {recipe.format} is to be written: leave --like (like=) "
                 "out, or set format=gguf and a type"
             )
-        file = None if self.source.place is None else self.source.place.gguf
-        if file is not None and container is not None and not container.whole:
-            said = in_stored_type(self.model, file)
-            if said:
-                self.progress.say(said)
-        if file is not None:
-            unread = unread_settings(open_file(file), self.model.config)
-            if unread:
-                self.progress.say(unread)
+        if self.source.place is not None and self.source.place.gguf is not None:
+            file, said = open_file(self.source.place.gguf), []
+            if container is not None and not container.whole:
+                said.append(in_stored_type(self.model, file.matrix_kinds))
+            said.append(unread_settings(file, self.model.config))
+            for words in filter(None, said):
+                self.progress.say(words)
         self.stack, self.coverage = decide_on(
             self.model, recipe, request.options.blocks, container, self.source.extra, self._files
         )

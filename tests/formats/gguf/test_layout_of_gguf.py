@@ -3,14 +3,14 @@
 import re
 from dataclasses import replace
 
-import gguf
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from formats.gguf.tiny import tiny_config, tiny_model
 from roundel.errors import FormatError
-from roundel.formats.gguf.checking import check_layout, file_reader, left_over
+from roundel.formats.gguf.checking import check_layout, left_over
+from roundel.formats.gguf.file import GgufFile
 from roundel.formats.gguf.layout import Layout
 from roundel.formats.gguf.moving import transposed_in
 from roundel.formats.gguf.placing import layout_of
@@ -23,38 +23,38 @@ from zoo.gguf_file import write_gguf
 def llama(tmp_path_factory):
     """A model, and the file that another writer made of it."""
     path = write_gguf(zoo_model("llama"), tmp_path_factory.mktemp("gguf") / "llama.gguf")
-    return open_source(path).model, gguf.GGUFReader(path)
+    return open_source(path).model, GgufFile(path)
 
 
-def check(model, reader: gguf.GGUFReader, layout: Layout) -> None:
+def check(model, file: GgufFile, layout: Layout) -> None:
     state, transposed = model.state_dict(), transposed_in(model)
     check_layout(
-        layout, state, lambda name: state[name].mT if name in transposed else state[name], file_reader(reader)
+        layout, state, lambda name: state[name].mT if name in transposed else state[name], file.tensor
     )
 
 
 def test_a_llama_is_what_another_writer_made_of_it(llama):
-    model, reader = llama
+    model, file = llama
     layout = layout_of(model, "llama")
-    check(model, reader, layout)
-    assert left_over(layout, [tensor.name for tensor in reader.tensors]) == []
+    check(model, file, layout)
+    assert left_over(layout, file.tensors) == []
 
 
 def test_a_wrong_order_of_rows_is_refused_by_name(llama):
-    model, reader = llama
+    model, file = llama
     name = "model.layers.1.self_attn.k_proj.weight"
     layout = layout_of(model, "llama")
     layout[name] = [replace(layout[name][0], rows=None)]
     with pytest.raises(FormatError, match=f"{re.escape(name)} .* as blk.1.attn_k.weight it differs in"):
-        check(model, reader, layout)
+        check(model, file, layout)
 
 
 def test_a_tensor_that_the_file_has_not_is_refused_by_name(llama):
-    model, reader = llama
+    model, file = llama
     layout = layout_of(model, "llama")
     layout["model.norm.weight"] = [replace(layout["model.norm.weight"][0], name="token_norm.weight")]
     with pytest.raises(FormatError, match="model.norm.weight .* the file has no token_norm.weight"):
-        check(model, reader, layout)
+        check(model, file, layout)
 
 
 def test_experts_have_places_as_linears_too():

@@ -1,6 +1,5 @@
 """What is written from a folder is read by transformers as the same model with the same tokenizer."""
 
-import gguf
 import pytest
 import torch
 
@@ -9,7 +8,8 @@ from formats.gguf.tiny import READ_BY_TRANSFORMERS, TINY, tiny_model
 from formats.gguf.writing import file_tensors, write
 from roundel.errors import FormatError
 from roundel.formats.gguf.architectures import architecture_of
-from roundel.formats.gguf.checking import check_layout, check_read, file_reader, left_over
+from roundel.formats.gguf.checking import check_layout, check_read, left_over
+from roundel.formats.gguf.file import GgufFile
 from roundel.formats.gguf.metadata import file_shapes
 from roundel.formats.gguf.moving import transposed_in
 from roundel.formats.gguf.placing import layout_of
@@ -34,21 +34,19 @@ def test_the_weights_are_the_same(name, tmp_path):
 @pytest.mark.parametrize("name", READ_BY_TRANSFORMERS)
 def test_what_was_read_has_its_place_in_the_file_that_it_came_from(name, tmp_path):
     path = write(tiny_model(name, readable=True), train_tokenizer(), None, tmp_path / "model.gguf")
-    model, reader = open_source(path).model, gguf.GGUFReader(path)
-    layout = layout_of(model, reader.fields["general.architecture"].contents())
+    model, file = open_source(path).model, GgufFile(path)
+    layout = layout_of(model, file.arch)
     state, transposed = model.state_dict(), transposed_in(model)
-    check_layout(
-        layout, state, lambda key: state[key].mT if key in transposed else state[key], file_reader(reader)
-    )
-    assert all(tensor.startswith("rope_") for tensor in left_over(layout, [t.name for t in reader.tensors]))
+    check_layout(layout, state, lambda key: state[key].mT if key in transposed else state[key], file.tensor)
+    assert all(tensor.startswith("rope_") for tensor in left_over(layout, file.tensors))
 
 
 @pytest.mark.parametrize("name", ["llama_biases", "stablelm_norms"])
 def test_weights_that_transformers_leaves_out_are_refused_by_name(name, tmp_path):
     path = write(tiny_model(name), train_tokenizer(), None, tmp_path / "model.gguf")
-    model, reader = open_source(path).model, gguf.GGUFReader(path)
-    layout = layout_of(model, reader.fields["general.architecture"].contents())
-    left = left_over(layout, [tensor.name for tensor in reader.tensors])
+    model, file = open_source(path).model, GgufFile(path)
+    layout = layout_of(model, file.arch)
+    left = left_over(layout, file.tensors)
     with pytest.raises(FormatError, match=r"the file has blk\.0\..*, and transformers does not read it"):
         check_read(left, 2)
     check_read(["rope_freqs.weight", "output.weight", "blk.2.nextn.eh_proj.weight"], 2)

@@ -2,6 +2,7 @@
 
 the model came from a GGUF file     from that file, as they are; and so does every tensor that is not quantized
 --like base.gguf                    from that file, which llama.cpp's converter made of the same model
+anything else                       from its config and tokenizer, as llama.cpp's converter would have them
 """
 
 from dataclasses import dataclass, field

@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
-import gguf
-import numpy as np
 import torch
 
 from roundel.errors import FormatError
@@ -19,25 +17,6 @@ from roundel.formats.gguf.moving import is_stack, moved
 
 # Of numbers that transformers computes anew, a logarithm say: what two roundings may differ by.
 _ROUNDING = 1e-6
-
-
-def file_reader(reader: gguf.GGUFReader) -> Callable[[str], torch.Tensor]:
-    """Reads a tensor of a GGUF file by its name, in float32.
-
-    Args:
-        reader: of the file.
-
-    Returns:
-        What raises KeyError where the file has no such tensor.
-    """
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-
-    def read(name: str) -> torch.Tensor:
-        found = tensors[name]
-        numbers = gguf.dequantize(found.data, found.tensor_type)
-        return torch.from_numpy(np.array(numbers, dtype=np.float32))
-
-    return read
 
 
 def check_layout(

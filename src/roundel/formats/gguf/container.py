@@ -20,6 +20,7 @@ from roundel.formats.decoded import Decoded
 from roundel.formats.gguf.base import Base, base_for
 from roundel.formats.gguf.checking import check_layout
 from roundel.formats.gguf.file import Chunk, FileTensor, GgufFile, write_file
+from roundel.formats.gguf.moving import transposed_in
 from roundel.formats.gguf.recovered import integers_in
 from roundel.formats.gguf.tensors import FileTensors
 from roundel.formats.readers import Readers
@@ -50,7 +51,7 @@ class Gguf:
         for layer in layers:
             _refuse_beyond_types(layer)
         base = base_for(model, files)
-        _check_moves(model, base, layers)
+        _check_moves(model, base)
         tensors = FileTensors(base, model)
         for layer in layers:
             tensors.count_weight(layer.name, layer.shape, layer.scheme)
@@ -151,12 +152,11 @@ def _refuse_beyond_types(layer: Layer) -> None:
         )
 
 
-def _check_moves(model: Any, base: Base, layers: list[Layer]) -> None:
+def _check_moves(model: Any, base: Base) -> None:
     """Where the model came from a GGUF file its tensors, moved, are those of the file; else nothing is written."""
     if base.kept is None or any(p.is_meta for p in model.parameters()):
         return
-    state = model.state_dict()
-    transposed = FileTensors(base, model).transposed
+    state, transposed = model.state_dict(), transposed_in(model)
 
     def read(name: str) -> torch.Tensor:
         return state[name].mT if name in transposed else state[name]

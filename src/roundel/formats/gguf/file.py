@@ -105,6 +105,11 @@ class GgufFile:
         }
         self._data = {t.name: t.data for t in self._reader.tensors}
 
+    @property
+    def matrix_kinds(self) -> set[Kind]:
+        """How its matrices are stored."""
+        return {tensor.kind for tensor in self.tensors.values() if len(tensor.shape) > 1}
+
     @cached_property
     def fields(self) -> list[Field]:
         """The metadata, in order."""

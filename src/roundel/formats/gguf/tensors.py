@@ -37,7 +37,7 @@ class FileTensors:
 
     def __init__(self, base: Base, model: Any) -> None:
         self.base = base
-        self.transposed = transposed_in(model)
+        self._transposed = transposed_in(model)
         self._tensors: dict[str, FileTensor] = {}
         self._experts: dict[str, int] = {}
         self._kept: set[str] = set() if base.kept is None else set(base.kept.tensors)
@@ -114,7 +114,7 @@ class FileTensors:
 
     def _parts(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[Place, torch.Tensor]]:
         """What goes to each place of a tensor that is not quantized."""
-        rows = tensor.mT if name in self.transposed else tensor
+        rows = tensor.mT if name in self._transposed else tensor
         for place in self.base.layout[name]:
             yield place, moved(rows, place, stacked=is_stack(name, self.base.layout[name]))
 
