@@ -108,6 +108,11 @@ def _number(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().view(torch.uint8)
 
 
+def _opposite(value: torch.Tensor) -> torch.Tensor:
+    """fp16 with the other sign. By its bit: arithmetic would write NaN of other bytes than it read."""
+    return (value.contiguous().view(torch.int16) ^ -(2**15)).view(torch.float16)
+
+
 def _interleave(parts: torch.Tensor, bits: int) -> torch.Tensor:
     """`[..., p, L]` with values of some bits to `[..., L]` bytes, the first part lowest."""
     shifts = torch.arange(parts.shape[-2], dtype=torch.uint8, device=parts.device)[:, None] * bits
@@ -195,7 +200,7 @@ def _write_q2_k(codes: torch.Tensor, scale: Blocks, low: Blocks | None) -> list[
     assert scale[1] is not None
     assert low is not None
     assert low[1] is not None
-    return [scale[1] | low[1] << 4, _pairs(codes), _number(scale[0]), _number(-low[0])]
+    return [scale[1] | low[1] << 4, _pairs(codes), _number(scale[0]), _number(_opposite(low[0]))]
 
 
 def _write_q3_k(codes: torch.Tensor, scale: Blocks, low: Blocks | None) -> list[torch.Tensor]:
@@ -208,7 +213,7 @@ def _write_q4_k(codes: torch.Tensor, scale: Blocks, low: Blocks | None) -> list[
     assert low is not None
     assert low[1] is not None
     statistics = _six_bit_pairs(scale[1], low[1])
-    return [_number(scale[0]), _number(-low[0]), statistics, _nibbles(codes, 32)]
+    return [_number(scale[0]), _number(_opposite(low[0])), statistics, _nibbles(codes, 32)]
 
 
 def _write_q5_k(codes: torch.Tensor, scale: Blocks, low: Blocks | None) -> list[torch.Tensor]:
@@ -251,7 +256,7 @@ def _read_q8_0(cut: _Cut) -> Read:
 def _read_q2_k(cut: _Cut) -> Read:
     statistics, codes = cut.take(16), _from_pairs(cut.take(64))
     scale, low = cut.number(), cut.number()
-    return codes, (scale, statistics & 15), (-low, statistics >> 4)
+    return codes, (scale, statistics & 15), (_opposite(low), statistics >> 4)
 
 
 def _read_q3_k(cut: _Cut) -> Read:
@@ -263,14 +268,14 @@ def _read_q3_k(cut: _Cut) -> Read:
 def _read_q4_k(cut: _Cut) -> Read:
     scale, low = cut.number(), cut.number()
     a, b = _from_six_bit_pairs(cut.take(12))
-    return _from_nibbles(cut.take(128), 32), (scale, a), (-low, b)
+    return _from_nibbles(cut.take(128), 32), (scale, a), (_opposite(low), b)
 
 
 def _read_q5_k(cut: _Cut) -> Read:
     scale, low = cut.number(), cut.number()
     a, b = _from_six_bit_pairs(cut.take(12))
     fifth = _from_bits_apart(cut.take(32))
-    return _from_nibbles(cut.take(128), 32) | fifth << 4, (scale, a), (-low, b)
+    return _from_nibbles(cut.take(128), 32) | fifth << 4, (scale, a), (_opposite(low), b)
 
 
 def _read_q6_k(cut: _Cut) -> Read:
