@@ -37,6 +37,40 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary that decides the peak: 33 M weights in each of head and embedding, hardly any in blocks."""
+    folder = tmp_path_factory.mktemp("wordy")
+    config = LlamaConfig(
+        vocab_size=1 << 16, hidden_size=512, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        dtype="bfloat16", max_position_embeddings=512,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "model")
+    torch.save(torch.randint(1 << 16, (8, 16), generator=torch.Generator().manual_seed(0)), folder / "ids.pt")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_the_peak_is_within_ten_percent_where_it_is_the_heads(
+    method: str, wordy: Path, tmp_path: Path
+) -> None:
+    data = (
+        []
+        if method == "rtn"
+        else ["--set=nsamples=8", "--set=seqlen=16", f"--set=calibration={wordy}/ids.pt"]
+    )
+    run = Started(
+        tmp_path, processes.command, "quantize", wordy / "model", "-o", tmp_path / "out", "--method", method,
+        "--set=start=minmax", "--set=embedding_bits=4", "--set=head_bits=4", "--set=format=roundel", *data,
+        "--held-out", "none", context=processes.ANEW,
+    )  # fmt: skip
+    assert run.wait() == 0, run.stderr
+    manifest = json.loads((tmp_path / "out" / "roundel.json").read_text())
+    assert manifest["plan"]["peak_bytes"] == pytest.approx(manifest["peak_memory_bytes"], rel=0.1)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -82,6 +82,8 @@ def _table(counted: "Plan") -> Table:
         table.add_row("before: the model writes calibration text", size(counted.sampling))
     if counted.reading:
         table.add_row("before: reading calibration text", size(counted.reading))
+    if counted.outside:
+        table.add_row("when the blocks are done: head and embedding", size(counted.outside))
     if counted.checking:
         table.add_row("afterwards: writing, and reading back", size(counted.checking))
     table.add_row("output folder", size(counted.output))

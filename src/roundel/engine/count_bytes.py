@@ -38,6 +38,8 @@ _COLUMN_COPIES = 6
 _GAPS_TUNED, _GAPS_GUIDED = 3.5, 1.0
 # Copies of a window's logits while two models are compared, and the tokens of a window.
 _LOGITS, _WINDOW = 6, 256
+# Copies of the head or the embedding when it is rounded: before, after, on the way there; codes, statistics.
+_OUTSIDE_COPIES, _OUTSIDE_CODES = 3, 1.25
 # Copies of the largest Hessian: permuted, damped and factorized, the factor.
 _HESSIAN_COPIES = 3
 
@@ -120,6 +122,12 @@ def make_plan(
             kept = 2 * min(count, 2) * stream
     disk = 2 * output + kept if target is not None else 0
     sampling = resident + all_weights if writes_text else 0
+    outside = 0
+    if coverage.outside:
+        numbers = max(view.parameter.numel() for view in coverage.outside)
+        streams = memory.get(PlanPart.STREAMS, 0)
+        loaded = all_weights if whole else around
+        outside = resident + loaded + streams + int((_OUTSIDE_COPIES * _FLOAT + _OUTSIDE_CODES) * numbers)
     # The files and what they are decoded to; or what goes into one file, and its bytes.
     read_back = output + all_weights if checks_whole else 2 * min(output, SHARD_BYTES)
     # The result and the original, for the report: a block each, or all of it where that is how it was opened.
@@ -140,6 +148,7 @@ def make_plan(
         stream=share,
         sampling=sampling,
         reading=resident + reading if reading else 0,
+        outside=outside,
         checking=checking,
     )
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from roundel.engine.mixed import mixed_types, name_of
 from roundel.errors import ModelError, RecipeError
+from roundel.grid.block_types import BlockTypeName
 from roundel.grid.budget import scheme_within
 from roundel.grid.scheme import Scheme
 from roundel.model.blocks import BlockStack, linears_outside
 from roundel.model.experts import stacked_in, stacks_in
 from roundel.model.linears import LinearView
 from roundel.model.mixtures import routers
-from roundel.model.roles import experts_of, heads_sharing, role_of
 from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
-from roundel.recipe.mixtures import Spot
 from roundel.records.outcome import EXTRA, LayerRecord
 
 _CARRIED, _LEFT_OUT = "carried over as it is", "left out of the output (extra_tensors=false)"
@@ -91,18 +91,18 @@ def decide(
             cannot keep within `target_bits`.
     """
     _refuse_shared_weights(model, stack)
-    coverage, spots = Coverage({}, [], kept=kept or {}), _Spots(model, len(stack))
-    deciding: set[str] = set()
+    coverage = Coverage({}, [], kept=kept or {})
+    deciding = set().union(*(routers(stack.blocks[i], stack.block_name(i)) for i in range(len(stack))))
+    mixed = mixed_types(model, stack, recipe, deciding, coverage.kept)
     for index in range(len(stack)):
-        deciding |= routers(stack.blocks[index], stack.block_name(index))
         for view in stack.linears(index):
             if view.name in deciding:
                 _add(coverage, view, None, _ROUTER, index)
             else:
-                scheme = recipe.scheme_for(view.name, model.dtype, spots.at(view.name, index))
+                scheme = recipe.scheme_for(view.name, model.dtype, mixed.get(view.name))
                 _add(coverage, view, _fitted(scheme, view, recipe), _SKIPPED, index)
     beside = _beside_the_decoder(model, stack)
-    _add_outside(coverage, model, stack, recipe, beside)
+    _add_outside(coverage, model, stack, recipe, mixed, beside)
     _check_patterns(coverage, recipe)
     _add_others(coverage, model, stack, deciding, beside)
     # What is in no block comes last.
@@ -113,19 +113,27 @@ def decide(
     return coverage
 
 
-def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Recipe, beside: set[int]) -> None:
+def _add_outside(
+    coverage: Coverage,
+    model: Any,
+    stack: BlockStack,
+    recipe: Recipe,
+    mixed: Mapping[str, BlockTypeName],
+    beside: set[int],
+) -> None:
     """The input embedding where it is to be quantized, the output head, and Linears that are in no block."""
     reader = text_model(model)
     head, embedding = reader.get_output_embeddings(), reader.get_input_embeddings()
     tied = head is not None and head.weight is embedding.weight
     if recipe.wants_embedding:
-        _add_embedding(coverage, model, recipe, embedding, tied=tied and not recipe.wants_head)
+        _add_embedding(coverage, model, recipe, embedding, mixed)
     wanted = recipe.wants_head or (recipe.mixture is not None and not tied)
     for view in linears_outside(model, stack):
         if view.module is not head:
             _add(coverage, view, None, _BESIDE if id(view.module) in beside else "outside the blocks", None)
         elif wanted:
-            scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=True, embedding=False)
+            kind = mixed.get(view.name)
+            scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], kind, embedding=False)
             budget = recipe.head_bits is None
             _add(coverage, view, _fitted(scheme, view, recipe, budget=budget), _SKIPPED, None)
             coverage.head = view if view.name in coverage.schemes else None
@@ -142,15 +150,18 @@ def _add_outside(coverage: Coverage, model: Any, stack: BlockStack, recipe: Reci
         raise RecipeError(f"{key} wants an output head that is a Linear and not left out; none was found")
 
 
-def _add_embedding(coverage: Coverage, model: Any, recipe: Recipe, module: nn.Module, *, tied: bool) -> None:
+def _add_embedding(
+    coverage: Coverage, model: Any, recipe: Recipe, module: nn.Module, mixed: Mapping[str, BlockTypeName]
+) -> None:
     if not isinstance(module, nn.Embedding):
         if recipe.embedding_bits is None:
             return  # a mixture takes what there is
         raise RecipeError(
             f"embedding_bits wants an input embedding that is an nn.Embedding; found {type(module).__name__}"
         )
-    view = LinearView(next(name for name, found in model.named_modules() if found is module), module)
-    scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], head=tied, embedding=True)
+    view = LinearView(name_of(model, module), module)
+    kind = mixed.get(view.name)
+    scheme = recipe.outside_scheme(view.name, model.dtype, view.shape[1], kind, embedding=True)
     if scheme is None and recipe.embedding_bits is not None:
         raise RecipeError(
             f"embedding_bits quantizes {view.name}, and a skip pattern leaves it out: leave one of them out"
@@ -193,18 +204,6 @@ def _refuse_shared_weights(model: nn.Module, stack: BlockStack) -> None:
                     f"{other} and {name} are one weight: blocks with weights of their own are expected; this "
                     "architecture is not supported"
                 )
-
-
-class _Spots:
-    """What a mixture wants to know of Linears."""
-
-    def __init__(self, model: Any, blocks: int) -> None:
-        self.blocks, self.sharing, self.experts = blocks, heads_sharing(model), experts_of(model)
-        self.falcon = text_model(model).config.get_text_config().model_type == "falcon"
-
-    def at(self, name: str, index: int) -> Spot:
-        """Of a Linear in a block."""
-        return Spot(role_of(name), index, self.blocks, self.sharing, self.experts, self.falcon)
 
 
 def _fitted(wanted: Scheme | None, view: LinearView, recipe: Recipe, *, budget: bool = True) -> Scheme | None:

@@ -44,6 +44,7 @@ class Plan:
         samples: of the calibration data.
         sampling: peak while the model writes its own calibration text; 0 where it does not.
         reading: peak while calibration text is read and tokenized; 0 where none is.
+        outside: peak while the head or the embedding is rounded; 0 where neither is.
         checking: peak while the output is written, read back and measured.
         stream: bytes of one stream, a process's share of it.
         processes: that need as much memory each; the first of them alone samples, reads and checks.
@@ -57,6 +58,7 @@ class Plan:
     samples: int
     sampling: int = 0
     reading: int = 0
+    outside: int = 0
     checking: int = 0
     processes: int = 1
     stream: int = 0
@@ -71,7 +73,8 @@ class Plan:
     @property
     def _coming(self) -> int:
         """The same without what was read before anything could be counted."""
-        return max(self.processes * sum(self.memory.values()), self.sampling, self.checking)
+        together = self.processes * max(sum(self.memory.values()), self.outside)
+        return max(together, self.sampling, self.checking)
 
     @property
     def summary(self) -> str:
@@ -161,6 +164,7 @@ def plan_together(plans: list[Plan], recipes: list[Recipe]) -> Plan:
         samples=max(plan.samples for plan in plans),
         sampling=max(plan.sampling for plan in plans),
         reading=max(plan.reading for plan in plans),
+        outside=max(plan.outside for plan in plans),
         checking=max(plan.checking for plan in plans),
     )
 

@@ -83,4 +83,4 @@ def _unpack(tensors: dict[str, torch.Tensor], view: LinearView, scheme: Scheme) 
         None if isinstance(rounded.zero, torch.Tensor) else rounded.zero,
     )
     base = tensors["base"].to(device) if "base" in tensors else weight
-    return Target(view, weight, base, start, rounded, json.loads(bytes(tensors["note"].tolist())))
+    return Target(view, weight, base, start, rounded, note=json.loads(bytes(tensors["note"].tolist())))

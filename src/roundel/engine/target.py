@@ -1,6 +1,6 @@
 """A Linear on its way: its weight, its grid, and its integers before any tuning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,24 +17,33 @@ from roundel.recipe import Recipe
 
 
 @dataclass
-class Target:
-    """A Linear that is to be quantized.
+class Original:
+    """A Linear as it was.
 
     Attributes:
         view: the Linear.
         weight: `[out, in]` fp32, a copy of the original.
-        base: `[out, in]` fp32, what the integers were rounded from: the weight, or with compensation.
-        start: its grid.
-        rounded: its integers.
         note: for the coverage table, what the user did not ask for.
     """
 
     view: LinearView
     weight: torch.Tensor
+    note: str = field(default="", kw_only=True)
+
+
+@dataclass
+class Target(Original):
+    """A Linear that is to be quantized.
+
+    Attributes:
+        base: `[out, in]` fp32, what the integers were rounded from: the weight, or with compensation.
+        start: its grid.
+        rounded: its integers.
+    """
+
     base: torch.Tensor
     start: QParams
     rounded: QuantizedWeight
-    note: str = ""
 
 
 def round_to_nearest(
@@ -43,7 +52,17 @@ def round_to_nearest(
     """A target on its start grid, `minmax` or `search`."""
     weight = view.weight.float().clone()
     start = make_start(weight, scheme, kind, diagonal)
-    return Target(view, weight, weight, start, start.quantize(weight, scheme), note)
+    return Target(view, weight, weight, start, start.quantize(weight, scheme), note=note)
+
+
+def check_weight(view: LinearView) -> None:
+    """Before it is worked on.
+
+    Raises:
+        NonFiniteError: the weight holds NaN or infinity.
+    """
+    if not torch.isfinite(view.weight).all():
+        raise NonFiniteError(f"the weight of {view.name} holds NaN or infinity: the source model is damaged")
 
 
 def too_few(tokens: int, view: LinearView, recipe: Recipe) -> str:
@@ -80,4 +99,4 @@ def round_by_hessian(
         note = "rounded to nearest: error feedback diverged"
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     note = "" if rounded.damping == recipe.damping else f"damping raised to {rounded.damping:g}"
-    return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note)
+    return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note=note)

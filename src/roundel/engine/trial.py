@@ -159,5 +159,5 @@ def _extrapolate(job: Job, plan: Plan, watch: _Stopwatch, seconds: float, peak: 
         seconds=block * (1 + sum(others) / first),
         spread=spread,
         block_seconds=block,
-        peak=max(plan.sampling, plan.reading, plan.checking, int(peak + streams)),
+        peak=max(plan.sampling, plan.reading, plan.outside, plan.checking, int(peak + streams)),
     )

@@ -11,6 +11,7 @@ from roundel.engine.block import BlockQuantizer, QuantizedBlock
 from roundel.engine.block_pass import stream_name
 from roundel.engine.job import Job, make_runner
 from roundel.engine.observations import ReferencePass
+from roundel.engine.outside import OutsideQuantizer
 from roundel.engine.parts import FinishedParts, Part
 from roundel.engine.streams import Stream, Streams
 from roundel.errors import Stopped
@@ -146,10 +147,7 @@ class Walk:
                 continue
             self.check_stop()
             with self.job.storage.around(self.job.model, self.stack):
-                if view is self.job.coverage.embedding:
-                    linears = self.worker.embedding(view, self.streams)
-                else:
-                    linears = self.worker.head(view, self.streams)
+                linears = OutsideQuantizer(self.worker).quantize(view, self.streams)
                 self._finish(Part(number, view.name, view.module, linears, None, self._shape))
         if self.job.activations is not None:
             self.job.activations.enabled = True

@@ -1,4 +1,4 @@
-"""What a Linear is to its block: values, attention's output, down projection. By its name, as the `gguf` package knows
+"""What a Linear is to its block: queries, values, down projection. By its name, as the `gguf` package knows
 the names of all architectures."""
 
 import re
@@ -8,10 +8,17 @@ from typing import Any
 from roundel.model.text_path import text_model
 
 _OF_TENSOR = {
+    "ATTN_Q": "query",
     "ATTN_V": "value",
     "ATTN_K": "key",
     "ATTN_QKV": "value",
     "ATTN_OUT": "output",
+    "FFN_GATE": "gate",
+    "FFN_GATE_EXP": "gate",
+    "FFN_GATE_SHEXP": "gate",
+    "FFN_UP": "up",
+    "FFN_UP_EXP": "up",
+    "FFN_UP_SHEXP": "up",
     "FFN_DOWN": "down",
     "FFN_DOWN_EXP": "down",
     "FFN_DOWN_SHEXP": "down",
@@ -19,7 +26,7 @@ _OF_TENSOR = {
 
 
 def role_of(name: str) -> str:
-    """`value` (alone, or in one with queries and keys), `key`, `output`, `down`, or `other`."""
+    """`query`, `key`, `value`, `output`, `gate`, `up`, `down`, or `other`; a fused one is `value` or `up`."""
     inside = re.sub(r"^.*?\.\d+\.|\.\d+$", "", name)  # without the block, and an expert's number
     return _roles().get(re.sub(r"\.\d+\.", ".{xid}.", inside), "other")
 

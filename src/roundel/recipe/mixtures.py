@@ -1,4 +1,4 @@
-"""llama.cpp's mixtures: which tensor of a file gets which type.
+"""Mixtures of types: which tensor of a file gets which; the rules of llama.cpp.
 
 A name like Q4_K_M is no type but a rule: most matrices are q4_k, values and down projections of some blocks q6_k, the
 head (or the embedding that it is tied to) q6_k. The rules are those of llama.cpp's quantizer (`llama-quant.cpp`), so a
@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from roundel.grid.block_types import BLOCK_TYPES, BlockTypeName
+from roundel.grid.block_types import BLOCK_TYPES, BlockTypeName, fitting
 
 # fmt: off
 MixtureName = Literal[
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
     "q5_k_s", "q5_k_m", "q6_k",
+    "even_q2_k", "even_q3_k_m", "even_q4_0", "even_q4_k_m", "even_q5_k_m", "even_q6_k",
 ]
 # fmt: on
+_EVEN = "even_"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,32 @@ class Spot:
         return self.first_eighth or last or (self.block - eighth) % 3 == 2
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix that a mixture gives a type.
+
+    Attributes:
+        name: of its layer.
+        shape: (out, in), the rows whole blocks of some type.
+        spot: in a block; None: outside of the blocks.
+        head: outside of them, whether it is multiplied by: the head, or an embedding that the head is tied to.
+        looked_up: outside of them, whether it is the embedding.
+        kept: its type in its own file, where it can stay as it is.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    spot: Spot | None
+    head: bool = False
+    looked_up: bool = False
+    kept: str | None = None
+
+    def bytes_of(self, name: BlockTypeName) -> int:
+        """In a type that its rows admit."""
+        block = BLOCK_TYPES[name]
+        return self.shape[0] * self.shape[1] // block.block * block.bytes
+
+
 Rule = Callable[[Spot], BlockTypeName]
 
 
@@ -77,6 +105,15 @@ class Mixture:
     roles: Mapping[str, Rule] = field(default_factory=dict)
     many_experts: BlockTypeName | None = None
 
+    def type_of(self, matrix: Matrix) -> BlockTypeName:
+        """The type of a matrix, or the one on which it falls back."""
+        width = matrix.shape[1]
+        spot = matrix.spot
+        wanted = self.type_outside(width, head=matrix.head) if spot is None else self.type_at(spot)
+        found = fitting(wanted, width)
+        assert found is not None
+        return found
+
     def type_at(self, spot: Spot) -> BlockTypeName:
         """The type of a matrix."""
         if spot.experts == 8 and spot.role in ("value", "key"):
@@ -96,6 +133,16 @@ class Mixture:
             return self.type
         whole = in_features % BLOCK_TYPES[self.type].block == 0
         return "q6_k" if whole and self.type != "q8_0" else "q8_0"
+
+
+def is_even(name: str) -> bool:
+    """Whether a mixture is one of ours (even.py)."""
+    return name.startswith(_EVEN)
+
+
+def base_of(name: str) -> Mixture:
+    """llama.cpp's mixture of that name, or of that size."""
+    return MIXTURES[name.removeprefix(_EVEN)]
 
 
 def _down_of_q3_k_m(spot: Spot) -> BlockTypeName:
@@ -179,4 +226,4 @@ MIXTURES: dict[str, Mixture] = {
     ),
     "q6_k": Mixture("q6_k"),
 }
-assert MIXTURES.keys() == set(get_args(MixtureName))
+assert MIXTURES.keys() == {name for name in get_args(MixtureName) if not is_even(name)}

@@ -8,21 +8,21 @@ errors.
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from roundel.activations.options import ActivationOptions
 from roundel.calibration.options import CalibrationOptions
 from roundel.errors import RecipeError
-from roundel.grid.block_types import type_of_bits
+from roundel.grid.block_types import BlockTypeName, type_of_bits
 from roundel.grid.scheme import Scheme, type_settings
 from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptions
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.explain import explain
 from roundel.recipe.ignored import OUTLIER_RULES, RUNNING, describe, ignored_keys, is_feedback
 from roundel.recipe.loading import load_settings
-from roundel.recipe.mixtures import MIXTURES, MixtureName, Spot
+from roundel.recipe.mixtures import MixtureName, base_of
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +108,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
                 f"{describe(method, ignored)} would ignore {', '.join(sorted(ignored))}: leave it out"
             )
         mixture = data.get("mixture")
-        if isinstance(mixture, str) and mixture in MIXTURES:
-            wanted = MIXTURES[mixture].type
+        if isinstance(mixture, str) and mixture in get_args(MixtureName):
+            wanted = base_of(mixture).type
             if data.get("type", wanted) != wanted:
                 raise ValueError(f"mixture {mixture} says type {wanted}: leave type out, or mixture")
             data = {**data, "type": wanted}
@@ -273,13 +273,14 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             left.add("type")
         return {key: value for key, value in data.items() if key not in left}
 
-    def scheme_for(self, layer: str, model_dtype: "torch.dtype", spot: Spot | None = None) -> Scheme | None:
-        """The grid of a layer, by its full name, in a model of some type; None where it is left out.
+    def scheme_for(
+        self, layer: str, model_dtype: "torch.dtype", mixed: BlockTypeName | None = None
+    ) -> Scheme | None:
+        """The grid of a layer in a block, by its full name, in a model of some type; None where it is left out.
 
-        A mixture wants to know what the layer is to its block.
+        `mixed` is the type that the mixture gives it.
         """
-        mixed = {} if self.mixture is None or spot is None else {"type": MIXTURES[self.mixture].type_at(spot)}
-        return self._scheme_of(layer, model_dtype, mixed)
+        return self._scheme_of(layer, model_dtype, {} if mixed is None else {"type": mixed})
 
     def _scheme_of(self, layer: str, model_dtype: "torch.dtype", changes: Mapping[str, Any]) -> Scheme | None:
         """With some changes that give way to `layers`."""
@@ -302,7 +303,13 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
         return self.embedding_bits is not None or self.mixture is not None
 
     def outside_scheme(
-        self, layer: str, model_dtype: "torch.dtype", in_features: int, *, head: bool, embedding: bool
+        self,
+        layer: str,
+        model_dtype: "torch.dtype",
+        in_features: int,
+        mixed: BlockTypeName | None = None,
+        *,
+        embedding: bool,
     ) -> Scheme | None:
         """The grid of the head or the embedding, or of what is both; None where it is left out.
 
@@ -310,16 +317,21 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             layer: full name.
             model_dtype: type of the model.
             in_features: weights of a row.
-            head: whether it is the head.
+            mixed: the type that the mixture gives it.
             embedding: whether it is the embedding.
         """
         bits = self.embedding_bits if embedding else self.head_bits
         changes: dict[str, Any] = {}
         if bits is not None:
             changes = {"bits": bits} if self.type is None else {"type": type_of_bits(bits, in_features)}
-        elif self.mixture is not None:
-            changes = {"type": MIXTURES[self.mixture].type_outside(in_features, head=head)}
+        elif mixed is not None:
+            changes = {"type": mixed}
         return self._scheme_of(layer, model_dtype, changes)
+
+    def leaves_to_mixture(self, layer: str, *, head: bool = False, embedding: bool = False) -> bool:
+        """Whether nothing else in the recipe says what becomes of a layer."""
+        said = (self.embedding_bits is not None) if embedding else head and self.head_bits is not None
+        return not said and not any(fnmatchcase(layer, pattern) for pattern in (*self.skip, *self.layers))
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}

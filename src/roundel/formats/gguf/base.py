@@ -120,7 +120,11 @@ def _like(model: Any, file: GgufFile) -> Base:
 
 
 def _file_type(kind: str) -> int:
-    """As llama.cpp numbers files: by its mixtures, the plainest of which is for a type alone."""
+    """As llama.cpp numbers files: by its mixtures, the plainest of which is for a type alone.
+
+    A mixture of ours has the number of the one whose size it has.
+    """
     plainest = {"q3_k": "q3_k_s", "q4_k": "q4_k_s", "q5_k": "q5_k_s"}
-    name = plainest.get(kind, kind).upper()
+    same_size = kind.removeprefix("even_")
+    name = plainest.get(same_size, same_size).upper()
     return int(LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])
