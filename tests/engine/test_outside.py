@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import roundel
+from roundel.errors import FormatError
 from zoo import manual_text, zoo_model
 
 DATA: dict[str, Any] = {"nsamples": 8, "seqlen": 32, "batch_size": 4}
@@ -124,6 +126,37 @@ def test_a_head_with_bits_of_its_own_is_untied(tmp_path: Path) -> None:
     head, embedding = made.model.get_output_embeddings(), made.model.get_input_embeddings()
     assert head.weight is not embedding.weight
     assert (layer(made, "lm_head")["bits"], layer(made, "transformer.wte")["bits"]) == (8, 4)
+
+
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("head", [None, 4])
+def test_transformers_opens_a_quantized_embedding_in_compressed_tensors(
+    head: int | None, sym: bool, tmp_path: Path
+) -> None:
+    chosen = recipe(embedding_bits=4, head_bits=head, sym=sym, format="compressed-tensors")
+    made = roundel.quantize(zoo_model(UNTIED), chosen, output=tmp_path / "out", held_out=None)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(opened(ids).logits, made.model(ids).logits)
+    assert torch.equal(opened.get_input_embeddings().weight, made.model.get_input_embeddings().weight)
+
+
+def test_compressed_tensors_keeps_no_weight_twice(tmp_path: Path) -> None:
+    """What the head is tied to cannot be quantized for both; for each by itself it can."""
+    with pytest.raises(FormatError, match="also the weight of the output head"):
+        roundel.quantize(
+            zoo_model("bloom"),
+            recipe(embedding_bits=4, format="compressed-tensors"),
+            output=tmp_path / "tied",
+            held_out=None,
+        )
+    chosen = recipe(embedding_bits=4, head_bits=4, format="compressed-tensors")
+    made = roundel.quantize(zoo_model("bloom"), chosen, output=tmp_path / "untied", held_out=None)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "untied")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(opened(ids).logits, made.model(ids).logits)
 
 
 def test_patterns_reach_the_embedding_too() -> None:

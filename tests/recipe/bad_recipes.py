@@ -126,10 +126,16 @@ ROWS = [
         plain("--method", "spqr", "--type", "q4_0", "--outliers", "1%"),
     ),
     (
-        "an embedding in compressed-tensors",
+        "an embedding of other bits in compressed-tensors",
         5,
-        "leave embedding_bits out",
+        "give all the same bits",
         plain("--set", "embedding_bits=8"),
+    ),
+    (
+        "an embedding in a layout of kernels",
+        5,
+        "read unquantized: leave embedding_bits out",
+        plain("--set", "embedding_bits=4", "--format", "gptq"),
     ),
     (
         "an embedding that a pattern leaves out",

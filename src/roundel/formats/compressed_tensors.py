@@ -16,6 +16,9 @@
 With static activations both have P.input_scale [1] and, asymmetric, P.input_zero_point int8 [1]. The KV cache, one
 dynamic scale per token and head, is `group` with groups of one head in this format.
 
+An embedding is stored as a Linear is. transformers reads one with `dequantize: true` alone, so with the scheme of all
+other layers (dense_at_load.py); vLLM has a kernel for GPUs.
+
 The experts of a mixture are written under the names that its checkpoints have, gate and up apart, as vLLM reads them.
 transformers reads them, and some other models, with `dequantize: true` alone (dense_at_load.py). Which of the forms a
 file has: compressed_form.py.
@@ -57,6 +60,10 @@ from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
 from roundel.model.text_path import text_model
 
+_EMBEDDING_IN_VLLM = (
+    "vLLM is untried with a quantized embedding: it has a kernel for GPUs, for 4 or 8 bits and sym=true"
+)
+
 
 class CompressedTensors(OfFolders):
     """Writes packed integers."""
@@ -69,7 +76,8 @@ class CompressedTensors(OfFolders):
         Raises:
             FormatError: names the layer and a way out.
         """
-        refuse_beyond_the_grid(layers, self.name)
+        refuse_beyond_the_grid(layers, self.name, embeddings=True)
+        _refuse_embedding(layers, model)
         _refuse_zero_points_of_parts(layers, model)
         if activations.kv and not hasattr(model.config, "num_key_value_heads"):
             raise FormatError(
@@ -91,6 +99,8 @@ class CompressedTensors(OfFolders):
         schemes = _of_layers(layers, activations)
         dense = opens_dense_only(model, [layer.name for layer in layers])
         form = choose_form(schemes, model.dtype, activations, dense=dense)
+        if any(layer.embedding for layer in layers):
+            return Readers(("transformers",), _EMBEDDING_IN_VLLM)
         found = readers_of(
             form, schemes, activations, stacked=any(layer.kind == "Expert" for layer in layers)
         )
@@ -187,6 +197,26 @@ def _rows_of(layer: Tensors, rows: slice | torch.Tensor) -> Tensors:
     return {**found, "weight_shape": shape}
 
 
+def _refuse_embedding(layers: list[Layer], model: Any) -> None:
+    """But one of its own weight, on the grid of all other layers."""
+    reader = text_model(model)
+    head = reader.get_output_embeddings()
+    tied = head is not None and head.weight is reader.get_input_embeddings().weight
+    untied = any(model.get_submodule(layer.name) is head for layer in layers)
+    for layer in layers:
+        if layer.embedding and tied and not untied:
+            raise FormatError(
+                f"{layer.name} is also the weight of the output head, and compressed-tensors keeps what is quantized "
+                "for each by itself: set head_bits as well, leave embedding_bits out, or use --format gguf, roundel or "
+                "dense"
+            )
+        if layer.embedding and len({other.scheme for other in layers}) > 1:
+            raise FormatError(
+                f"{layer.name} is an embedding, which transformers reads in compressed-tensors with one grid for all "
+                "layers only: give all the same bits, leave embedding_bits out, or use --format gguf, roundel or dense"
+            )
+
+
 def _refuse_zero_points_of_parts(layers: list[Layer], model: Any) -> None:
     parts = parts_in_checkpoints(layers, model, "compressed-tensors")
     for layer in layers:
@@ -234,7 +264,8 @@ def _static_inputs(activations: ActivationQuantizer, names: dict[str, list[Part]
 def _config(content: Content, schemes: dict[str, Scheme], form: Form) -> dict[str, Any]:
     model, activations = content.model, content.grids
     written = form.name
-    head = text_model(model).get_output_embeddings()
+    reader = text_model(model)
+    head, embedding = reader.get_output_embeddings(), reader.get_input_embeddings()
     members: dict[tuple[Scheme, int | None], list[str]] = {}
     for name, scheme in schemes.items():
         block = scheme.width(model.get_submodule(name).weight.shape[1]) if form.block else None
@@ -243,9 +274,9 @@ def _config(content: Content, schemes: dict[str, Scheme], form: Form) -> dict[st
     for number, ((scheme, block), names) in enumerate(members.items()):
         targets = names
         if len(members) == 1:
-            # vLLM's output head is no Linear; it has to be named.
-            heads = [name for name in names if model.get_submodule(name) is head]
-            targets = ["Linear", *(f"re:.*{name.rpartition('.')[2]}$" for name in heads)]
+            # vLLM's output head is no Linear, no embedding is; they have to be named.
+            named = [name for name in names if model.get_submodule(name) in (head, embedding)]
+            targets = ["Linear", *(f"re:.*{name.rpartition('.')[2]}$" for name in named)]
         groups[f"group_{number}"] = {
             "targets": targets,
             "input_activations": _inputs_config(activations.inputs),

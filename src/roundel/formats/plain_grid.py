@@ -11,13 +11,16 @@ from roundel.model.names import Part, stored_parts
 WAYS_OUT = "use --format roundel, or --format dense"
 
 
-def refuse_beyond_the_grid(layers: Collection[Layer], container: str, *, order: bool = False) -> None:
+def refuse_beyond_the_grid(
+    layers: Collection[Layer], container: str, *, order: bool = False, embeddings: bool = False
+) -> None:
     """Refuse layers that are no Linear, and what does not fit into codes, scales and integer zero points.
 
     Args:
         layers: that are to be quantized.
         container: that is to carry them.
         order: it carries codes in another order than the input channels.
+        embeddings: it carries embeddings.
 
     Raises:
         FormatError: names the layer and a way out.
@@ -27,7 +30,7 @@ def refuse_beyond_the_grid(layers: Collection[Layer], container: str, *, order: 
             raise FormatError(
                 f"{layer.name} is a Conv1D; {container} carries Linear layers only: use --format dense"
             )
-        if layer.embedding:
+        if layer.embedding and not embeddings:
             raise FormatError(
                 f"{layer.name} is an embedding, which clients of {container} read unquantized: leave embedding_bits "
                 "out, or use --format gguf, roundel or dense"
