@@ -36,7 +36,7 @@ EXACT = {
     "rtn": {"method": "rtn", "group_size": 32},
     "search": {"method": "rtn", "start": "search", "bits": 3, **DATA},
     "gptq, unquantized inputs": {"method": "gptq", "use_quant_input": False, **DATA},
-    "signround": {"method": "signround", "iters": 9, "holdout": 3, "lm_head": True, **DATA},
+    "signround": {"method": "signround", "iters": 9, "holdout": 3, **DATA},
 }
 # Sums of gradients and second moments over ranks: the same but for the order of the summands.
 CLOSE = {
@@ -44,7 +44,8 @@ CLOSE = {
     "spqr": {"method": "spqr", "bits": 3, "outliers": 0.01, "lm_head": True, **DATA},
     "tuned spqr": {"start": "spqr", "outliers": 0.01, "bits": 3, "group_size": 16, "scale_bits": 3, "zero_bits": 3,
                    "round_zero": False, "enable_minmax_tuning": False, **TUNING},
-    "autoround": {"bits": 3, "keep": "best-fixed", "judge_every": 3, "gradient_accumulate_steps": 2, **TUNING},
+    "autoround": {"bits": 3, "keep": "best-fixed", "judge_every": 3, "gradient_accumulate_steps": 2,
+                  "embedding_bits": 5, "head_bits": 6, **TUNING},
     "lrq": {"method": "lrq", "offsets": True, "input_mixing": 0.5, "act_bits": 8, "act_scale": "static",
             "act_range": "mse", "smooth": 0.5, **TUNING},
     "kv": {"method": "flexround", "kv_bits": 8, "start": "gptq", **TUNING},

@@ -13,6 +13,7 @@ WANTED = {
     "autoround-w2g128", "autoround-light", "autoround-best",
     "flexround-w4a16", "flexround-w3a16", "flexround-w4a8", "lrq-w4a16", "lrq-w3a16", "lrq-w4a8", "lrq-w8a8",
     "flexround-light", "lrq-light",
+    "gguf-even-q2_k", "gguf-even-q3_k_m", "gguf-even-q4_0", "gguf-even-q4_k_m", "gguf-even-q5_k_m", "gguf-even-q6_k",
     "gguf-q2_k", "gguf-q3_k_m", "gguf-q4_0", "gguf-q4_k_m", "gguf-q5_k_m", "gguf-q6_k",
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ With static activations both have P.input_scale [1] and, asymmetric, P.input_zer
 dynamic scale per token and head, is `group` with groups of one head in this format.
 
 An embedding is stored as a Linear is. transformers reads one with `dequantize: true` alone, so with the scheme of all
-other layers (dense_at_load.py); vLLM has a kernel for GPUs.
+other layers (dense_at_load.py). vLLM has a kernel for embeddings, but its Llama does not ask for one.
 
 The experts of a mixture are written under the names that its checkpoints have, gate and up apart, as vLLM reads them.
 transformers reads them, and some other models, with `dequantize: true` alone (dense_at_load.py). Which of the forms a
@@ -60,9 +60,7 @@ from roundel.model.experts import stacks_in
 from roundel.model.names import Part, stored_parts, stored_tensors
 from roundel.model.text_path import text_model
 
-_EMBEDDING_IN_VLLM = (
-    "vLLM is untried with a quantized embedding: it has a kernel for GPUs, for 4 or 8 bits and sym=true"
-)
+_EMBEDDING_IN_VLLM = "Not in vLLM, whose models read embeddings unquantized: leave embedding_bits out"
 
 
 class CompressedTensors(OfFolders):
