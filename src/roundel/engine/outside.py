@@ -5,9 +5,9 @@ Nothing follows the head that a gradient could come from but the logits themselv
     sum_t |(W^ - W) x_t|^2 = N tr((W^ - W) H (W^ - W)^T):
 
 quadratic, each row a problem of its own. That is what error feedback solves, so it rounds the head, and an embedding
-that the head is tied to, for every method that reads data, learned ones included. Gradients of the logits' KL, from
-that start or from the nearest codes, end worse on other text (docs/gguf.md): most rows are tokens that hardly occur in
-calibration data. Where a method rounds to nearest, a searched grid remains.
+that the head is tied to, for every method that reads data, learned ones included. Gradients of the logits' KL do better
+than a search and worse than error feedback, to which they add next to nothing (docs/gguf.md): most rows are tokens that
+hardly occur in calibration data. Where a method rounds to nearest, a searched grid remains.
 
 A vocabulary has many rows, so they are done in pieces, which ranks share.
 """

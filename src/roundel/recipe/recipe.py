@@ -77,15 +77,16 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     """Patterns of layer names that stay as they are."""
 
     lm_head: bool = False
-    """Quantize the output head too, on the grid of the blocks; a head tied to the embedding is untied."""
+    """Quantize the output head too, on the grid of the blocks; a head tied to the embedding is untied. Rounded with
+    error feedback by every method but rtn."""
 
     head_bits: Literal[4, 5, 6, 8] | None = None
     """Quantize the output head too, with so many bits; a head tied to the embedding is untied."""
 
     embedding_bits: Literal[4, 5, 6, 8] | None = None
     """Quantize the input embedding, with so many bits and else on the grid of the blocks; a head that is tied to it
-    stays so. Rounded to nearest when all blocks are done, on grids that are searched with the head's inputs as weights
-    where the two are tied. Left out: it stays as it is."""
+    stays so. Done when all blocks are: with error feedback, as a head is, where the two are tied, else to nearest. Left
+    out: it stays as it is."""
 
     extra_tensors: bool = True
     """Carry tensors of the checkpoint for which the model's class has no place into the output as they are: layers that
