@@ -332,7 +332,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
     def leaves_to_mixture(self, layer: str, *, head: bool = False, embedding: bool = False) -> bool:
         """Whether nothing else in the recipe says what becomes of a layer."""
         said = (self.embedding_bits is not None) if embedding else head and self.head_bits is not None
-        return not said and not any(fnmatchcase(layer, pattern) for pattern in (*self.skip, *self.layers))
+        typed = (pattern for pattern, override in self.layers.items() if "type" in override)
+        return not said and not any(fnmatchcase(layer, pattern) for pattern in (*self.skip, *typed))
 
     def _scheme_with(self, override: Mapping[str, Any], *, bfloat16: bool) -> Scheme:
         base = {key: getattr(self, key) for key in Scheme.model_fields}

@@ -4,6 +4,8 @@ What the original's card says of licence, language and subject is passed on, wit
 quantized, from what, and by which library it is opened. The hub's own library writes the YAML.
 """
 
+from collections import Counter
+from math import prod
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -22,7 +24,7 @@ def card_data(manifest: dict[str, Any], repo: str | None) -> ModelCardData:
     """
     origin, recipe = manifest.get("origin") or {}, manifest["recipe"]
     found = licence(manifest)
-    formats = [str(recipe.get("format", "")), str(recipe.get("method", "")), f"{recipe.get('bits')}-bit"]
+    formats = [str(recipe.get("format", "")), str(recipe.get("method", "")), f"{prevailing_bits(manifest)}-bit"]
     tags = ["quantized", "roundel", *(word for word in formats if word), *origin.get("tags", ())]
     base = list(origin.get("base_model", ()))
     return ModelCardData(
@@ -37,6 +39,15 @@ def card_data(manifest: dict[str, Any], repo: str | None) -> ModelCardData:
         tags=list(dict.fromkeys(tags)),
         quantized_by=repo.partition("/")[0] if repo else "roundel",
     )
+
+
+def prevailing_bits(manifest: dict[str, Any]) -> int:
+    """Of the codes of most quantized weights: a mixture gives matrices several widths."""
+    weights: Counter[int] = Counter()
+    for layer in manifest.get("layers", ()):
+        if layer.get("bits") is not None:
+            weights[layer["bits"]] += prod(layer["shape"])
+    return weights.most_common(1)[0][0] if weights else int(manifest["recipe"]["bits"])
 
 
 def library(manifest: dict[str, Any]) -> str:
