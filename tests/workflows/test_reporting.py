@@ -61,17 +61,17 @@ def test_a_broken_layer_is_named_where_it_happens(llama: Path, tmp_path: Path, m
     """The scales of one layer are doubled behind the method's back."""
     from dataclasses import replace
 
-    from roundel.engine import block
+    from roundel.engine.finish import Finisher
 
     broken = "model.layers.1.self_attn.v_proj"
-    honest = block.finish
+    honest = Finisher.finish
 
     def doubled(chosen):
         for target, quantized in chosen:
             wrong = target.view.name == broken
             yield target, replace(quantized, scale=quantized.scale * 2) if wrong else quantized
 
-    monkeypatch.setattr(block, "finish", lambda chosen, *rest: honest(doubled(chosen), *rest))
+    monkeypatch.setattr(Finisher, "finish", lambda own, chosen, seen: honest(own, doubled(chosen), seen))
     listener = Listener()
     roundel.quantize(llama, RTN, output=tmp_path / "out", progress=listener)
     assert [layer["name"] for layer in report_of(tmp_path / "out")["standouts"]] == [broken]

@@ -7,22 +7,27 @@ from typing import Any
 
 from roundel.model.text_path import text_model
 
-_OF_TENSOR = {
-    "ATTN_Q": "query",
-    "ATTN_V": "value",
-    "ATTN_K": "key",
-    "ATTN_QKV": "value",
-    "ATTN_OUT": "output",
-    "FFN_GATE": "gate",
-    "FFN_GATE_EXP": "gate",
-    "FFN_GATE_SHEXP": "gate",
-    "FFN_UP": "up",
-    "FFN_UP_EXP": "up",
-    "FFN_UP_SHEXP": "up",
-    "FFN_DOWN": "down",
-    "FFN_DOWN_EXP": "down",
-    "FFN_DOWN_SHEXP": "down",
-}
+# A name of both has the first's role: the package lists `feed_forward.down_proj` among the shared experts' up.
+_OF_TENSOR = (
+    {
+        "ATTN_V": "value",
+        "ATTN_K": "key",
+        "ATTN_QKV": "value",
+        "ATTN_OUT": "output",
+        "FFN_DOWN": "down",
+        "FFN_DOWN_EXP": "down",
+        "FFN_DOWN_SHEXP": "down",
+    },
+    {
+        "ATTN_Q": "query",
+        "FFN_GATE": "gate",
+        "FFN_GATE_EXP": "gate",
+        "FFN_GATE_SHEXP": "gate",
+        "FFN_UP": "up",
+        "FFN_UP_EXP": "up",
+        "FFN_UP_SHEXP": "up",
+    },
+)
 
 
 def role_of(name: str) -> str:
@@ -34,11 +39,17 @@ def role_of(name: str) -> str:
 @cache
 def _roles() -> dict[str, str]:
     """By the names inside of a block."""
+    first, second = map(_unambiguous, _OF_TENSOR)
+    return {**second, **first}
+
+
+def _unambiguous(of_tensor: dict[str, str]) -> dict[str, str]:
+    """Names that have one of these roles only."""
     from gguf import MODEL_TENSOR, TensorNameMap  # half a second
 
     found: dict[str, str] = {}
     twice = set()
-    for tensor, role in _OF_TENSOR.items():
+    for tensor, role in of_tensor.items():
         for template in TensorNameMap.block_mappings_cfg.get(MODEL_TENSOR[tensor], ()):
             inside = template.partition("{bid}.")[2]
             if found.setdefault(inside, role) != role:

@@ -24,7 +24,11 @@ def card_data(manifest: dict[str, Any], repo: str | None) -> ModelCardData:
     """
     origin, recipe = manifest.get("origin") or {}, manifest["recipe"]
     found = licence(manifest)
-    formats = [str(recipe.get("format", "")), str(recipe.get("method", "")), f"{prevailing_bits(manifest)}-bit"]
+    formats = [
+        str(recipe.get("format", "")),
+        str(recipe.get("method", "")),
+        f"{prevailing_bits(manifest)}-bit",
+    ]
     tags = ["quantized", "roundel", *(word for word in formats if word), *origin.get("tags", ())]
     base = list(origin.get("base_model", ()))
     return ModelCardData(
