@@ -22,7 +22,7 @@ from roundel.grid.minima import MinimaFit, solve_pairs
 from roundel.grid.scheme import Scheme
 from roundel.grid.search import searched_start
 from roundel.grid.super_blocks import SuperBlocks, code_limits
-from roundel.grid.two_level import Level
+from roundel.grid.two_level import Level, stack_levels
 
 # Codes to either side of the present ones that are tried.
 _REACH = (0, -1, 1)
@@ -51,13 +51,10 @@ def block_start(
     return QParams(scale, zero, _stack([p.scale_level for p in parts]), _stack([p.zero_level for p in parts]))
 
 
-def _stack(levels: list[Level | None]) -> SuperBlocks | None:
+def _stack(levels: list[Level | None]) -> Level | None:
     """Rows of one weight, below each other."""
-    blocks = [level for level in levels if isinstance(level, SuperBlocks)]
-    if not blocks:
-        return None
-    codes, scale = torch.cat([b.codes for b in blocks]), torch.cat([b.scale for b in blocks])
-    return SuperBlocks(codes, scale, blocks[0].bits)
+    present = [level for level in levels if level is not None]
+    return stack_levels(present) if present else None
 
 
 def _fit(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme, search: bool) -> QParams:

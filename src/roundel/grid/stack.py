@@ -7,8 +7,7 @@ import torch
 from roundel.errors import FormatError
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
-from roundel.grid.super_blocks import SuperBlocks
-from roundel.grid.two_level import Statistic, Tiles, equal
+from roundel.grid.two_level import Statistic, equal, stack_levels
 
 
 def stack(pieces: Sequence[QuantizedWeight]) -> QuantizedWeight:
@@ -33,24 +32,10 @@ def stack(pieces: Sequence[QuantizedWeight]) -> QuantizedWeight:
 
 
 def _stack(parts: list[Statistic]) -> Statistic:
-    plain = [part for part in parts if isinstance(part, torch.Tensor)]
-    blocks = [part for part in parts if isinstance(part, SuperBlocks)]
-    tiles = [part for part in parts if isinstance(part, Tiles)]
-    if blocks:
-        codes, scale = torch.cat([b.codes for b in blocks]), torch.cat([b.scale for b in blocks])
-        return SuperBlocks(codes, scale, blocks[0].bits)
-    if not tiles:
-        return torch.cat(plain)
-    rows = tiles[0].rows
-    if any(len(tile.codes) % rows for tile in tiles[:-1]):
-        raise FormatError(f"pieces of whole tiles of {rows} rows are expected")
-    return Tiles(
-        torch.cat([tile.codes for tile in tiles]),
-        torch.cat([tile.scale for tile in tiles]),
-        torch.cat([tile.zero for tile in tiles]),
-        tiles[0].bits,
-        rows,
-    )
+    levels = [part for part in parts if not isinstance(part, torch.Tensor)]
+    if levels:
+        return stack_levels(levels)
+    return torch.cat([part for part in parts if isinstance(part, torch.Tensor)])
 
 
 def _stack_outliers(pieces: Sequence[QuantizedWeight]) -> Outliers | None:

@@ -80,6 +80,22 @@ def concatenate(levels: list[Level]) -> Level:
     return SuperBlocks(codes, scale, levels[0].bits)
 
 
+def stack_levels(levels: list[Level]) -> Level:
+    """Statistics of rows below each other, `[out_i, G]` each, all of one form, as one `[sum out_i, G]`.
+
+    Raises:
+        FormatError: a tile would hold rows of two of them.
+    """
+    codes, scale = torch.cat([x.codes for x in levels]), torch.cat([x.scale for x in levels])
+    tiles = [level for level in levels if isinstance(level, Tiles)]
+    if not tiles:
+        return SuperBlocks(codes, scale, levels[0].bits)
+    rows = tiles[0].rows
+    if any(len(tile.codes) % rows for tile in tiles[:-1]):
+        raise FormatError(f"pieces of whole tiles of {rows} rows are expected")
+    return Tiles(codes, scale, torch.cat([tile.zero for tile in tiles]), tiles[0].bits, rows)
+
+
 def equal(one: Statistic | None, other: Statistic | None) -> bool:
     """Same numbers in the same stored form, bit for bit."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
