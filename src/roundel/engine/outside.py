@@ -67,7 +67,7 @@ class OutsideQuantizer:
         for piece in self._pieces(view, rounding):
             rounded.append(piece.rounded.to(view.weight.device))
             notes += [piece.note] if piece.note not in ("", *notes) else []
-        original = Original(view, view.weight.float().clone(), note="; ".join(notes))
+        original = Original(view, view.weight.to(torch.float32, copy=True), note="; ".join(notes))
         return self.finisher.finish([(original, stack(rounded))], seen)
 
     def _rounding(self, view: LinearView, streams: Streams | None, seen: Observations) -> Rounding:

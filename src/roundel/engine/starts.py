@@ -15,7 +15,7 @@ from roundel.model.linears import LinearView
 
 
 class Starts:
-    """Rounds the Linears of a block, or the head.
+    """Rounds the Linears of a block.
 
     Args:
         observer: runs blocks where Hessians of their inputs are needed.

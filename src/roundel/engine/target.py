@@ -50,7 +50,7 @@ def round_to_nearest(
     view: LinearView, scheme: Scheme, kind: str, diagonal: torch.Tensor | None, note: str = ""
 ) -> Target:
     """A target on its start grid, `minmax` or `search`."""
-    weight = view.weight.float().clone()
+    weight = view.weight.to(torch.float32, copy=True)
     start = make_start(weight, scheme, kind, diagonal)
     return Target(view, weight, weight, start, start.quantize(weight, scheme), note=note)
 
@@ -88,7 +88,7 @@ def round_by_hessian(
     if moments is None or missing:
         note = f"rounded to nearest: {missing or 'saw no tokens'}"
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
-    weight = view.weight.float().clone()
+    weight = view.weight.to(torch.float32, copy=True)
     method = spqr if recipe.keeps_outliers else gptq
     try:
         rounded = method(weight, moments, scheme, recipe, recipe.grid_fit)
