@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What is installed changes only with these files.
-LOCK := pyproject.toml constraints.txt
+LOCK := pyproject.toml constraints.txt $(wildcard src/kernels/*)
+# What builds the kernels is pinned too; pip takes it into an environment of its own.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: demo check test lint clean
 

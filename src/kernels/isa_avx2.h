@@ -1,0 +1,75 @@
+// AVX2 with FMA and F16C: every x86 processor since 2015.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "activations.h"
+#include "numbers.h"
+
+namespace roundel {
+namespace {
+
+struct Avx2 {
+  static constexpr int kVectors = 2, kVectorBytes = 32, kRows = 8, kMostTokens = 4;
+  static constexpr Start kStart = Start::Pairs;
+  using Bytes = __m256i;
+  using Sum = __m256i;  // 16 sums of 16 bits, two for each row
+  using Real = __m256;
+
+  static Bytes load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+  // WIDTH bits from bit FROM of every byte, moved to bit TO. There are no shifts of bytes: what comes from the
+  // neighbour is masked out.
+  template <int FROM, int WIDTH, int TO>
+  static Bytes field(Bytes v) {
+    if constexpr (FROM > TO) v = _mm256_srli_epi16(v, FROM - TO);
+    if constexpr (FROM < TO) v = _mm256_slli_epi16(v, TO - FROM);
+    return _mm256_and_si256(v, _mm256_set1_epi8(((1 << WIDTH) - 1) << TO));
+  }
+  static Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
+
+  static Sum nothing() { return _mm256_setzero_si256(); }
+  static Sum start(const int8_t* word) { return four(word); }
+  // Codes of a part are at most 15: 16 products of one sum stay within 16 bits, whatever the activations.
+  static Sum dot(Sum sum, Bytes codes, const int8_t* x) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, four(x)));
+  }
+  static Real total(Sum low) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(low, _mm256_set1_epi16(1))); }
+  static Real total(Sum low, Sum high) {
+    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)),
+                                         _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
+    return _mm256_cvtepi32_ps(sum);
+  }
+
+  static Real real_zero() { return _mm256_setzero_ps(); }
+  static Real broadcast(float x) { return _mm256_set1_ps(x); }
+  static Real fma(Real a, Real b, Real c) { return _mm256_fmadd_ps(a, b, c); }
+  static Real multiply(Real a, Real b) { return _mm256_mul_ps(a, b); }
+  static Real subtract(Real a, Real b) { return _mm256_sub_ps(a, b); }
+  static void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
+
+  static Real numbers(Number type, const void* values, int64_t at) {
+    if (type == Number::Float32) return _mm256_loadu_ps(static_cast<const float*>(values) + at);
+    if (type == Number::Float16 || type == Number::Bfloat16) {
+      const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(values) + at));
+      if (type == Number::Float16) return _mm256_cvtph_ps(bits);
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+    __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(values) + at));
+    if (type == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    if (type == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(type == Number::Signed8 ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+  }
+
+ private:
+  static __m256i four(const int8_t* x) {
+    int32_t word;
+    std::memcpy(&word, x, 4);
+    return _mm256_set1_epi32(word);
+  }
+};
+
+}  // namespace
+}  // namespace roundel

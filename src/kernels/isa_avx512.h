@@ -1,0 +1,85 @@
+// AVX-512: one vector is a whole unit. With VNNI four products of bytes are one instruction; without, as AVX2 does it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "activations.h"
+#include "numbers.h"
+
+namespace roundel {
+namespace {
+
+struct Avx512 {
+  static constexpr int kVectors = 1, kVectorBytes = 64, kRows = 16, kMostTokens = 4;
+  static constexpr Start kStart = Start::Pairs;
+  using Bytes = __m512i;
+  using Sum = __m512i;  // 32 sums of 16 bits, two for each row
+  using Real = __m512;
+
+  static Bytes load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+
+  template <int FROM, int WIDTH, int TO>
+  static Bytes field(Bytes v) {
+    if constexpr (FROM > TO) v = _mm512_srli_epi16(v, FROM - TO);
+    if constexpr (FROM < TO) v = _mm512_slli_epi16(v, TO - FROM);
+    return _mm512_and_si512(v, _mm512_set1_epi8(((1 << WIDTH) - 1) << TO));
+  }
+  static Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+
+  static Sum nothing() { return _mm512_setzero_si512(); }
+  static Sum start(const int8_t* word) { return four(word); }
+  static Sum dot(Sum sum, Bytes codes, const int8_t* x) {
+    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, four(x)));
+  }
+  static Real total(Sum low) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(low, _mm512_set1_epi16(1))); }
+  static Real total(Sum low, Sum high) {
+    const __m512i sum = _mm512_add_epi32(_mm512_madd_epi16(low, _mm512_set1_epi16(1)),
+                                         _mm512_madd_epi16(high, _mm512_set1_epi16(16)));
+    return _mm512_cvtepi32_ps(sum);
+  }
+
+  static Real real_zero() { return _mm512_setzero_ps(); }
+  static Real broadcast(float x) { return _mm512_set1_ps(x); }
+  static Real fma(Real a, Real b, Real c) { return _mm512_fmadd_ps(a, b, c); }
+  static Real multiply(Real a, Real b) { return _mm512_mul_ps(a, b); }
+  static Real subtract(Real a, Real b) { return _mm512_sub_ps(a, b); }
+  static void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
+
+  static Real numbers(Number type, const void* values, int64_t at) {
+    if (type == Number::Float32) return _mm512_loadu_ps(static_cast<const float*>(values) + at);
+    if (type == Number::Float16 || type == Number::Bfloat16) {
+      const __m256i bits =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(values) + at));
+      if (type == Number::Float16) return _mm512_cvtph_ps(bits);
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(values) + at));
+    if (type == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    if (type == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(type == Number::Signed8 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+  }
+
+ protected:
+  static __m512i four(const int8_t* x) {
+    int32_t word;
+    std::memcpy(&word, x, 4);
+    return _mm512_set1_epi32(word);
+  }
+};
+
+#ifdef ROUNDEL_VNNI
+struct Avx512Vnni : Avx512 {
+  static constexpr Start kStart = Start::Total;  // 16 sums of 32 bits, one for each row
+
+  static Sum dot(Sum sum, Bytes codes, const int8_t* x) { return _mm512_dpbusd_epi32(sum, codes, four(x)); }
+  static Real total(Sum low) { return _mm512_cvtepi32_ps(low); }
+  static Real total(Sum low, Sum high) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_slli_epi32(high, 4)));
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace roundel

@@ -1,0 +1,16 @@
+// One instruction set as data; each is compiled in a file of its own, with its own flags.
+#pragma once
+
+#include "decode.h"
+#include "product.h"
+
+namespace roundel {
+namespace {
+
+template <class Isa>
+constexpr InstructionSet instance(const char* name, bool (*present)()) {
+  return {name, present, Isa::kStart, product_of<Isa>, decode_tile<Isa>, Isa::kMostTokens};
+}
+
+}  // namespace
+}  // namespace roundel

@@ -1,0 +1,96 @@
+// ARM's NEON. With the dot product instructions (every core since 2018) four products are one of them.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstring>
+
+#include "activations.h"
+#include "numbers.h"
+
+namespace roundel {
+namespace {
+
+struct NeonReals {
+  static constexpr int kVectors = 4, kVectorBytes = 16, kRows = 4, kMostTokens = 4;
+  static constexpr Start kStart = Start::Total;
+  using Bytes = uint8x16_t;
+  using Real = float32x4_t;
+
+  static Bytes load(const uint8_t* p) { return vld1q_u8(p); }
+  template <int FROM, int WIDTH, int TO>
+  static Bytes field(Bytes v) {
+    if constexpr (FROM > TO) v = vshrq_n_u8(v, FROM - TO);
+    if constexpr (FROM < TO) v = vshlq_n_u8(v, TO - FROM);
+    return vandq_u8(v, vdupq_n_u8(((1 << WIDTH) - 1) << TO));
+  }
+  static Bytes either(Bytes a, Bytes b) { return vorrq_u8(a, b); }
+
+  static Real real_zero() { return vdupq_n_f32(0); }
+  static Real broadcast(float x) { return vdupq_n_f32(x); }
+  static Real fma(Real a, Real b, Real c) { return vfmaq_f32(c, a, b); }
+  static Real multiply(Real a, Real b) { return vmulq_f32(a, b); }
+  static Real subtract(Real a, Real b) { return vsubq_f32(a, b); }
+  static void store(float* p, Real x) { vst1q_f32(p, x); }
+
+  static Real numbers(Number type, const void* values, int64_t at) {
+    if (type == Number::Float32) return vld1q_f32(static_cast<const float*>(values) + at);
+    if (type == Number::Float16 || type == Number::Bfloat16) {
+      const uint16x4_t bits = vld1_u16(static_cast<const uint16_t*>(values) + at);
+      if (type == Number::Float16) return vcvt_f32_f16(vreinterpret_f16_u16(bits));
+      return vreinterpretq_f32_u32(vshll_n_u16(bits, 16));
+    }
+    uint32_t word;
+    std::memcpy(&word, static_cast<const uint8_t*>(values) + at, 4);
+    uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(word));
+    if (type == Number::Signed8) return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))));
+    if (type == Number::LowNibble) bytes = vand_u8(bytes, vdup_n_u8(15));
+    if (type == Number::HighNibble) bytes = vshr_n_u8(bytes, 4);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
+  }
+
+ protected:
+  static int32_t word_at(const int8_t* x) {
+    int32_t word;
+    std::memcpy(&word, x, 4);
+    return word;
+  }
+};
+
+struct Neon : NeonReals {
+  struct Sum { int32x4_t rows01, rows23; };  // two sums for each row
+
+  static Sum nothing() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  static Sum start(const int8_t* word) {
+    const int32x4_t once = vsetq_lane_s32(0, vsetq_lane_s32(0, vdupq_n_s32(word_at(word)), 1), 3);
+    return {once, once};
+  }
+  static Sum dot(Sum sum, Bytes codes, const int8_t* x) {
+    const int8x16_t q = vreinterpretq_s8_u8(codes);
+    const int8x8_t four = vreinterpret_s8_s32(vdup_n_s32(word_at(x)));
+    return {vpadalq_s16(sum.rows01, vmull_s8(vget_low_s8(q), four)),
+            vpadalq_s16(sum.rows23, vmull_s8(vget_high_s8(q), four))};
+  }
+  static Real total(Sum low) { return vcvtq_f32_s32(vpaddq_s32(low.rows01, low.rows23)); }
+  static Real total(Sum low, Sum high) {
+    const int32x4_t top = vpaddq_s32(high.rows01, high.rows23);
+    return vcvtq_f32_s32(vaddq_s32(vpaddq_s32(low.rows01, low.rows23), vshlq_n_s32(top, 4)));
+  }
+};
+
+#ifdef __ARM_FEATURE_DOTPROD
+struct NeonDot : NeonReals {
+  using Sum = int32x4_t;
+
+  static Sum nothing() { return vdupq_n_s32(0); }
+  static Sum start(const int8_t* word) { return vdupq_n_s32(word_at(word)); }
+  static Sum dot(Sum sum, Bytes codes, const int8_t* x) {
+    return vdotq_s32(sum, vreinterpretq_s8_u8(codes), vreinterpretq_s8_s32(vdupq_n_s32(word_at(x))));
+  }
+  static Real total(Sum low) { return vcvtq_f32_s32(low); }
+  static Real total(Sum low, Sum high) { return vcvtq_f32_s32(vaddq_s32(low, vshlq_n_s32(high, 4))); }
+};
+#endif
+
+}  // namespace
+}  // namespace roundel

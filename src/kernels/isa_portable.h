@@ -1,0 +1,87 @@
+// Plain C++, for every other processor; compilers make vectors of its loops where they can.
+#pragma once
+
+#include <cstring>
+
+#include "activations.h"
+#include "numbers.h"
+
+namespace roundel {
+namespace {
+
+struct Portable {
+  static constexpr int kVectors = 1, kVectorBytes = kUnitBytes, kRows = kTileRows, kMostTokens = 1;
+  static constexpr Start kStart = Start::Total;
+  struct Bytes { uint8_t of[kUnitBytes]; };
+  struct Sum { int32_t of[kTileRows]; };
+  struct Real { float of[kTileRows]; };
+
+  static Bytes load(const uint8_t* p) {
+    Bytes to;
+    std::memcpy(to.of, p, kUnitBytes);
+    return to;
+  }
+  template <int FROM, int WIDTH, int TO>
+  static Bytes field(Bytes v) {
+    for (auto& x : v.of) x = static_cast<uint8_t>(((x >> FROM) & ((1 << WIDTH) - 1)) << TO);
+    return v;
+  }
+  static Bytes either(Bytes a, const Bytes& b) {
+    for (int i = 0; i < kUnitBytes; ++i) a.of[i] |= b.of[i];
+    return a;
+  }
+
+  static Sum nothing() { return Sum{}; }
+  static Sum start(const int8_t* word) {
+    int32_t value;
+    std::memcpy(&value, word, 4);
+    Sum to;
+    for (auto& x : to.of) x = value;
+    return to;
+  }
+  static Sum dot(Sum sum, const Bytes& codes, const int8_t* x) {
+    for (int r = 0; r < kTileRows; ++r)
+      for (int i = 0; i < kUnitColumns; ++i) sum.of[r] += codes.of[4 * r + i] * x[i];
+    return sum;
+  }
+  static Real total(const Sum& low) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = static_cast<float>(low.of[r]);
+    return to;
+  }
+  static Real total(const Sum& low, const Sum& high) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = static_cast<float>(low.of[r] + 16 * high.of[r]);
+    return to;
+  }
+
+  static Real real_zero() { return Real{}; }
+  static Real broadcast(float x) {
+    Real to;
+    for (auto& r : to.of) r = x;
+    return to;
+  }
+  static Real fma(const Real& a, const Real& b, const Real& c) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = a.of[r] * b.of[r] + c.of[r];
+    return to;
+  }
+  static Real multiply(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] *= b.of[r];
+    return a;
+  }
+  static Real subtract(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] -= b.of[r];
+    return a;
+  }
+  static void store(float* p, const Real& x) { std::memcpy(p, x.of, sizeof x.of); }
+
+  static Real numbers(Number type, const void* values, int64_t at) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = number_at(type, values, at + r);
+    return to;
+  }
+};
+
+}  // namespace
+}  // namespace roundel

@@ -1,0 +1,111 @@
+// What Python sees. Tensors come as addresses: this file knows nothing of torch, so that no build is tied to one.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "multiply.h"
+
+namespace nb = nanobind;
+using namespace roundel;
+
+namespace {
+
+template <class T = void>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+const InstructionSet& chosen(const std::string& name) {
+  const InstructionSet* found = instruction_set(name.empty() ? nullptr : name.c_str());
+  if (found == nullptr) throw std::invalid_argument(name + " is no instruction set of this build and this processor");
+  return *found;
+}
+
+std::vector<std::string> present() {
+  int count;
+  const InstructionSet* const* all = instruction_sets(&count);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i)
+    if (all[i]->present()) names.push_back(all[i]->name);
+  return names;
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+  m.doc() = "Kernels of packed weights; roundel.runtime.kernels calls them.";
+  m.def("instruction_sets", &present, "Those of this build that this processor has, best first.");
+
+  nb::class_<Statistic>(m, "Statistic")
+      .def(
+          "__init__",
+          [](Statistic* self, int type, uintptr_t values, int level_type, uintptr_t step, uintptr_t shift,
+             int64_t level_rows, int64_t level_groups) {
+            new (self) Statistic{static_cast<Number>(type),       address(values), static_cast<Number>(level_type),
+                                 address(step), address(shift), level_rows,      level_groups};
+          },
+          nb::kw_only(), nb::arg("type") = 0, nb::arg("values") = 0, nb::arg("level_type") = 0, nb::arg("step") = 0,
+          nb::arg("shift") = 0, nb::arg("level_rows") = 0, nb::arg("level_groups") = 1);
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def(
+          "__init__",
+          [](Matrix* self, int64_t rows, int64_t columns, int bits, int64_t group, int block_units, int64_t groups,
+             int64_t chunks, bool minima, uintptr_t codes, const Statistic& scale, const Statistic& zero,
+             uintptr_t outlier_starts, uintptr_t outlier_columns, uintptr_t outlier_values, bool outlier_wide,
+             uintptr_t order) {
+            new (self) Matrix{rows,   columns, bits,
+                              group,  block_units, groups,
+                              chunks, minima,  address<const uint8_t>(codes),
+                              scale,  zero,
+                              Outliers{address<const int32_t>(outlier_starts), address(outlier_columns),
+                                       address<const uint16_t>(outlier_values), outlier_wide},
+                              address<const int32_t>(order)};
+          },
+          nb::kw_only(), nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("group"), nb::arg("block_units"),
+          nb::arg("groups"), nb::arg("chunks"), nb::arg("minima"), nb::arg("codes"), nb::arg("scale"), nb::arg("zero"),
+          nb::arg("outlier_starts") = 0, nb::arg("outlier_columns") = 0, nb::arg("outlier_values") = 0,
+          nb::arg("outlier_wide") = false, nb::arg("order") = 0)
+      .def(
+          "multiply",
+          [](const Matrix& self, uintptr_t x, int64_t tokens, int digits, uintptr_t y, int threads,
+             const std::string& set) {
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            return multiply(self, address<const float>(x), tokens, digits, address<float>(y), threads, with);
+          },
+          nb::arg("x"), nb::arg("tokens"), nb::arg("digits"), nb::arg("y"), nb::arg("threads"),
+          nb::arg("instruction_set") = "")
+      .def(
+          "multiply_integers",
+          [](const Matrix& self, uintptr_t x, int64_t tokens, uintptr_t scales, uintptr_t zeros, uintptr_t row_sums,
+             uintptr_t y, int threads, const std::string& set) {
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            multiply_integers(self, address<const int8_t>(x), tokens, address<const float>(scales),
+                              address<const float>(zeros), address<const float>(row_sums), address<float>(y), threads,
+                              with);
+          },
+          nb::arg("x"), nb::arg("tokens"), nb::arg("scales"), nb::arg("zeros"), nb::arg("row_sums"), nb::arg("y"),
+          nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "decode",
+          [](const Matrix& self, int64_t first, int64_t last, uintptr_t to, int threads, const std::string& set) {
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            decode(self, first, last, address<float>(to), threads, with);
+          },
+          nb::arg("first"), nb::arg("last"), nb::arg("to"), nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "lookup",
+          [](const Matrix& self, uintptr_t rows, int64_t count, uintptr_t to, int threads, const std::string& set) {
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            lookup(self, address<const int64_t>(rows), count, address<float>(to), threads, with);
+          },
+          nb::arg("rows"), nb::arg("count"), nb::arg("to"), nb::arg("threads"), nb::arg("instruction_set") = "");
+}

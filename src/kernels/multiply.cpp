@@ -1,0 +1,118 @@
+#include "multiply.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "numbers.h"
+#include "threads.h"
+
+namespace roundel {
+namespace {
+
+// A task should be long beside the taking of it, and tasks many beside the threads.
+constexpr int64_t kTaskCodes = 1 << 18;
+
+// Memory of several tokens' activations.
+class Batch {
+ public:
+  Batch(const Matrix& m, int64_t tokens, int digits) : tokens_(tokens) {
+    const int64_t stream = stream_bytes(m, digits), kept = m.outliers.starts ? m.columns : 0;
+    const int64_t floats = blocks(m) + m.groups + kept;
+    streams_.resize(tokens * stream);
+    floats_.resize(tokens * floats);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* at = floats_.data() + t * floats;
+      of_.push_back({digits, streams_.data() + t * stream, at, at + blocks(m), kept ? at + blocks(m) + m.groups : nullptr});
+    }
+  }
+  const Activations& operator[](int64_t token) const { return of_[token]; }
+  const Activations* at(int64_t token) const { return of_.data() + token; }
+  int64_t tokens() const { return tokens_; }
+
+ private:
+  int64_t tokens_;
+  std::vector<int8_t> streams_;
+  std::vector<float> floats_;
+  std::vector<Activations> of_;
+};
+
+void add_outliers(const Matrix& m, int64_t row, const Activations& x, float* y) {
+  const Outliers& o = m.outliers;
+  float sum = 0;
+  for (int32_t i = o.starts[row]; i < o.starts[row + 1]; ++i) {
+    const int64_t column = o.wide ? static_cast<const int32_t*>(o.columns)[i] : static_cast<const uint16_t*>(o.columns)[i];
+    sum += from_float16(o.values[i]) * x.values[column];
+  }
+  *y += sum;
+}
+
+void multiply_tiles(const Matrix& m, const Batch& x, int digits, float* y, int threads, const InstructionSet& with) {
+  const int64_t per_tile = m.chunks * kChunkColumns * kTileRows;
+  const int64_t step = std::max<int64_t>(1, kTaskCodes / per_tile), count = (tiles(m) + step - 1) / step;
+  Product of[5] = {};
+  for (int tokens : {1, 2, 4}) of[tokens] = with.product(m.bits, digits, tokens, m.block_units);
+  const int most = std::min(with.most_tokens, digits == 1 ? 4 : 2);
+
+  parallel(count, threads, [&](int64_t task) {
+    float found[4][kTileRows];
+    const int64_t end = std::min((task + 1) * step, tiles(m));
+    for (int64_t tile = task * step; tile < end; ++tile) {
+      const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, m.rows - first);
+      int64_t token = 0;
+      while (token < x.tokens()) {
+        int tokens = most;
+        while (tokens > x.tokens() - token) tokens /= 2;
+        of[tokens](m, tile, x.at(token), found);
+        for (int c = 0; c < tokens; ++c, ++token) {
+          if (m.outliers.starts != nullptr)
+            for (int64_t r = 0; r < rows; ++r) add_outliers(m, first + r, x[token], &found[c][r]);
+          std::copy_n(found[c], rows, y + token * m.rows + first);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float* y, int threads,
+              const InstructionSet& with) {
+  const Batch batch(m, tokens, digits);
+  std::atomic<bool> finite{true};
+  parallel(tokens, threads, [&](int64_t token) {
+    if (!round_activations(m, x + token * m.columns, with.start, batch[token])) finite = false;
+  });
+  if (!finite) return false;
+  multiply_tiles(m, batch, digits, y, threads, with);
+  return true;
+}
+
+void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const float* scales, const float* zeros,
+                       const float* row_sums, float* y, int threads, const InstructionSet& with) {
+  const Batch batch(m, tokens, 1);
+  parallel(tokens, threads,
+           [&](int64_t token) { take_integers(m, x + token * m.columns, with.start, batch[token]); });
+  multiply_tiles(m, batch, 1, y, threads, with);
+  for (int64_t token = 0; token < tokens; ++token) {
+    float* of = y + token * m.rows;
+    for (int64_t row = 0; row < m.rows; ++row) of[row] = scales[token] * (of[row] - zeros[token] * row_sums[row]);
+  }
+}
+
+void decode(const Matrix& m, int64_t first, int64_t last, float* to, int threads, const InstructionSet& with) {
+  const int64_t begin = first / kTileRows, count = last > first ? (last + kTileRows - 1) / kTileRows - begin : 0;
+  parallel(count, threads, [&](int64_t task) {
+    const int64_t tile = begin + task;
+    const int64_t from = std::max(first, tile * kTileRows), end = std::min(last, (tile + 1) * kTileRows);
+    with.decode(m, tile, from, end, to + (from - first) * m.columns, m.columns);
+  });
+}
+
+void lookup(const Matrix& m, const int64_t* rows, int64_t count, float* to, int threads, const InstructionSet& with) {
+  parallel(count, threads, [&](int64_t i) {
+    with.decode(m, rows[i] / kTileRows, rows[i], rows[i] + 1, to + i * m.columns, m.columns);
+  });
+}
+
+}  // namespace roundel

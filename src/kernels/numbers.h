@@ -1,0 +1,49 @@
+// Numbers of 16 bits as floats, where no vector instruction does it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "matrix.h"
+
+namespace roundel {
+namespace {
+
+inline float from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float from_bfloat16(uint16_t bits) { return from_bits(static_cast<uint32_t>(bits) << 16); }
+
+inline float from_float16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t rest = bits & 0x7fffu;
+  if (rest >= 0x7c00u) return from_bits(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  // Multiplying by 2^112 moves the exponent, and makes subnormal numbers normal.
+  return from_bits(sign | to_bits(from_bits(rest << 13) * from_bits(0x77800000u)));
+}
+
+inline float number_at(Number type, const void* values, int64_t index) {
+  switch (type) {
+    case Number::Float32: return static_cast<const float*>(values)[index];
+    case Number::Float16: return from_float16(static_cast<const uint16_t*>(values)[index]);
+    case Number::Bfloat16: return from_bfloat16(static_cast<const uint16_t*>(values)[index]);
+    case Number::Unsigned8: return static_cast<const uint8_t*>(values)[index];
+    case Number::Signed8: return static_cast<const int8_t*>(values)[index];
+    case Number::LowNibble: return static_cast<float>(static_cast<const uint8_t*>(values)[index] & 15);
+    case Number::HighNibble: return static_cast<float>(static_cast<const uint8_t*>(values)[index] >> 4);
+    case Number::None: break;
+  }
+  return 0.0f;
+}
+
+}  // namespace
+}  // namespace roundel

@@ -1,0 +1,227 @@
+// One tile of 16 rows times the activations of a few tokens: the loop that every instruction set shares.
+//
+// Of a row r and a token, with codes q that count from their middle, and integer activations x of blocks b:
+//
+//     y[r] = sum over groups g of  scale[r, g] * (sum over b in g of  a[b] * D[r, b]  -  zero[r, g] * X[g])
+//     D[r, b] = sum over columns of q * x      exact, in integers
+//     X[g]    = sum over columns of a * x
+//
+// An instruction set is a struct, `Isa`, with
+//
+//     kVectors           vectors of kVectorBytes in a unit, of kRows rows each
+//     kMostTokens        4, 2 or 1: tokens whose sums the registers hold
+//     kStart             how sums start (activations.h)
+//     Bytes, Sum, Real   vectors: of codes, of sums of products, of floats, one for each row
+//     load, field        codes of a unit out of a plane, moved up where they are the high bits of a part
+//     start, dot         sums begin and grow: 4 products for every row
+//     total              the sums of one part, or of the low and the high part of codes above 4 bits, as floats
+//     broadcast, fma, ... on floats
+#pragma once
+
+#include "instruction_sets.h"
+
+namespace roundel {
+namespace {
+
+// Codes above 4 bits are two parts, of 4 bits and of the rest: products of parts can be summed in 16 bits for a block.
+constexpr int low_bits(int bits) { return bits <= 4 ? bits : 4; }
+constexpr int high_bits(int bits) { return bits <= 4 ? 0 : bits - 4; }
+
+// The vectors of unit U of a part of `BITS` bits, whose planes begin at `codes`.
+template <class Isa, int BITS, int U>
+inline typename Isa::Bytes part(const uint8_t* codes, int vector) {
+  constexpr int kStep = Isa::kVectorBytes;
+  if constexpr (BITS == 3) {
+    const auto low = Isa::template field<2 * (U % 4), 2, 0>(Isa::load(codes + (U / 4) * kUnitBytes + vector * kStep));
+    const auto top = Isa::template field<U, 1, 2>(Isa::load(codes + 2 * kUnitBytes + vector * kStep));
+    return Isa::either(low, top);
+  } else {
+    constexpr int kFields = 8 / BITS;
+    const auto bytes = Isa::load(codes + (U / kFields) * kUnitBytes + vector * kStep);
+    return Isa::template field<BITS * (U % kFields), BITS, 0>(bytes);
+  }
+}
+
+template <class Isa, int COUNT>
+struct Work {
+  typename Isa::Real sum[COUNT][Isa::kVectors];
+  typename Isa::Real group[COUNT][Isa::kVectors];
+};
+
+template <class Isa, int BITS, int DIGITS, int COUNT, int UNIT, int LAST>
+inline __attribute__((always_inline)) void add_units(const uint8_t* codes, const int8_t* const* at,
+                                                     typename Isa::Sum (*low)[DIGITS][Isa::kVectors],
+                                                     typename Isa::Sum (*high)[DIGITS][Isa::kVectors], int first) {
+  if constexpr (UNIT < LAST) {
+    constexpr int kLow = low_bits(BITS), kHigh = high_bits(BITS);
+    for (int v = 0; v < Isa::kVectors; ++v) {
+      const auto l = part<Isa, kLow, UNIT>(codes, v);
+      typename Isa::Bytes h = l;
+      if constexpr (kHigh > 0) h = part<Isa, kHigh, UNIT>(codes + kLow * kUnitBytes, v);
+      for (int c = 0; c < COUNT; ++c) {
+        for (int d = 0; d < DIGITS; ++d) {
+          const int8_t* four = at[c] + 4 * ((UNIT - first) * DIGITS + d);
+          low[c][d][v] = Isa::dot(low[c][d][v], l, four);
+          if constexpr (kHigh > 0) high[c][d][v] = Isa::dot(high[c][d][v], h, four);
+        }
+      }
+    }
+    add_units<Isa, BITS, DIGITS, COUNT, UNIT + 1, LAST>(codes, at, low, high, first);
+  }
+}
+
+// A block: units FIRST to LAST of a chunk. Moves the streams of activations on.
+template <class Isa, int BITS, int DIGITS, int COUNT, int FIRST, int LAST>
+inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const int8_t** streams, const float* const* scales,
+                                                     int64_t block, Work<Isa, COUNT>& work) {
+  constexpr int V = Isa::kVectors;
+  typename Isa::Sum low[COUNT][DIGITS][V], high[COUNT][DIGITS][V];
+  const int8_t* at[COUNT];
+  for (int c = 0; c < COUNT; ++c) {
+    for (int d = 0; d < DIGITS; ++d) {
+      for (int v = 0; v < V; ++v) {
+        const auto start = Isa::start(streams[c] + 4 * d);
+        low[c][d][v] = high_bits(BITS) ? Isa::nothing() : start;
+        high[c][d][v] = start;
+      }
+    }
+    at[c] = streams[c] + 4 * DIGITS;
+  }
+  add_units<Isa, BITS, DIGITS, COUNT, FIRST, LAST>(codes, at, low, high, FIRST);
+  for (int c = 0; c < COUNT; ++c) {
+    const auto scale = Isa::broadcast(scales[c][block]);
+    for (int v = 0; v < V; ++v) {
+      typename Isa::Real total[DIGITS];
+      for (int d = 0; d < DIGITS; ++d) {
+        if constexpr (high_bits(BITS) > 0) {
+          total[d] = Isa::total(low[c][d][v], high[c][d][v]);
+        } else {
+          total[d] = Isa::total(low[c][d][v]);
+        }
+      }
+      auto all = total[DIGITS - 1];
+      for (int d = DIGITS - 2; d >= 0; --d) all = Isa::fma(all, Isa::broadcast(kBase), total[d]);
+      work.group[c][v] = Isa::fma(all, scale, work.group[c][v]);
+    }
+    streams[c] = at[c] + 4 * DIGITS * (LAST - FIRST);
+  }
+}
+
+// 8, or 16, or 4 numbers of a statistic: `row` of [tiles, groups, 16] plus rows of a vector.
+template <class Isa>
+inline typename Isa::Real values(const Statistic& s, int64_t tile, int64_t group, int64_t groups, int vector) {
+  const int64_t at = (tile * groups + group) * kTileRows + vector * Isa::kRows;
+  auto found = Isa::numbers(s.type, s.values, at);
+  if (s.level_type == Number::None) return found;
+  if (s.level_rows > 0) {
+    const int64_t cell = tile * kTileRows / s.level_rows * groups + group;
+    if (s.shift != nullptr) found = Isa::subtract(found, Isa::broadcast(number_at(s.level_type, s.shift, cell)));
+    return Isa::multiply(found, Isa::broadcast(number_at(s.level_type, s.step, cell)));
+  }
+  const int64_t cell = (tile * (groups / s.level_groups) + group / s.level_groups) * kTileRows + vector * Isa::kRows;
+  if (s.shift != nullptr) found = Isa::subtract(found, Isa::numbers(s.level_type, s.shift, cell));
+  return Isa::multiply(found, Isa::numbers(s.level_type, s.step, cell));
+}
+
+template <class Isa, int COUNT>
+inline void end_group(const Matrix& m, int64_t tile, int64_t group, const float* const* group_sums,
+                      Work<Isa, COUNT>& work) {
+  const auto middle = Isa::broadcast(static_cast<float>(1 << (m.bits - 1)));
+  for (int v = 0; v < Isa::kVectors; ++v) {
+    const auto scale = values<Isa>(m.scale, tile, group, m.groups, v);
+    if (m.zero.type == Number::None) {
+      for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
+    } else {
+      auto zero = values<Isa>(m.zero, tile, group, m.groups, v);
+      // What is added, for each unit of X: the value of the middle code.
+      const auto centre = m.minima ? Isa::fma(scale, middle, zero) : Isa::multiply(scale, Isa::subtract(middle, zero));
+      for (int c = 0; c < COUNT; ++c) {
+        const auto most = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
+        work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), most);
+      }
+    }
+    for (int c = 0; c < COUNT; ++c) work.group[c][v] = Isa::real_zero();
+  }
+}
+
+template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS>
+void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*y)[kTileRows]) {
+  constexpr int kBlocks = kChunkUnits / UNITS;
+  Work<Isa, COUNT> work;
+  const int8_t* streams[COUNT];
+  const float* scales[COUNT];
+  const float* group_sums[COUNT];
+  for (int c = 0; c < COUNT; ++c) {
+    streams[c] = x[c].stream;
+    scales[c] = x[c].scales;
+    group_sums[c] = x[c].group_sums;
+    for (int v = 0; v < Isa::kVectors; ++v) work.sum[c][v] = work.group[c][v] = Isa::real_zero();
+  }
+  const uint8_t* codes = m.codes + tile * m.chunks * kUnitBytes * BITS;
+  if constexpr (UNITS == kChunkUnits) {
+    const int64_t chunks = group_blocks(m);
+    for (int64_t group = 0, block = 0; group < m.groups; ++group) {
+      for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
+        add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, work);
+      end_group<Isa, COUNT>(m, tile, group, group_sums, work);
+    }
+  } else {
+    for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
+      const int64_t first = chunk * kBlocks;
+      add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, work);
+      end_group<Isa, COUNT>(m, tile, first, group_sums, work);
+      add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, work);
+      end_group<Isa, COUNT>(m, tile, first + 1, group_sums, work);
+      if constexpr (UNITS == 2) {
+        add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, work);
+        end_group<Isa, COUNT>(m, tile, first + 2, group_sums, work);
+        add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, work);
+        end_group<Isa, COUNT>(m, tile, first + 3, group_sums, work);
+      }
+    }
+  }
+  for (int c = 0; c < COUNT; ++c)
+    for (int v = 0; v < Isa::kVectors; ++v) Isa::store(y[c] + v * Isa::kRows, work.sum[c][v]);
+}
+
+// The same for arguments that are known when it runs: `count` tokens at once.
+template <class Isa, int BITS, int DIGITS, int COUNT>
+Product with_units(int units) {
+  if (units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8>;
+  if (units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4>;
+  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2>;
+}
+
+template <class Isa, int BITS, int DIGITS>
+Product with_count(int count, int units) {
+  if constexpr (Isa::kMostTokens >= 4 && DIGITS == 1) {
+    if (count == 4) return with_units<Isa, BITS, DIGITS, 4>(units);
+  }
+  if constexpr (Isa::kMostTokens >= 2) {
+    if (count == 2) return with_units<Isa, BITS, DIGITS, 2>(units);
+  }
+  return with_units<Isa, BITS, DIGITS, 1>(units);
+}
+
+template <class Isa, int BITS>
+Product with_digits(int digits, int count, int units) {
+  if (digits == 1) return with_count<Isa, BITS, 1>(count, units);
+  if (digits == 2) return with_count<Isa, BITS, 2>(count, units);
+  return with_count<Isa, BITS, 3>(count, units);
+}
+
+template <class Isa>
+Product product_of(int bits, int digits, int count, int units) {
+  switch (bits) {
+    case 2: return with_digits<Isa, 2>(digits, count, units);
+    case 3: return with_digits<Isa, 3>(digits, count, units);
+    case 4: return with_digits<Isa, 4>(digits, count, units);
+    case 5: return with_digits<Isa, 5>(digits, count, units);
+    case 6: return with_digits<Isa, 6>(digits, count, units);
+    case 7: return with_digits<Isa, 7>(digits, count, units);
+    default: return with_digits<Isa, 8>(digits, count, units);
+  }
+}
+
+}  // namespace
+}  // namespace roundel

@@ -1,0 +1,147 @@
+"""The kernels, where this installation has them: packed weights on the CPU, by one of its instruction sets.
+
+They are an extension of their own (src/kernels), which a wheel that was built without a compiler does not have.
+"""
+
+from typing import Any
+
+import torch
+
+from roundel.runtime.layout import Layout
+from roundel.runtime.packed_weight import PackedWeight
+from roundel.runtime.statistics import level_groups, level_rows, share_bytes
+
+try:
+    from roundel.runtime import _kernels  # type: ignore[attr-defined]
+except ImportError:
+    _kernels = None
+
+# As enum Number in src/kernels/matrix.h.
+_NUMBERS = {
+    torch.float32: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.uint8: 4,
+    torch.int8: 5,
+}
+_LOW_NIBBLE, _HIGH_NIBBLE = 6, 7
+
+
+def instruction_sets() -> list[str]:
+    """Those that this installation and this processor have, best first; empty: there are no kernels."""
+    return [] if _kernels is None else list(_kernels.instruction_sets())
+
+
+def serves(weight: PackedWeight) -> bool:
+    """Whether the kernels can multiply with it."""
+    return _kernels is not None and weight.parts["codes"].device.type == "cpu"
+
+
+class Handle:
+    """A weight as the kernels know it; it keeps the tensors that they read.
+
+    Args:
+        weight: that `serves` says yes to.
+        instruction_set: empty: the best one.
+    """
+
+    def __init__(self, weight: PackedWeight, instruction_set: str = "") -> None:
+        layout = weight.layout
+        self.rows, self.columns = layout.rows, layout.columns
+        self._set = instruction_set
+        self._parts = {name: part.contiguous() for name, part in weight.parts.items()}
+        columns = self._parts.get("outliers.columns")
+        self._matrix: Any = _kernels.Matrix(
+            rows=layout.rows,
+            columns=layout.columns,
+            bits=layout.scheme.bits,
+            group=layout.group,
+            block_units=layout.block_units,
+            groups=layout.groups,
+            chunks=layout.chunks,
+            minima=layout.scheme.minima,
+            codes=self._at("codes"),
+            scale=self._statistic(layout, "scale"),
+            zero=_kernels.Statistic() if layout.scheme.sym else self._statistic(layout, "zero"),
+            outlier_starts=self._at("outliers.starts"),
+            outlier_columns=self._at("outliers.columns"),
+            outlier_values=self._at("outliers.values"),
+            outlier_wide=columns is not None and columns.dtype is torch.int32,
+            order=self._at("order"),
+        )
+
+    def multiply(self, x: torch.Tensor, digits: int) -> torch.Tensor | None:
+        """`x W^T`: `[n, columns]` float32 to `[n, rows]` float32; None: activations are not finite."""
+        x = x.contiguous()
+        y = torch.empty(x.shape[0], self.rows)
+        threads = torch.get_num_threads()
+        finite = self._matrix.multiply(x.data_ptr(), x.shape[0], digits, y.data_ptr(), threads, self._set)
+        return y if finite else None
+
+    def multiply_integers(
+        self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, row_sums: torch.Tensor
+    ) -> torch.Tensor:
+        """`scale (codes - zero) W^T`.
+
+        Args:
+            codes: `[n, columns]` int8.
+            scales, zeros: `[n]` float32.
+            row_sums: `[rows]` float32, of the weights.
+
+        Returns:
+            `[n, rows]` float32.
+        """
+        codes, scales, zeros = codes.contiguous(), scales.contiguous(), zeros.contiguous()
+        y = torch.empty(codes.shape[0], self.rows)
+        self._matrix.multiply_integers(
+            codes.data_ptr(),
+            codes.shape[0],
+            scales.data_ptr(),
+            zeros.data_ptr(),
+            row_sums.data_ptr(),
+            y.data_ptr(),
+            torch.get_num_threads(),
+            self._set,
+        )
+        return y
+
+    def decode(self, first: int, last: int) -> torch.Tensor:
+        """Rows as floats, `[last - first, columns]`, columns in the order of the codes."""
+        to = torch.empty(last - first, self.columns)
+        self._matrix.decode(first, last, to.data_ptr(), torch.get_num_threads(), self._set)
+        return to
+
+    def lookup(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of their numbers `[n]` int64 as floats, `[n, columns]`, columns in the order of the codes.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        rows = rows.to(torch.int64).contiguous()
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.rows:
+            raise IndexError(f"rows of [0, {self.rows}) are expected, and {rows.tolist()[:8]} are asked for")
+        to = torch.empty(len(rows), self.columns)
+        self._matrix.lookup(rows.data_ptr(), len(rows), to.data_ptr(), torch.get_num_threads(), self._set)
+        return to
+
+    def _at(self, name: str) -> int:
+        part = self._parts.get(name)
+        return 0 if part is None else part.data_ptr()
+
+    def _statistic(self, layout: Layout, name: str) -> Any:
+        if name in self._parts:
+            return _kernels.Statistic(type=_NUMBERS[self._parts[name].dtype], values=self._at(name))
+        if share_bytes(layout):
+            number, codes = (_LOW_NIBBLE if name == "scale" else _HIGH_NIBBLE), self._at("scale.codes")
+        else:
+            number, codes = _NUMBERS[self._parts[f"{name}.codes"].dtype], self._at(f"{name}.codes")
+        tiles = layout.scheme.two_level
+        return _kernels.Statistic(
+            type=number,
+            values=codes,
+            level_type=_NUMBERS[self._parts[f"{name}.step"].dtype],
+            step=self._at(f"{name}.step"),
+            shift=self._at(f"{name}.shift"),
+            level_rows=level_rows(layout) if tiles else 0,
+            level_groups=level_groups(layout),
+        )

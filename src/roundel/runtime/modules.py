@@ -1,0 +1,140 @@
+"""Modules with packed weights, in the place of a model's Linears and of its embedding."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.runtime import operators
+from roundel.runtime.layout import describe
+from roundel.runtime.packed_weight import PackedWeight
+from roundel.runtime.product import Mode, Product
+
+
+class Packed(nn.Module):
+    """Holds a packed weight as buffers, whose names are those of its parts with `_` for the dot.
+
+    Args:
+        weight: its parts; on the meta device, where they come later.
+        dtype: of the weights, as the model has it.
+
+    Attributes:
+        mode: how products are computed (product.py).
+    """
+
+    def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layout = weight.layout
+        self.dtype = dtype
+        self.mode: Mode = "exact"
+        self._names = {name.replace(".", "_"): name for name in weight.parts}
+        self._text = describe(weight.layout)
+        self._product: Product | None = None
+        for buffer, name in self._names.items():
+            self.register_buffer(buffer, weight.parts[name])
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight as it is held now."""
+        return PackedWeight(self.layout, {name: self.get_buffer(b) for b, name in self._names.items()})
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight decoded, `[rows, columns]`: a copy, made anew each time."""
+        return self.packed.unpack().dequantize(self.dtype)
+
+    def integers(self) -> QuantizedWeight:
+        """The integers that it holds."""
+        return self.packed.unpack()
+
+    @property
+    def product(self) -> Product:
+        """What multiplies by it, where its parts are now."""
+        codes = self.get_buffer("codes")
+        if self._product is None or self._product.weight.parts["codes"] is not codes:
+            self._product = Product(self.packed)
+        return self._product
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
+        """Moves between devices; types stay, whatever the model is converted to: they say what the numbers are."""
+        for buffer in self._names:
+            found = self.get_buffer(buffer)
+            moved = fn(found)
+            self._buffers[buffer] = moved if moved.dtype == found.dtype else found.to(moved.device)
+        kept = {name: self._buffers.pop(name) for name in self._names}
+        super()._apply(fn, recurse)
+        self._buffers.update(kept)
+        self._product = None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_product": None}  # it holds addresses
+
+    def _operands(self) -> tuple[list[torch.Tensor], str, str]:
+        parts = self.packed.parts
+        return list(parts.values()), " ".join(parts), self._text
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        layout = self.layout
+        group = layout.scheme.group_size
+        return (
+            f"in_features={layout.columns}, out_features={layout.rows}, bits={layout.scheme.bits}, "
+            f"group_size={group}, mode={self.mode}"
+        )
+
+
+class PackedLinear(Packed):
+    """A Linear (or GPT-2's Conv1D) whose weight is packed.
+
+    Args:
+        weight: `[out, in]`.
+        dtype: of the model.
+        bias: `[out]`, or None.
+    """
+
+    def __init__(self, weight: PackedWeight, dtype: torch.dtype, bias: torch.Tensor | None = None) -> None:
+        super().__init__(weight, dtype)
+        self.in_features, self.out_features = weight.layout.columns, weight.layout.rows
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., in]` to `[..., out]`, in the type of x."""
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = operators.linear(x, *self._operands(), self.mode)
+        else:
+            y = self.product.multiply(x, self.mode)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class PackedEmbedding(Packed):
+    """An input embedding whose weight is packed.
+
+    Args:
+        weight: `[tokens, width]`.
+        dtype: of what it gives.
+        scale: that every row is multiplied by, as Gemma's are; None: 1.
+    """
+
+    def __init__(self, weight: PackedWeight, dtype: torch.dtype, scale: torch.Tensor | None = None) -> None:
+        super().__init__(weight, dtype)
+        self.num_embeddings, self.embedding_dim = weight.layout.rows, weight.layout.columns
+        self.embed_scale: torch.Tensor | None
+        self.register_buffer("embed_scale", scale, persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """`[...]` token ids to `[..., width]`."""
+        if torch.compiler.is_compiling():
+            rows: torch.Tensor = operators.lookup(ids, *self._operands())
+        else:
+            rows = self.product.lookup(ids)
+        rows = rows.to(self.dtype)
+        return rows if self.embed_scale is None else rows * self.embed_scale.to(rows.dtype)
+
+
+def pack_linear(
+    weight: QuantizedWeight, dtype: torch.dtype, bias: torch.Tensor | None = None
+) -> PackedLinear:
+    """A Linear of integers `[out, in]`."""
+    return PackedLinear(PackedWeight.pack(weight), dtype, bias)

@@ -1,0 +1,101 @@
+"""Products with packed weights: by kernels where they serve, else by torch's operators.
+
+Two modes, by how many digits of 8 bits hold an activation (reference.py):
+
+    exact   three: as products of floats with the decoded weights, to rounding
+    fast    one; two for weights of more than 4 bits, which are finer than what one would add
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+
+from roundel.runtime import kernels, reference
+from roundel.runtime.packed_weight import PackedWeight
+
+Mode = Literal["exact", "fast"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+# Of more tokens at once, decoding the weights for torch's matrix product is faster than exact products here.
+_MOST_TOKENS = 16
+# Weights that are decoded at a time.
+_DECODED = 2**22
+
+
+def digits_of(mode: Mode, bits: int) -> int:
+    """Digits that hold an activation."""
+    return reference.EXACT_DIGITS if mode == "exact" else 1 if bits <= 4 else 2
+
+
+class Product:
+    """Multiplies by one packed weight.
+
+    Args:
+        weight: its parts may move later, by another object of this class.
+    """
+
+    def __init__(self, weight: PackedWeight) -> None:
+        self.weight = weight
+        self.handle = kernels.Handle(weight) if kernels.serves(weight) else None
+        self._row_sums: torch.Tensor | None = None
+
+    def multiply(self, x: torch.Tensor, mode: Mode) -> torch.Tensor:
+        """`x W^T`: `[..., columns]` floating point to `[..., rows]` of the same type."""
+        rows = x.reshape(-1, x.shape[-1])
+        digits = digits_of(mode, self.weight.layout.scheme.bits)
+        found = None
+        if self.handle is None:
+            found = reference.multiply(rows, self.weight, digits)
+        elif mode == "fast" or len(rows) <= _MOST_TOKENS:
+            found = self.handle.multiply(rows.float(), digits)
+        if found is None:  # many tokens, or activations that are not finite
+            found = self._decode_and_multiply(rows.float())
+        return found.view(*x.shape[:-1], -1).to(x.dtype)
+
+    def multiply_integers(
+        self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
+    ) -> torch.Tensor:
+        """`scale (codes - zero) W^T` in float32.
+
+        Args:
+            codes: `[n, columns]` int8.
+            scales, zeros: `[n]` float32.
+
+        Returns:
+            `[n, rows]` float32.
+        """
+        if self.handle is None:
+            x = (codes.float() - zeros[:, None]) * scales[:, None]
+            return F.linear(x, reference.decode(self.weight))
+        if self._row_sums is None:
+            parts = [self._rows(first, last).double().sum(1) for first, last in self._spans()]
+            self._row_sums = torch.cat(parts).float()
+        return self.handle.multiply_integers(codes, scales, zeros, self._row_sums)
+
+    def lookup(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight: `[...]` int64 to `[..., columns]` float32."""
+        if self.handle is None:
+            return reference.decode(self.weight)[rows]
+        found = self.handle.lookup(rows.reshape(-1))
+        return self._in_order(found).view(*rows.shape, -1)
+
+    def _decode_and_multiply(self, x: torch.Tensor) -> torch.Tensor:
+        order = self.weight.parts.get("order")
+        if order is not None:
+            x = x[:, order]
+        return torch.cat([F.linear(x, self._rows(first, last)) for first, last in self._spans()], 1)
+
+    def _rows(self, first: int, last: int) -> torch.Tensor:
+        assert self.handle is not None
+        return self.handle.decode(first, last)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        layout = self.weight.layout
+        step = max(16, _DECODED // layout.columns // 16 * 16)
+        return [(first, min(first + step, layout.rows)) for first in range(0, layout.rows, step)]
+
+    def _in_order(self, columns: torch.Tensor) -> torch.Tensor:
+        """Columns in the order of the codes as the model has them."""
+        order = self.weight.parts.get("order")
+        return columns if order is None else torch.empty_like(columns).index_copy_(-1, order.long(), columns)
