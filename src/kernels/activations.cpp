@@ -9,7 +9,9 @@
 namespace roundel {
 namespace {
 
-constexpr uint32_t kInfinity = 0x7f800000u;
+// Of activations this large, 2^96, infinity and not a number, sums of products of integers might run over where those of
+// floats do not: they are left to these.
+constexpr uint32_t kTooLarge = 0x6f800000u;
 // Three digits: the largest of a block lies in [2^21, 2^22].
 constexpr int kExponent = 22;
 // Blocks of nothing larger than 2^-100 are kept to 2^-122: their scale must not become subnormal.
@@ -76,7 +78,7 @@ bool round_row(const Matrix& m, const float* x, Start start, const Activations& 
     uint32_t largest = 0;
     for (int i = 0; i < kChunkColumns; ++i) largest = std::max(largest, to_bits(block[i]) & 0x7fffffffu);
     worst = std::max(worst, largest);
-    if (worst >= kInfinity) return false;
+    if (worst >= kTooLarge) return false;
 
     float scale, inverse;
     scale_of(from_bits(largest), D, &scale, &inverse);
