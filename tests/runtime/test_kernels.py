@@ -23,7 +23,7 @@ from runtime.random_weights import (
     summed,
 )
 
-# Of what is summed: three digits lose half of 2^-22 of the largest activation, float sums of some blocks a few times 2^-24.
+# Of what is summed: three digits lose half of 2^-22 of the largest activation, sums of some blocks a few times 2^-24.
 EXACT = 6e-7
 
 

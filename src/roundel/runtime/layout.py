@@ -120,14 +120,14 @@ class Layout:
         front = columns.shape[:-1]
         used = self.scheme.groups(self.columns)
         groups = F.pad(columns, (0, used * self.group - self.columns)).view(*front, used, self.group)
-        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(*front, -1)
+        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(*front, used * self.group_columns)
         return F.pad(padded, (0, self.chunks * CHUNK - padded.shape[-1]))
 
     def without_padding(self, padded: torch.Tensor) -> torch.Tensor:
         """Undo `with_padding`."""
         front = padded.shape[:-1]
         groups = padded.reshape(*front, self.groups, self.group_columns)[..., : self.group]
-        return groups.reshape(*front, -1)[..., : self.columns]
+        return groups.reshape(*front, self.groups * self.group)[..., : self.columns]
 
     def pack_statistic(self, statistic: torch.Tensor) -> torch.Tensor:
         """One number for each row and group, `[rows, G]`, as `[tiles, groups, 16]`; zeros for the padding."""

@@ -44,7 +44,12 @@ def multiply(x: torch.Tensor, weight: PackedWeight, digits: int = EXACT_DIGITS) 
     # Outliers are few and large: they meet activations as they are.
     grid = replace(found, outliers=None).dequantize()
     y = F.linear(round_activations(x, weight.layout, digits, found.order), grid)
-    return y if found.outliers is None else y + F.linear(x, found.dequantize() - grid)
+    if found.outliers is None:
+        return y
+    y += F.linear(x, found.dequantize() - grid)
+    # Infinity times the zeros of either matrix would be no number.
+    finite = x.isfinite().all(-1, keepdim=True)
+    return y if finite.all() else torch.where(finite, y, F.linear(x, found.dequantize()))
 
 
 def round_activations(
