@@ -120,7 +120,9 @@ class Layout:
         front = columns.shape[:-1]
         used = self.scheme.groups(self.columns)
         groups = F.pad(columns, (0, used * self.group - self.columns)).view(*front, used, self.group)
-        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(*front, used * self.group_columns)
+        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(
+            *front, used * self.group_columns
+        )
         return F.pad(padded, (0, self.chunks * CHUNK - padded.shape[-1]))
 
     def without_padding(self, padded: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,9 @@ def round_activations(
     largest = blocks.abs().amax(-1, keepdim=True)
     most = float(_LARGEST[digits])
     empty = largest < 1e-30
-    codes = (blocks * (most / largest).masked_fill(empty, 0)).round_()
+    # Divided as the kernels do it: a number over a tensor is that number times the inverse, to torch.
+    inverse = torch.full_like(largest, most) / largest
+    codes = (blocks * inverse.masked_fill(empty, 0)).round_()
     rounded = layout.without_padding((codes * (largest / most).masked_fill(empty, 0)).flatten(-2))
     finite = x.isfinite().all(-1, keepdim=True)
     if order is not None:
