@@ -52,7 +52,8 @@ std::vector<uint8_t> numbers(Random& random, Number type, int64_t count) {
     } else if (type == Number::Float16 || type == Number::Bfloat16) {
       const int fraction = type == Number::Float16 ? 10 : 7, least = type == Number::Float16 ? 8 : 120;
       const int exponent = random.one_in(50) ? 0 : random.between(least, least + 6);
-      const int bits = random.between(0, 1) << 15 | exponent << fraction | random.between(0, (1 << fraction) - 1);
+      const int sign = random.between(0, 1), rest = random.between(0, (1 << fraction) - 1);
+      const int bits = sign << 15 | exponent << fraction | rest;
       bytes.push_back(static_cast<uint8_t>(bits & 255));
       bytes.push_back(static_cast<uint8_t>(bits >> 8));
     } else {
@@ -156,7 +157,8 @@ struct Case {
       const auto *of = reinterpret_cast<const uint8_t*>(&column), *of_small = reinterpret_cast<const uint8_t*>(&small);
       wide.insert(wide.end(), of, of + 4);
       narrow.insert(narrow.end(), of_small, of_small + 2);
-      values.push_back(static_cast<uint16_t>(random.between(0, 1) << 15 | random.between(0x2000, 0x3fff)));
+      const int sign = random.between(0, 1), rest = random.between(0x2000, 0x3fff);
+      values.push_back(static_cast<uint16_t>(sign << 15 | rest));
     }
     const bool is_wide = random.one_in(2);
     m.outliers = {starts.data(), is_wide ? wide.data() : narrow.data(), values.data(), is_wide};
