@@ -48,19 +48,21 @@ struct Avx2 {
   static Real fma(Real a, Real b, Real c) { return _mm256_fmadd_ps(a, b, c); }
   static Real multiply(Real a, Real b) { return _mm256_mul_ps(a, b); }
   static Real subtract(Real a, Real b) { return _mm256_sub_ps(a, b); }
+  static Real real_load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
 
-  static Real numbers(Number type, const void* values, int64_t at) {
-    if (type == Number::Float32) return _mm256_loadu_ps(static_cast<const float*>(values) + at);
-    if (type == Number::Float16 || type == Number::Bfloat16) {
+  template <Number TYPE>
+  static Real numbers(const void* values, int64_t at) {
+    if constexpr (TYPE == Number::Float32) return _mm256_loadu_ps(static_cast<const float*>(values) + at);
+    if constexpr (TYPE == Number::Float16 || TYPE == Number::Bfloat16) {
       const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(values) + at));
-      if (type == Number::Float16) return _mm256_cvtph_ps(bits);
+      if constexpr (TYPE == Number::Float16) return _mm256_cvtph_ps(bits);
       return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     }
     __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(values) + at));
-    if (type == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
-    if (type == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
-    return _mm256_cvtepi32_ps(type == Number::Signed8 ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+    if constexpr (TYPE == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    if constexpr (TYPE == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(TYPE == Number::Signed8 ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
   }
 
  private:

@@ -3,13 +3,15 @@
 
 #include "decode.h"
 #include "product.h"
+#include "rounding.h"
+#include "statistics.h"
 
 namespace roundel {
 namespace {
 
 template <class Isa>
 constexpr InstructionSet instance(const char* name, bool (*present)()) {
-  return {name, present, Isa::kStart, product_of<Isa>, decode_tile<Isa>, Isa::kMostTokens};
+  return {name, present, round_activations<Isa>, take_integers<Isa>, tile_statistics<Isa>, centre<Isa>, product_of<Isa>, decode_tile<Isa>, Isa::kMostTokens};
 }
 
 }  // namespace

@@ -74,11 +74,17 @@ struct Portable {
     for (int r = 0; r < kTileRows; ++r) a.of[r] -= b.of[r];
     return a;
   }
+  static Real real_load(const float* p) {
+    Real to;
+    std::memcpy(to.of, p, sizeof to.of);
+    return to;
+  }
   static void store(float* p, const Real& x) { std::memcpy(p, x.of, sizeof x.of); }
 
-  static Real numbers(Number type, const void* values, int64_t at) {
+  template <Number TYPE>
+  static Real numbers(const void* values, int64_t at) {
     Real to;
-    for (int r = 0; r < kTileRows; ++r) to.of[r] = number_at(type, values, at + r);
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = number<TYPE>(values, at + r);
     return to;
   }
 };

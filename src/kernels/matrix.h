@@ -4,8 +4,9 @@
 // one vector holds 4 neighbouring columns of several rows, and four activations, repeated, are its factors. Nothing
 // is ever summed across a vector.
 //
-// Codes of 8 units (a chunk, 32 columns) are stored together in planes of 4, 2 or 1 bits: a plane of w bits takes w
-// times 64 bytes, and byte vector i holds units i * 8/w, i * 8/w + 1, ... in its fields from the low bits up.
+// Codes of 8 units (a chunk, 32 columns) are stored together in planes of 4, 3, 2 or 1 bits: a plane of w bits takes w
+// times 64 bytes, and byte vector i holds units i * 8/w, i * 8/w + 1, ... in its fields from the low bits up. Of 3 bits
+// it holds units 2 i and 2 i + 1, and above them two bits of units 6 and 7.
 #pragma once
 
 #include <cstdint>

@@ -37,6 +37,16 @@ class Batch {
   std::vector<Activations> of_;
 };
 
+// A tile's statistics, in memory that each thread keeps.
+Tile tile_of(const Matrix& m, int64_t number, const InstructionSet& with) {
+  thread_local std::vector<float> kept;
+  const size_t size = static_cast<size_t>(m.groups) * kTileRows;
+  if (kept.size() < 2 * size) kept.resize(2 * size);
+  Tile tile{number, kept.data(), m.zero.type == Number::None ? nullptr : kept.data() + size};
+  with.statistics(m, number, tile.scales, tile.zeros);
+  return tile;
+}
+
 void add_outliers(const Matrix& m, int64_t row, const Activations& x, float* y) {
   const Outliers& o = m.outliers;
   float sum = 0;
@@ -57,8 +67,10 @@ void multiply_tiles(const Matrix& m, const Batch& x, int digits, float* y, int t
   parallel(count, threads, [&](int64_t task) {
     float found[4][kTileRows];
     const int64_t end = std::min((task + 1) * step, tiles(m));
-    for (int64_t tile = task * step; tile < end; ++tile) {
-      const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, m.rows - first);
+    for (int64_t number = task * step; number < end; ++number) {
+      const Tile tile = tile_of(m, number, with);
+      if (tile.zeros != nullptr) with.centre(m, tile.scales, tile.zeros);
+      const int64_t first = number * kTileRows, rows = std::min<int64_t>(kTileRows, m.rows - first);
       int64_t token = 0;
       while (token < x.tokens()) {
         int tokens = most;
@@ -81,7 +93,7 @@ bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float
   const Batch batch(m, tokens, digits);
   std::atomic<bool> finite{true};
   parallel(tokens, threads, [&](int64_t token) {
-    if (!round_activations(m, x + token * m.columns, with.start, batch[token])) finite = false;
+    if (!with.round(m, x + token * m.columns, batch[token])) finite = false;
   });
   if (!finite) return false;
   multiply_tiles(m, batch, digits, y, threads, with);
@@ -92,7 +104,7 @@ void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const f
                        const float* row_sums, float* y, int threads, const InstructionSet& with) {
   const Batch batch(m, tokens, 1);
   parallel(tokens, threads,
-           [&](int64_t token) { take_integers(m, x + token * m.columns, with.start, batch[token]); });
+           [&](int64_t token) { with.take(m, x + token * m.columns, batch[token]); });
   multiply_tiles(m, batch, 1, y, threads, with);
   for (int64_t token = 0; token < tokens; ++token) {
     float* of = y + token * m.rows;
@@ -103,15 +115,15 @@ void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const f
 void decode(const Matrix& m, int64_t first, int64_t last, float* to, int threads, const InstructionSet& with) {
   const int64_t begin = first / kTileRows, count = last > first ? (last + kTileRows - 1) / kTileRows - begin : 0;
   parallel(count, threads, [&](int64_t task) {
-    const int64_t tile = begin + task;
-    const int64_t from = std::max(first, tile * kTileRows), end = std::min(last, (tile + 1) * kTileRows);
+    const Tile tile = tile_of(m, begin + task, with);
+    const int64_t from = std::max(first, tile.number * kTileRows), end = std::min(last, (tile.number + 1) * kTileRows);
     with.decode(m, tile, from, end, to + (from - first) * m.columns, m.columns);
   });
 }
 
 void lookup(const Matrix& m, const int64_t* rows, int64_t count, float* to, int threads, const InstructionSet& with) {
   parallel(count, threads, [&](int64_t i) {
-    with.decode(m, rows[i] / kTileRows, rows[i], rows[i] + 1, to + i * m.columns, m.columns);
+    with.decode(m, tile_of(m, rows[i] / kTileRows, with), rows[i], rows[i] + 1, to + i * m.columns, m.columns);
   });
 }
 

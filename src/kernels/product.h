@@ -2,9 +2,11 @@
 //
 // Of a row r and a token, with codes q that count from their middle, and integer activations x of blocks b:
 //
-//     y[r] = sum over groups g of  scale[r, g] * (sum over b in g of  a[b] * D[r, b]  -  zero[r, g] * X[g])
+//     y[r] = sum over groups g of  scale[r, g] * (sum over b in g of  a[b] * D[r, b])  +  centre[r, g] * X[g]
 //     D[r, b] = sum over columns of q * x      exact, in integers
 //     X[g]    = sum over columns of a * x
+//
+// where the centre is the value of the middle code, zero on a symmetric grid.
 //
 // An instruction set is a struct, `Isa`, with
 //
@@ -31,10 +33,14 @@ constexpr int high_bits(int bits) { return bits <= 4 ? 0 : bits - 4; }
 template <class Isa, int BITS, int U>
 inline typename Isa::Bytes part(const uint8_t* codes, int vector) {
   constexpr int kStep = Isa::kVectorBytes;
-  if constexpr (BITS == 3) {
-    const auto low = Isa::template field<2 * (U % 4), 2, 0>(Isa::load(codes + (U / 4) * kUnitBytes + vector * kStep));
-    const auto top = Isa::template field<U, 1, 2>(Isa::load(codes + 2 * kUnitBytes + vector * kStep));
-    return Isa::either(low, top);
+  if constexpr (BITS == 3 && U < 6) {
+    return Isa::template field<3 * (U % 2), 3, 0>(Isa::load(codes + (U / 2) * kUnitBytes + vector * kStep));
+  } else if constexpr (BITS == 3) {
+    const uint8_t* from = codes + vector * kStep;
+    const auto low = Isa::template field<6, 2, 0>(Isa::load(from));
+    const auto next = Isa::template field<6, 2, 2>(Isa::load(from + kUnitBytes));
+    const auto top = Isa::template field<6, 2, 4>(Isa::load(from + 2 * kUnitBytes));
+    return Isa::template field<3 * (U % 2), 3, 0>(Isa::either(Isa::either(low, next), top));
   } else {
     constexpr int kFields = 8 / BITS;
     const auto bytes = Isa::load(codes + (U / kFields) * kUnitBytes + vector * kStep);
@@ -107,45 +113,23 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
   }
 }
 
-// 8, or 16, or 4 numbers of a statistic: `row` of [tiles, groups, 16] plus rows of a vector.
-template <class Isa>
-inline typename Isa::Real values(const Statistic& s, int64_t tile, int64_t group, int64_t groups, int vector) {
-  const int64_t at = (tile * groups + group) * kTileRows + vector * Isa::kRows;
-  auto found = Isa::numbers(s.type, s.values, at);
-  if (s.level_type == Number::None) return found;
-  if (s.level_rows > 0) {
-    const int64_t cell = tile * kTileRows / s.level_rows * groups + group;
-    if (s.shift != nullptr) found = Isa::subtract(found, Isa::broadcast(number_at(s.level_type, s.shift, cell)));
-    return Isa::multiply(found, Isa::broadcast(number_at(s.level_type, s.step, cell)));
-  }
-  const int64_t cell = (tile * (groups / s.level_groups) + group / s.level_groups) * kTileRows + vector * Isa::kRows;
-  if (s.shift != nullptr) found = Isa::subtract(found, Isa::numbers(s.level_type, s.shift, cell));
-  return Isa::multiply(found, Isa::numbers(s.level_type, s.step, cell));
-}
-
 template <class Isa, int COUNT>
-inline void end_group(const Matrix& m, int64_t tile, int64_t group, const float* const* group_sums,
-                      Work<Isa, COUNT>& work) {
-  const auto middle = Isa::broadcast(static_cast<float>(1 << (m.bits - 1)));
+inline void end_group(int64_t group, const Tile& tile, const float* const* group_sums, Work<Isa, COUNT>& work) {
   for (int v = 0; v < Isa::kVectors; ++v) {
-    const auto scale = values<Isa>(m.scale, tile, group, m.groups, v);
-    if (m.zero.type == Number::None) {
-      for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
-    } else {
-      auto zero = values<Isa>(m.zero, tile, group, m.groups, v);
-      // What is added, for each unit of X: the value of the middle code.
-      const auto centre = m.minima ? Isa::fma(scale, middle, zero) : Isa::multiply(scale, Isa::subtract(middle, zero));
-      for (int c = 0; c < COUNT; ++c) {
-        const auto most = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
-        work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), most);
-      }
+    const int64_t at = group * kTileRows + v * Isa::kRows;
+    const auto scale = Isa::real_load(tile.scales + at);
+    for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
+    if (tile.zeros != nullptr) {
+      const auto centre = Isa::real_load(tile.zeros + at);
+      for (int c = 0; c < COUNT; ++c)
+        work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.sum[c][v]);
     }
     for (int c = 0; c < COUNT; ++c) work.group[c][v] = Isa::real_zero();
   }
 }
 
 template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS>
-void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*y)[kTileRows]) {
+void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, float (*y)[kTileRows]) {
   constexpr int kBlocks = kChunkUnits / UNITS;
   Work<Isa, COUNT> work;
   const int8_t* streams[COUNT];
@@ -157,26 +141,26 @@ void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*
     group_sums[c] = x[c].group_sums;
     for (int v = 0; v < Isa::kVectors; ++v) work.sum[c][v] = work.group[c][v] = Isa::real_zero();
   }
-  const uint8_t* codes = m.codes + tile * m.chunks * kUnitBytes * BITS;
+  const uint8_t* codes = m.codes + tile.number * m.chunks * kUnitBytes * BITS;
   if constexpr (UNITS == kChunkUnits) {
     const int64_t chunks = group_blocks(m);
     for (int64_t group = 0, block = 0; group < m.groups; ++group) {
       for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
         add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, work);
-      end_group<Isa, COUNT>(m, tile, group, group_sums, work);
+      end_group<Isa, COUNT>(group, tile, group_sums, work);
     }
   } else {
     for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
       const int64_t first = chunk * kBlocks;
       add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, work);
-      end_group<Isa, COUNT>(m, tile, first, group_sums, work);
+      end_group<Isa, COUNT>(first, tile, group_sums, work);
       add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, work);
-      end_group<Isa, COUNT>(m, tile, first + 1, group_sums, work);
+      end_group<Isa, COUNT>(first + 1, tile, group_sums, work);
       if constexpr (UNITS == 2) {
         add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, work);
-        end_group<Isa, COUNT>(m, tile, first + 2, group_sums, work);
+        end_group<Isa, COUNT>(first + 2, tile, group_sums, work);
         add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, work);
-        end_group<Isa, COUNT>(m, tile, first + 3, group_sums, work);
+        end_group<Isa, COUNT>(first + 3, tile, group_sums, work);
       }
     }
   }
