@@ -15,6 +15,7 @@ from roundel.system import forks  # noqa: F401 - it has to watch from now on
 if TYPE_CHECKING:
     from roundel.api import (
         Quantized,
+        chat,
         compare,
         evaluate,
         generate,
@@ -42,6 +43,7 @@ __all__ = [
     "RoundelError",
     "Scheme",
     "StreamOptions",
+    "chat",
     "compare",
     "evaluate",
     "export",
