@@ -21,6 +21,8 @@ from roundel.system.devices import choose_device
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
 from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
+from roundel.workflows.bench.options import BenchArguments, BenchOptions
+from roundel.workflows.bench.turns import bench_models
 from roundel.workflows.chat import hold_chat
 from roundel.workflows.compare import compare_models
 from roundel.workflows.destination import WriteOptions
@@ -368,6 +370,33 @@ def chat(
     """
     source = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
     return hold_chat(source, turns, max_new_tokens, on_text=on_text, on_end=on_end)
+
+
+@undisturbed
+@spelled_out(BenchOptions)
+def bench(models: Sequence[str | Path], **how: Unpack[BenchArguments]) -> dict[str, Any]:
+    """How fast models run on this machine's CPU, and what memory they take, side by side.
+
+    Each is opened in a process of its own, as `load` does, and stays open: memory for all of them at a time is needed.
+    They are timed in turns, with one sequence of tokens that are the same every time; the end of a text ends nothing.
+
+    Args:
+        models: folders, quantized or not, .gguf files or hub ids.
+
+    Returns:
+        Plain data: `threads`, `prompt_tokens`, `context_tokens`, `new_tokens`, `rounds`, `versions`; `bandwidth`, of
+        reading main memory with as many threads, in bytes per second; and in `models` for each, in the order given,
+        `name`, `path`, `decode` and `prefill` in tokens per second; `bytes_per_token`, of weights that a new token
+        reads, as they are stored in memory; `bandwidth_share`, of these bytes times `decode` in `bandwidth`;
+        `load_seconds`; `memory` of its process in bytes: `before_load` (libraries alone), `loaded`, and `peak` of all.
+        What was timed is `median`, `low` and `high` over the rounds.
+
+    Raises:
+        RecipeError: no model, one of them twice, or a number below 1.
+        ModelError: one cannot be opened, reaches less far than is asked for, or takes more memory than there is.
+        NonFiniteError: logits are NaN or infinite.
+    """
+    return bench_models(models, BenchOptions(**how))
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:
