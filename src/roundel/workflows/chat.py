@@ -48,7 +48,7 @@ def hold_chat(
     if not has_template(tokenizer):
         raise ModelError(
             f"the tokenizer of {source.name} has no chat template: a model that was made for chats is expected; "
-            "leave --chat out to continue a text"
+            "leave --chat out (roundel.generate) to continue a text"
         )
     said: list[dict[str, str]] = []
     memory = _Memory()
