@@ -10,7 +10,9 @@
 namespace roundel {
 namespace {
 
-constexpr uint32_t kInfinity = 0x7f800000u;
+// Of activations this large, 2^96, infinity and not a number, sums of products of integers might run over where those of
+// floats do not: they are left to these.
+constexpr uint32_t kTooLarge = 0x6f800000u;
 // Three digits: the largest of a block lies in [2^21, 2^22].
 constexpr int kExponent = 22;
 // Blocks of nothing larger than 2^-100 are kept to 2^-122: their scale must not become subnormal.
@@ -104,7 +106,7 @@ bool round_row(const Matrix& m, const float* x, Start start, const Activations& 
       for (int i = 0; i < count; ++i) to.values[span.begin + i] = block[i];
 
     const uint32_t largest = largest_size(block);
-    if (largest >= kInfinity) return false;
+    if (largest >= kTooLarge) return false;
     float scale, inverse;
     scale_of(from_bits(largest), D, &scale, &inverse);
     int8_t digit[D][kChunkColumns];
@@ -117,7 +119,7 @@ bool round_row(const Matrix& m, const float* x, Start start, const Activations& 
   return true;
 }
 
-// Round the activations of one row, `columns` of the matrix; false: they are not finite.
+// Round the activations of one row, `columns` of the matrix; false: they are not finite, or 2^96 and more.
 template <class Isa>
 bool round_activations(const Matrix& m, const float* x, const Activations& to) {
   switch (to.digits) {

@@ -7,8 +7,10 @@ runs across a vector. 8 units are a chunk, 32 columns, whose codes are stored to
     2 = 2    3 = 3    4 = 4    5 = 4 + 1    6 = 4 + 2    7 = 4 + 3    8 = 4 + 4
 
 A plane of w bits is w vectors of 64 bytes; vector i holds units i * 8/w, i * 8/w + 1, ... in its fields from the low
-bits up. Of 3 bits it holds units 2i and 2i + 1, and in its two highest bits the bits 2i and 2i + 1 of units 6 and 7. Groups begin where a block does: 32 columns, or 16 or 8 for groups that are no wider; what is left of a
-group's last block is padding, which activations of zero meet. Statistics are `[tiles, groups, 16]`.
+bits up. Of 3 bits it holds units 2i and 2i + 1, and in its two highest bits the bits 2i and 2i + 1 of units 6 and 7.
+
+Groups begin where a block does: 32 columns, or 16 or 8 for groups that are no wider; what is left of a group's last
+block is padding, which activations of zero meet. Statistics are `[tiles, groups, 16]`.
 """
 
 from dataclasses import dataclass
@@ -114,14 +116,16 @@ class Layout:
         front = columns.shape[:-1]
         used = self.scheme.groups(self.columns)
         groups = F.pad(columns, (0, used * self.group - self.columns)).view(*front, used, self.group)
-        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(*front, -1)
+        padded = F.pad(groups, (0, self.group_columns - self.group)).reshape(
+            *front, used * self.group_columns
+        )
         return F.pad(padded, (0, self.chunks * CHUNK - padded.shape[-1]))
 
     def without_padding(self, padded: torch.Tensor) -> torch.Tensor:
         """Undo `with_padding`."""
         front = padded.shape[:-1]
         groups = padded.reshape(*front, self.groups, self.group_columns)[..., : self.group]
-        return groups.reshape(*front, -1)[..., : self.columns]
+        return groups.reshape(*front, self.groups * self.group)[..., : self.columns]
 
     def pack_statistic(self, statistic: torch.Tensor) -> torch.Tensor:
         """One number for each row and group, `[rows, G]`, as `[tiles, groups, 16]`; zeros for the padding."""
