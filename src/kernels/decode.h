@@ -68,7 +68,7 @@ void decode_tile(const Matrix& m, const Tile& tile, int64_t first, int64_t last,
       for (int64_t row = first; row < last; ++row) {
         const int64_t r = row - tile.number * kTileRows, at = span.group * kTileRows + r;
         const float scale = tile.scales[at];
-        const float zero = tile.zeros == nullptr ? static_cast<float>(1 << (m.bits - 1)) : tile.zeros[at];
+        const float zero = m.zero.type == Number::None ? static_cast<float>(1 << (m.bits - 1)) : tile.zeros[at];
         const uint8_t* from = q + b * m.block_units * kUnitBytes + r * kUnitColumns;
         float* weights = to + (row - first) * stride + span.begin;
         // As QuantizedWeight.dequantize computes it, in the same order: the same floats.

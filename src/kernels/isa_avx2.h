@@ -13,6 +13,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kVectors = 2, kVectorBytes = 32, kRows = 8, kMostTokens = 4;
+  static constexpr int kTableBits = 3;
   static constexpr Start kStart = Start::Pairs;
   using Bytes = __m256i;
   using Sum = __m256i;  // 16 sums of 16 bits, two for each row
@@ -50,6 +51,21 @@ struct Avx2 {
   static Real subtract(Real a, Real b) { return _mm256_sub_ps(a, b); }
   static Real real_load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
+
+  using Table = __m256;
+  using Index = __m256i;
+
+  static Index indexes(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Index upper(Index nibbles) { return _mm256_srli_epi32(nibbles, 4); }
+  // base + step * (i - shift) for i in [0, 8).
+  static Table table(float step, float shift, float base) {
+    const __m256 i = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_fmadd_ps(_mm256_set1_ps(step), _mm256_sub_ps(i, _mm256_set1_ps(shift)), _mm256_set1_ps(base));
+  }
+  // By the lowest three bits of each index.
+  static Real pick(Table table, Index index) { return _mm256_permutevar8x32_ps(table, index); }
 
   template <Number TYPE>
   static Real numbers(const void* values, int64_t at) {

@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kVectors = 1, kVectorBytes = 64, kRows = 16, kMostTokens = 4;
+  static constexpr int kTableBits = 4;
   static constexpr Start kStart = Start::Pairs;
   using Bytes = __m512i;
   using Sum = __m512i;  // 32 sums of 16 bits, two for each row
@@ -47,6 +48,21 @@ struct Avx512 {
   static Real subtract(Real a, Real b) { return _mm512_sub_ps(a, b); }
   static Real real_load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
+
+  using Table = __m512;
+  using Index = __m512i;
+
+  static Index indexes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Index upper(Index nibbles) { return _mm512_srli_epi32(nibbles, 4); }
+  // base + step * (i - shift) for i in [0, 16).
+  static Table table(float step, float shift, float base) {
+    const __m512 i = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_fmadd_ps(_mm512_set1_ps(step), _mm512_sub_ps(i, _mm512_set1_ps(shift)), _mm512_set1_ps(base));
+  }
+  // By the lowest four bits of each index.
+  static Real pick(Table table, Index index) { return _mm512_permutexvar_ps(index, table); }
 
   template <Number TYPE>
   static Real numbers(const void* values, int64_t at) {

@@ -13,6 +13,7 @@ namespace {
 
 struct NeonReals {
   static constexpr int kVectors = 4, kVectorBytes = 16, kRows = 4, kMostTokens = 4;
+  static constexpr int kTableBits = 4;
   static constexpr Start kStart = Start::Total;
   using Bytes = uint8x16_t;
   using Real = float32x4_t;
@@ -33,6 +34,22 @@ struct NeonReals {
   static Real subtract(Real a, Real b) { return vsubq_f32(a, b); }
   static Real real_load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Real x) { vst1q_f32(p, x); }
+
+  struct Table { float step, shift, base; };
+  using Index = uint32x4_t;
+
+  static Index indexes(const uint8_t* p) {
+    uint32_t word;
+    std::memcpy(&word, p, 4);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(word)))));
+  }
+  static Index upper(Index nibbles) { return vshrq_n_u32(nibbles, 4); }
+  // base + step * (i - shift): no table, it is computed.
+  static Table table(float step, float shift, float base) { return {step, shift, base}; }
+  static Real pick(Table table, Index index) {
+    const Real code = vcvtq_f32_u32(vandq_u32(index, vdupq_n_u32(15)));
+    return vfmaq_n_f32(vdupq_n_f32(table.base), vsubq_f32(code, vdupq_n_f32(table.shift)), table.step);
+  }
 
   template <Number TYPE>
   static Real numbers(const void* values, int64_t at) {

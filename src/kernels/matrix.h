@@ -51,6 +51,7 @@ struct Matrix {
   const uint8_t* codes;  // [tiles, chunks, 64 * bits]
   Statistic scale;
   Statistic zero;        // type None: 2^(bits - 1)
+  int32_t level_bits;    // of codes of scales and zero points, where they are nibbles of one byte; else 0
   Outliers outliers;
   const int32_t* order;  // [columns]: code k belongs to input order[k]; null: as they come
 };
@@ -81,6 +82,11 @@ inline Span span_of(const Matrix& m, int64_t block) {
   if (end > (group + 1) * m.group) end = (group + 1) * m.group;
   if (end > m.columns) end = m.columns;
   return {group, within, begin, end < begin ? begin : end};
+}
+
+// Whether scales and zero points are nibbles of one byte whose steps all rows of a tile share.
+inline bool in_shared_nibbles(const Matrix& m) {
+  return m.level_bits > 0 && m.scale.level_rows > 0 && m.zero.level_rows > 0;
 }
 
 }  // namespace
