@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What is installed changes only with these files.
-LOCK := pyproject.toml constraints.txt $(wildcard src/kernels/*)
+LOCK := pyproject.toml constraints.txt src/kernels/CMakeLists.txt $(wildcard src/kernels/*.cpp src/kernels/*.h)
 # What builds the kernels is pinned too; pip takes it into an environment of its own.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt

@@ -15,6 +15,8 @@ from roundel.system import forks  # noqa: F401 - it has to watch from now on
 if TYPE_CHECKING:
     from roundel.api import (
         Quantized,
+        bench,
+        chat,
         compare,
         evaluate,
         generate,
@@ -42,6 +44,8 @@ __all__ = [
     "RoundelError",
     "Scheme",
     "StreamOptions",
+    "bench",
+    "chat",
     "compare",
     "evaluate",
     "export",

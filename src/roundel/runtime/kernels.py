@@ -9,7 +9,7 @@ import torch
 
 from roundel.runtime.layout import Layout
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.statistics import level_groups, level_rows, share_bytes
+from roundel.runtime.statistics import level_groups, level_rows, nibble_bits, share_bytes
 
 try:
     from roundel.runtime import _kernels  # type: ignore[attr-defined]
@@ -63,6 +63,7 @@ class Handle:
             codes=self._at("codes"),
             scale=self._statistic(layout, "scale"),
             zero=_kernels.Statistic() if layout.scheme.sym else self._statistic(layout, "zero"),
+            level_bits=nibble_bits(layout),
             outlier_starts=self._at("outliers.starts"),
             outlier_columns=self._at("outliers.columns"),
             outlier_values=self._at("outliers.values"),
