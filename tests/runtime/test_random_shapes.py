@@ -51,7 +51,7 @@ def any_activations(choose: random.Random, columns: int) -> torch.Tensor:
 @pytest.mark.slow(f"{WEIGHTS} random shapes")
 @pytest.mark.parametrize("name", SETS)
 def test_thousands_of_shapes(name: str) -> None:
-    """1e-6 of what is summed (random_weights.py) is what products may miss: of float64, or of the reference's digits."""
+    """1e-6 of what is summed (random_weights.py) is what products may miss: of float64, or of the reference."""
     for seed in range(WEIGHTS):
         choose = random.Random(seed)
         weight = any_weight(choose)
