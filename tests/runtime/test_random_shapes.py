@@ -51,7 +51,7 @@ def any_activations(choose: random.Random, columns: int) -> torch.Tensor:
 @pytest.mark.slow(f"{WEIGHTS} random shapes")
 @pytest.mark.parametrize("name", SETS)
 def test_thousands_of_shapes(name: str) -> None:
-    """1e-6 of what is summed (random_weights.py) is what products may miss: of float64, or of the reference."""
+    """Products may miss float64, or the reference of as many digits, by 1e-6 of what is summed (random_weights.py)."""
     for seed in range(WEIGHTS):
         choose = random.Random(seed)
         weight = any_weight(choose)
