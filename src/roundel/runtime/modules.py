@@ -21,7 +21,10 @@ class Packed(nn.Module):
 
     Attributes:
         mode: how products are computed (product.py).
+        stands_for_transposed: the module in whose place it is stored `[in, out]`.
     """
+
+    stands_for_transposed = False
 
     def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
         super().__init__()
@@ -31,6 +34,7 @@ class Packed(nn.Module):
         self._names = {name.replace(".", "_"): name for name in weight.parts}
         self._text = describe(weight.layout)
         self._product: Product | None = None
+        self._place = (0, 0)
         for buffer, name in self._names.items():
             self.register_buffer(buffer, weight.parts[name])
 
@@ -38,6 +42,11 @@ class Packed(nn.Module):
     def packed(self) -> PackedWeight:
         """The weight as it is held now."""
         return PackedWeight(self.layout, {name: self.get_buffer(b) for b, name in self._names.items()})
+
+    @property
+    def part_names(self) -> list[str]:
+        """Of the buffers that hold the parts."""
+        return list(self._names)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -52,16 +61,24 @@ class Packed(nn.Module):
     def product(self) -> Product:
         """What multiplies by it, where its parts are now."""
         codes = self.get_buffer("codes")
-        if self._product is None or self._product.weight.parts["codes"] is not codes:
-            self._product = Product(self.packed)
+        # Another module that shares the parts may have moved them.
+        if self._product is None or self._place != (id(codes), codes.data_ptr()):
+            self._product, self._place = Product(self.packed), (id(codes), codes.data_ptr())
         return self._product
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
-        """Moves between devices; types stay, whatever the model is converted to: they say what the numbers are."""
+        """Moves between devices; types stay, whatever the model is converted to: they say what the numbers are.
+
+        As torch moves parameters, so are parts moved in their place: modules that share them share them after it.
+        """
         for buffer in self._names:
             found = self.get_buffer(buffer)
             moved = fn(found)
-            self._buffers[buffer] = moved if moved.dtype == found.dtype else found.to(moved.device)
+            moved = moved if moved.dtype == found.dtype else found.to(moved.device)
+            if moved is not found and _movable(found, moved):
+                found.data = moved
+            else:
+                self._buffers[buffer] = moved
         kept = {name: self._buffers.pop(name) for name in self._names}
         super()._apply(fn, recurse)
         self._buffers.update(kept)
@@ -83,6 +100,11 @@ class Packed(nn.Module):
             f"in_features={layout.columns}, out_features={layout.rows}, bits={layout.scheme.bits}, "
             f"group_size={group}, mode={self.mode}"
         )
+
+
+def _movable(found: torch.Tensor, moved: torch.Tensor) -> bool:
+    """Whether a tensor may become another one and stay the same object, as torch asks it of parameters."""
+    return bool(torch._has_compatible_shallow_copy_type(found, moved)) and not found.is_inference()
 
 
 class PackedLinear(Packed):
