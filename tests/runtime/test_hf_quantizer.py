@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CompressedTensorsConfig
 from transformers.trainer_utils import validate_quantization_for_training
 
 import roundel
+from hub import Hub
 from roundel.activations.attach import attached
 from roundel.errors import ModelError, OutputError
 from roundel.formats import shards
@@ -51,7 +53,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return folder
 
 
-def open_packed(folder: Path, **options: object) -> torch.nn.Module:
+def open_packed(folder: Path | str, **options: object) -> torch.nn.Module:
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     assert not any(info.values()), info
     return model
@@ -224,7 +226,8 @@ def test_what_cannot_be_is_said(make: Make, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "dense")
     assert not (tmp_path / "dense" / FILE).exists()
     with pytest.raises(ModelError, match="leave state_dict out"):
-        type(model).from_pretrained(None, config=model.config, state_dict=model.state_dict())
+        config = AutoConfig.from_pretrained(folder)
+        type(model).from_pretrained(None, config=config, state_dict=model.state_dict())
     with pytest.raises(ModelError, match="which this roundel does not know"):
         RoundelConfig(bits=4)
 
@@ -242,6 +245,22 @@ def test_a_tensor_that_is_missing_is_no_random_one(make: Make, tmp_path: Path) -
         save_file(tensors, damaged / FILE, metadata)
         with pytest.raises(ModelError, match="a whole folder"):
             AutoModelForCausalLM.from_pretrained(damaged)
+
+
+def test_from_the_hub_with_all_that_it_needs(make: Make, hub: Hub, cache: Path) -> None:
+    folder = make("llama", act_bits=8)
+    hub.add("acme/small", folder, "c" * 40)
+    model = open_packed("acme/small", cache_dir=cache)
+    assert "roundel_activations.json" in hub.fetched
+    assert attached(model).enabled
+    assert torch.equal(logits(model), logits(open_packed(folder)))
+
+
+def test_in_a_folder_inside(make: Make, tmp_path: Path) -> None:
+    folder = make("llama", act_bits=8)
+    shutil.copytree(folder, tmp_path / "inner")
+    model = open_packed(tmp_path, subfolder="inner")
+    assert torch.equal(logits(model), logits(open_packed(folder)))
 
 
 @torch.no_grad()
