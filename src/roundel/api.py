@@ -16,6 +16,7 @@ from roundel.evaluation.quality import Evaluation
 from roundel.model.in_memory import check_apart, name_of
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
+from roundel.runtime.product import Mode
 from roundel.system.devices import choose_device
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
@@ -29,6 +30,7 @@ from roundel.workflows.hub_target import hub_target
 from roundel.workflows.inspect import inspect_request
 from roundel.workflows.lending import lent
 from roundel.workflows.open import ModelOrPath, find_model, open_model
+from roundel.workflows.packed import Packing
 from roundel.workflows.plan import plan_request
 from roundel.workflows.quantize import quantize_request
 from roundel.workflows.request import ModelRequest
@@ -218,6 +220,8 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
 ) -> tuple[Any, Any | None]:
     """Open a model, quantized or not, for running: `(model, tokenizer)`, on the CPU.
 
@@ -226,14 +230,18 @@ def load(
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints.
+        packed: quantized weights stay packed in memory and compute so (docs/runtime.md); False: they are decoded; None:
+            packed where the model is stored in integers and this installation has kernels for them.
+        mode: of packed weights: `exact` multiplies as with decoded ones, `fast` rounds activations to 8 bits.
 
     Raises:
-        ModelError: it cannot be opened, or tensors are missing.
+        ModelError: it cannot be opened, tensors are missing, or `packed` is wanted of weights that are no integers.
     """
     if isinstance(path, torch.nn.Module):
         raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is expected")
+    packing = Packing(packed, mode)
     place = find_model(path, revision, allow_pickle=allow_pickle)
-    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True)
+    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True, packing=packing)
     return source.model, source.tokenizer
 
 
@@ -307,6 +315,8 @@ def generate(
     revision: str | None = None,
     tokenizer: Any | None = None,
     trust_remote_code: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
 ) -> str:
     """Answer a prompt, or continue a text, greedily.
 
@@ -318,6 +328,7 @@ def generate(
         revision: branch, tag or commit of a hub id.
         tokenizer: for a model in memory.
         trust_remote_code: run modeling code that comes with the model.
+        packed, mode: as for `load`.
 
     Returns:
         The answer; without a chat template, or raw, prompt and continuation.
@@ -325,7 +336,9 @@ def generate(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    source = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
+    packing = Packing(packed, mode)
+    found = find_model(model, revision)
+    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
     return generate_text(source, prompt, max_new_tokens, raw=raw)
 
 

@@ -6,7 +6,7 @@ import typer
 
 import roundel
 from roundel.cli.display import out
-from roundel.cli.options import RevisionOption, TrustOption
+from roundel.cli.options import ModeOption, PackedOption, RevisionOption, TrustOption
 
 
 def generate_command(
@@ -18,6 +18,8 @@ def generate_command(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
+    packed: PackedOption = None,
+    mode: ModeOption = "exact",
 ) -> None:
     """Answer a prompt greedily, or continue it, where the model has no chat template."""
     text = roundel.generate(
@@ -27,5 +29,7 @@ def generate_command(
         raw=raw,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        packed=packed,
+        mode=mode,
     )
     out.print(text, soft_wrap=True)

@@ -153,6 +153,16 @@ class ShardReader:
         tensor: torch.Tensor = file.get_tensor(stored)
         return tensor
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, which is not read."""
+        file, stored = self._home[name]
+        return tuple(file.get_slice(stored).get_shape())
+
+    def type(self, name: str) -> str:
+        """Of a tensor, which is not read, as safetensors names it: F16, I32."""
+        file, stored = self._home[name]
+        return str(file.get_slice(stored).get_dtype())
+
     def renamed(self, names: Mapping[str, str]) -> "ShardReader":
         """The same tensors under other names, which `names` gives by those that they have here."""
         other = copy(self)

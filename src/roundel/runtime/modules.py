@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from roundel.activations.attach import CodesOf
+from roundel.activations.rounding import Codes
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.runtime import operators
 from roundel.runtime.layout import describe
@@ -20,6 +22,7 @@ class Packed(nn.Module):
         dtype: of the weights, as the model has it.
 
     Attributes:
+        dtype: the same, or what the model was converted to since.
         mode: how products are computed (product.py).
         stands_for_transposed: the module in whose place it is stored `[in, out]`.
     """
@@ -71,6 +74,7 @@ class Packed(nn.Module):
 
         As torch moves parameters, so are parts moved in their place: modules that share them share them after it.
         """
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.get_buffer("codes").device)).dtype
         for buffer in self._names:
             found = self.get_buffer(buffer)
             moved = fn(found)
@@ -120,14 +124,30 @@ class PackedLinear(Packed):
         super().__init__(weight, dtype)
         self.in_features, self.out_features = weight.layout.columns, weight.layout.rows
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._codes_of: CodesOf | None = None
+
+    def take_codes(self, source: CodesOf | None) -> None:
+        """Multiply by the integers that `source` gives of an input, where it gives some; None: by the input."""
+        self._codes_of = source
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., in]` to `[..., out]`, in the type of x."""
-        if torch.compiler.is_compiling():
-            y: torch.Tensor = operators.linear(x, *self._operands(), self.mode)
+        codes = None if self._codes_of is None else self._codes_of(x)
+        if codes is not None and torch.compiler.is_compiling():
+            x, codes = codes.dequantize(x.dtype), None
+        if codes is not None:
+            y = self._of_integers(codes).to(x.dtype)
+        elif torch.compiler.is_compiling():
+            y = operators.linear(x, *self._operands(), self.mode)
         else:
             y = self.product.multiply(x, self.mode)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _of_integers(self, codes: Codes) -> torch.Tensor:
+        """`[..., out]` float32."""
+        rows = codes.codes.reshape(-1, self.in_features)
+        y = self.product.multiply_integers(rows, codes.scale.reshape(-1), codes.zero.reshape(-1))
+        return y.view(*codes.codes.shape[:-1], -1)
 
 
 class PackedEmbedding(Packed):
