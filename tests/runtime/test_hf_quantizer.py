@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.trainer_utils import validate_quantization_for_training
 
 import roundel
@@ -95,7 +96,7 @@ def test_logits_are_those_of_the_decoded_model_and_saving_keeps_the_integers(
     folder = make(name, **recipe)
     model = open_packed(folder)
     assert bool(packed_in(model)) is (name != "falcon_new")
-    wanted = logits(roundel.load(folder)[0])
+    wanted = logits(roundel.load(folder, packed=False)[0])
     torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-5)
     assert type(model).__name__ == json.loads((folder / "config.json").read_text())["architectures"][0]
 
@@ -103,7 +104,7 @@ def test_logits_are_those_of_the_decoded_model_and_saving_keeps_the_integers(
     model.save_pretrained(saved)
     assert same_integers(folder, saved)
     torch.testing.assert_close(logits(open_packed(saved)), wanted, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(logits(roundel.load(saved)[0]), wanted, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits(roundel.load(saved, packed=False)[0]), wanted, atol=1e-6, rtol=1e-6)
     about = json.loads((saved / "config.json").read_text())
     assert about["quantization_config"]["weights"] == FILE
     assert "transformers_weights" not in about
@@ -132,11 +133,25 @@ def test_a_copy_and_a_pickle_save_themselves(make: Make, tmp_path: Path) -> None
         assert torch.equal(again.model.norm.weight, 2 * model.model.norm.weight)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_what_roundel_loads_packed_saves_itself_alike(
+    name: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(name, embedding_bits=4)
+    model, _ = roundel.load(folder, packed=True)
+    model.save_pretrained(tmp_path)
+    assert same_integers(folder, tmp_path)
+    torch.testing.assert_close(logits(open_packed(tmp_path)), logits(model), atol=1e-6, rtol=1e-6)
+    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, "roundel")  # as without the import
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
 def test_quantized_activations_run_and_go_along(make: Make, tmp_path: Path) -> None:
     folder = make("llama", act_bits=8)
     model = open_packed(folder)
     assert attached(model).enabled
-    wanted = logits(roundel.load(folder)[0])
+    wanted = logits(roundel.load(folder, packed=False)[0])
     torch.testing.assert_close(logits(model), wanted, atol=1e-4, rtol=1e-4)
     with attached(model).switched(on=False):
         assert not torch.equal(logits(model), wanted)
@@ -153,7 +168,9 @@ def test_several_files_have_an_index(make: Make, tmp_path: Path, monkeypatch: py
     assert not (folder / FILE).exists()
     assert (folder / "roundel.safetensors.index.json").is_file()
     model = open_packed(folder)
-    torch.testing.assert_close(logits(model), logits(roundel.load(folder)[0]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits(model), logits(roundel.load(folder, packed=False)[0]), atol=1e-5, rtol=1e-5
+    )
     model.save_pretrained(tmp_path / "saved", max_shard_size="150KB")
     assert len(list((tmp_path / "saved").glob("roundel-0*"))) > 1
     assert same_integers(folder, tmp_path / "saved")
@@ -192,7 +209,9 @@ def test_the_base_model_and_generation(make: Make) -> None:
         hidden = base(IDS).last_hidden_state
         assert torch.equal(hidden, model.model(IDS).last_hidden_state)
     told = model.generate(IDS, max_new_tokens=4, do_sample=False)
-    assert torch.equal(told, roundel.load(folder)[0].generate(IDS, max_new_tokens=4, do_sample=False))
+    assert torch.equal(
+        told, roundel.load(folder, packed=False)[0].generate(IDS, max_new_tokens=4, do_sample=False)
+    )
 
 
 def test_a_folder_of_before_opens_with_the_config_as_argument(make: Make, tmp_path: Path) -> None:

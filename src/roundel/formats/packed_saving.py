@@ -47,6 +47,21 @@ class Decoded:
     names: dict[str, str]
 
 
+def decoded_in(model: Any, folder: Path) -> Decoded | None:
+    """What of a folder in Roundel's own container is decoded in a model that was opened from it; None: nothing is."""
+    names = {}
+    for name in IntegerFiles(folder, FILE).schemes:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:  # an expert, which has no module
+            stack = name.rpartition(".")[0]
+            names[stack] = stack
+            continue
+        if not isinstance(module, Packed):
+            names[f"{name}.weight"] = name
+    return Decoded(folder, names) if names else None
+
+
 def keep_saving_packed(model: Any, decoded: Decoded | None = None) -> None:
     """From now on `model.save_pretrained` writes Roundel's own container."""
     # Not a method: what is bound to the object is not copied and pickled with it.

@@ -20,7 +20,9 @@ from roundel.errors import FormatError, ModelError, RecipeError, RoundelError
 from roundel.formats.found_integers import FoundIntegers, find_integers, why_unpacked
 from roundel.formats.gguf.decoded_tensors import GgufTensors
 from roundel.formats.gguf.file import forget_files
+from roundel.formats.packed_saving import decoded_in, keep_saving_packed
 from roundel.formats.registry import open_packed, packed_format
+from roundel.formats.roundel_container import is_container
 from roundel.formatting import kind_and_line
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.checkpoint import is_own
@@ -102,6 +104,8 @@ def open_with_packed(
             if place.is_gguf:
                 forget_files()
                 gc.collect()
+            own = not place.is_gguf and is_container(place.folder)
+            keep_saving_packed(source.model, decoded_in(source.model, place.folder) if own else None)
             return replace(source, storage=InMemory())
     if packing.packed:
         raise ModelError(
