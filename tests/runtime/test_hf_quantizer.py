@@ -22,6 +22,7 @@ from hub import Hub
 from roundel.activations.attach import attached
 from roundel.errors import ModelError, OutputError
 from roundel.formats import shards
+from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.runtime.modules import Packed, PackedEmbedding, PackedLinear
 from roundel.workflows.hf_quantizer import RoundelConfig
 from zoo.configs import CONFIGS
@@ -171,6 +172,17 @@ def test_several_files_have_an_index(make: Make, tmp_path: Path, monkeypatch: py
     torch.testing.assert_close(
         logits(model), logits(roundel.load(folder, packed=False)[0]), atol=1e-5, rtol=1e-5
     )
+    index = json.loads((folder / "roundel.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {path.name for path in folder.glob("roundel-0*")}
+    older = shutil.copytree(folder, tmp_path / "older")
+    (older / "roundel.safetensors.index.json").unlink()
+    about = json.loads((older / "config.json").read_text())
+    del about["quantization_config"]
+    (older / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="lack their index"):
+        open_packed(older, quantization_config=RoundelConfig())
+    roundel.load(older, packed=True)[0].save_pretrained(tmp_path / "newer")
+    assert torch.equal(logits(open_packed(tmp_path / "newer")), logits(model))
     model.save_pretrained(tmp_path / "saved", max_shard_size="150KB")
     assert len(list((tmp_path / "saved").glob("roundel-0*"))) > 1
     assert same_integers(folder, tmp_path / "saved")
@@ -199,6 +211,12 @@ def test_bfloat16(make: Make) -> None:
     assert all(scale.dtype is torch.float16 for scale in scales.values())  # as they are stored
     model.to(torch.float32)
     assert all(torch.equal(packed_in(model)[name].scale, scale) for name, scale in scales.items())
+
+
+def test_nothing_is_decoded_on_the_way(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("opt", embedding_bits=8)
+    monkeypatch.delattr(QuantizedWeight, "dequantize")
+    open_packed(folder).save_pretrained(tmp_path)
 
 
 def test_the_base_model_and_generation(make: Make) -> None:

@@ -52,18 +52,19 @@ class PackedLoading:
     """The way of one folder into a model.
 
     Args:
-        folder: with the weight files.
+        files: that transformers will read.
 
     Raises:
-        ModelError: there are none, or they are damaged.
+        ModelError: they are not all weight files of a folder in Roundel's own container, or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = shard_files(folder, FILE)
-        if not files:
+    def __init__(self, files: list[Path]) -> None:
+        folder = files[0].parent
+        if sorted(files) != shard_files(folder, FILE):
             raise ModelError(
-                f"no {FILE}.safetensors in {folder}: a folder in Roundel's own container is expected; where it is in "
-                "several files, export it anew (roundel export FOLDER -o NEW --format roundel) for their index"
+                f"{folder} does not hold {files[0].name} as all of its weights: a whole folder in Roundel's own "
+                "container is expected; several files that an older roundel wrote lack their index: "
+                "roundel.load(FOLDER, packed=True)[0].save_pretrained(NEW) writes them anew"
             )
         self.folder = folder
         self._layers: dict[str, Any] = {n: a for file in files for n, a in read_about(file)["layers"].items()}

@@ -95,7 +95,7 @@ class RoundelQuantizer(HfQuantizer):  # type: ignore[misc]
                 "a model of roundel's own container is opened without a folder: its weights come from its files; "
                 "leave state_dict out"
             )
-        self._loading = PackedLoading(Path(checkpoint_files[0]).parent)
+        self._loading = PackedLoading([Path(file) for file in checkpoint_files])
         self._loading.prepare(model)
         return model
 
