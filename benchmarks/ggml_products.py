@@ -63,9 +63,7 @@ def measure(base: ctypes.CDLL, cpu: ctypes.CDLL, ask: dict) -> float:
     graph = base.ggml_new_graph(around)
     for matrix in matrices:
         base.ggml_build_forward_expand(graph, base.ggml_mul_mat(around, matrix, x))
-    of_type = (
-        cpu._Z35ggml_backend_cpu_repack_buffer_typev() if ask["type"] in ("q4_0", "q4_k", "q2_k") else None
-    )
+    of_type = cpu._Z35ggml_backend_cpu_repack_buffer_typev() if ask["type"] in ("q4_0", "q4_k") else None
     held = base.ggml_backend_alloc_ctx_tensors_from_buft(
         weights, of_type or base.ggml_backend_cpu_buffer_type()
     )

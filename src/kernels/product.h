@@ -167,8 +167,9 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
   }
   const uint8_t* codes = m.codes + tile.number * m.chunks * kUnitBytes * BITS;
   if constexpr (UNITS == kChunkUnits) {
-    const int64_t chunks = group_blocks(m);
+    const int64_t of_group = group_blocks(m);
     for (int64_t group = 0, block = 0; group < m.groups; ++group) {
+      const int64_t left = m.chunks - block, chunks = of_group < left ? of_group : left;
       for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
         add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, i == 0, work);
       end_group<Isa, COUNT, NIBBLES>(m, group, tile, group_sums, work);

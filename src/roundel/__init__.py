@@ -4,6 +4,8 @@
     roundel.quantize("path/to/model", "autoround-w4g128", output="smaller")
     print(roundel.evaluate("smaller", reference="path/to/model", text="held-out.txt"))
 
+After the import, transformers opens folders in Roundel's own container, too (workflows/hf_quantizer.py).
+
 Names are imported at first use: torch and transformers take seconds, which `import roundel` should not.
 """
 
@@ -11,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from roundel.system import forks  # noqa: F401 - it has to watch from now on
+from roundel.system.when_imported import when_imported
 
 if TYPE_CHECKING:
     from roundel.api import (
@@ -70,6 +73,8 @@ _HOMES = {
     "StreamOptions": "engine.streams",
     **dict.fromkeys(("export", "push", "read_integers", "render_report"), "folders"),
 }
+
+when_imported("transformers.quantizers.auto", lambda: import_module("roundel.workflows.hf_quantizer"))
 
 
 def __getattr__(name: str) -> Any:

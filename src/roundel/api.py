@@ -17,6 +17,7 @@ from roundel.model.in_memory import check_apart, name_of
 from roundel.model.streamer import Speed
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
+from roundel.runtime.product import Mode
 from roundel.system.devices import choose_device
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
@@ -33,6 +34,7 @@ from roundel.workflows.hub_target import hub_target
 from roundel.workflows.inspect import inspect_request
 from roundel.workflows.lending import lent
 from roundel.workflows.open import ModelOrPath, find_model, open_model
+from roundel.workflows.packed import Packing
 from roundel.workflows.plan import plan_request
 from roundel.workflows.quantize import quantize_request
 from roundel.workflows.request import ModelRequest
@@ -222,6 +224,8 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
 ) -> tuple[Any, Any | None]:
     """Open a model, quantized or not, for running: `(model, tokenizer)`, on the CPU.
 
@@ -230,14 +234,18 @@ def load(
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints.
+        packed: quantized weights stay packed in memory and compute so (docs/runtime.md); False: they are decoded; None:
+            packed where the model is stored in integers and this installation has kernels for them.
+        mode: of packed weights: `exact` multiplies as with decoded ones, `fast` rounds activations to 8 bits.
 
     Raises:
-        ModelError: it cannot be opened, or tensors are missing.
+        ModelError: it cannot be opened, tensors are missing, or `packed` is wanted of weights that are no integers.
     """
     if isinstance(path, torch.nn.Module):
         raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is expected")
+    packing = Packing(packed, mode)
     place = find_model(path, revision, allow_pickle=allow_pickle)
-    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True)
+    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True, packing=packing)
     return source.model, source.tokenizer
 
 
@@ -311,6 +319,8 @@ def generate(
     revision: str | None = None,
     tokenizer: Any | None = None,
     trust_remote_code: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
     on_text: Callable[[str], object] | None = None,
     on_end: Callable[[Speed], object] | None = None,
 ) -> str:
@@ -324,6 +334,7 @@ def generate(
         revision: branch, tag or commit of a hub id.
         tokenizer: for a model in memory.
         trust_remote_code: run modeling code that comes with the model.
+        packed, mode: as for `load`.
         on_text: gets the result piece by piece, as it comes; the pieces together are what is returned.
         on_end: gets how many tokens were read and made, and in which time.
 
@@ -333,7 +344,9 @@ def generate(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    source = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
+    packing = Packing(packed, mode)
+    found = find_model(model, revision)
+    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
     return generate_text(source, prompt, max_new_tokens, raw=raw, on_text=on_text, on_end=on_end)
 
 
@@ -347,6 +360,8 @@ def chat(
     revision: str | None = None,
     tokenizer: Any | None = None,
     trust_remote_code: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
     on_text: Callable[[str], object] | None = None,
     on_end: Callable[[Speed], object] | None = None,
 ) -> list[dict[str, str]]:
@@ -359,6 +374,7 @@ def chat(
         revision: branch, tag or commit of a hub id.
         tokenizer: for a model in memory.
         trust_remote_code: run modeling code that comes with the model.
+        packed, mode: as for `load`.
         on_text: gets the answers piece by piece, as they come.
         on_end: gets, after each answer, how many tokens were read and made for it, and in which time.
 
@@ -368,7 +384,9 @@ def chat(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer or a chat template, or does not reach so far.
     """
-    source = open_model(find_model(model, revision), tokenizer, trust_remote_code, False, quantized=True)
+    packing = Packing(packed, mode)
+    found = find_model(model, revision)
+    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
     return hold_chat(source, turns, max_new_tokens, on_text=on_text, on_end=on_end)
 
 

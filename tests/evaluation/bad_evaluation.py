@@ -36,6 +36,12 @@ def _wide_reference(box: Box) -> list[Any]:
 
 
 ROWS = [
+    (
+        "packed weights, and a block of them at a time",
+        2,
+        "packed weights are in memory whole",
+        lambda b: evaluated(b, zoo_model("llama"), "--packed", "--block-by-block"),
+    ),
     ("no such text", 4, "no text none.txt", lambda b: evaluated(b, zoo_model("llama"), "--text", "none.txt")),
     ("an empty text", 4, "no text in", read("")),
     ("a text shorter than a window", 4, "a smaller --window", read("Few words.")),

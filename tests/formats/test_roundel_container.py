@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 import roundel
 from roundel.errors import FormatError, ModelError
@@ -125,7 +126,11 @@ def test_it_runs_and_is_measured(
     assert roundel.generate(out, "The statement", max_new_tokens=3).startswith("The statement")
 
 
-def test_no_other_client_takes_it_for_a_model(written: tuple[roundel.Quantized, Path]) -> None:
+def test_no_other_client_takes_it_for_a_model(
+    written: tuple[roundel.Quantized, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers is where Roundel is not imported; tests/runtime/test_hf_quantizer.py has processes for it."""
+    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, "roundel")
     with pytest.raises(OSError, match=r"model\.safetensors"):
         AutoModelForCausalLM.from_pretrained(written[1])
 

@@ -1,5 +1,7 @@
 """Attached to a model: hooks that round the inputs of its Linears and what enters its KV cache.
 
+A Linear that multiplies by integers (runtime/) is given them, in place of rounded floats.
+
 What they need is little, a scheme and the static grids, and lies beside the weights as JSON; so a folder of any
 format runs with the very rounding that its weights were tuned under.
 """
@@ -8,15 +10,16 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 from transformers import Cache
 
 from roundel.activations.kv_cache import new_cache, quantizing
-from roundel.activations.rounding import quantize_static, quantize_vectors
+from roundel.activations.rounding import Codes, codes_of, quantize_static, quantize_vectors
 from roundel.activations.scheme import Activations, ActivationScheme, StaticGrid
 from roundel.errors import ModelError
 from roundel.formatting import kind_and_line
@@ -25,6 +28,19 @@ from roundel.model.experts import divide, rejoin
 FILE = "roundel_activations.json"
 # Under this name a model knows its quantizer.
 _ATTRIBUTE = "roundel_activations"
+
+
+CodesOf = Callable[[torch.Tensor], Codes | None]
+"""The integers of an input; None: it stays as it is."""
+
+
+@runtime_checkable
+class TakesCodes(Protocol):
+    """A Linear that multiplies by the integers of its input."""
+
+    def take_codes(self, source: CodesOf | None) -> None:
+        """From now on by those that `source` gives."""
+        ...
 
 
 class ActivationQuantizer:
@@ -50,6 +66,10 @@ class ActivationQuantizer:
         if self.inputs is not None:
             for name in layers:
                 module = model.get_submodule(name)
+                if isinstance(module, TakesCodes):
+                    module.take_codes(partial(self.input_codes, name))
+                    self._hooks.callback(module.take_codes, None)
+                    continue
                 self._hooks.callback(module.register_forward_pre_hook(self._hook(name)).remove)
         if self.kv is not None:
             self._hooks.callback(model.register_forward_pre_hook(self._give_cache, with_kwargs=True).remove)
@@ -85,6 +105,13 @@ class ActivationQuantizer:
         if self.inputs.static:
             return quantize_static(x, self.static[name], self.inputs)
         return quantize_vectors(x, self.inputs)
+
+    def input_codes(self, name: str, x: torch.Tensor) -> Codes | None:
+        """The integers of a layer's input, while enabled."""
+        if not self.enabled:
+            return None
+        assert self.inputs is not None
+        return codes_of(x, self.inputs, self.static[name] if self.inputs.static else None)
 
     def cache(self) -> Cache | None:
         """A fresh KV cache for one pass; None where the cache stays as it is."""

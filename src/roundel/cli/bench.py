@@ -9,7 +9,7 @@ from rich.table import Table
 import roundel
 from roundel.cli.display import out, terminal_progress
 from roundel.cli.measuring import check_file
-from roundel.cli.options import PickleOption, TrustOption
+from roundel.cli.options import ModeOption, PackedOption, PickleOption, TrustOption
 from roundel.formatting import size
 from roundel.system.seal import write_sealed_json
 
@@ -28,6 +28,8 @@ def bench_command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     trust_remote_code: TrustOption = False,
     allow_pickle: PickleOption = False,
+    packed: PackedOption = None,
+    mode: ModeOption = "exact",
 ) -> None:
     """Tokens per second, bytes per token and memory of models on this machine's CPU, side by side."""
     if json_file is not None:
@@ -41,6 +43,8 @@ def bench_command(
         threads=threads,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        packed=packed,
+        mode=mode,
         progress=terminal_progress(stoppable=True),
     )
     out.print(_table(found))

@@ -8,7 +8,7 @@ import typer
 
 import roundel
 from roundel.cli.display import err, show_text
-from roundel.cli.options import RevisionOption, TrustOption
+from roundel.cli.options import ModeOption, PackedOption, RevisionOption, TrustOption
 from roundel.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def generate_command(
     ] = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
+    packed: PackedOption = None,
+    mode: ModeOption = "exact",
 ) -> None:
     """Answer a prompt greedily, or continue it, where the model has no chat template; or hold a conversation."""
     if chat and raw:
@@ -50,6 +52,8 @@ def generate_command(
     how: dict[str, Any] = {
         "revision": revision,
         "trust_remote_code": trust_remote_code,
+        "packed": packed,
+        "mode": mode,
         "on_text": show_text,
         "on_end": end,
     }

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roundel.cli.options import BlocksOption, DeviceOption, PickleOption, TrustOption
+from roundel.cli.options import (
+    BlocksOption,
+    DeviceOption,
+    ModeOption,
+    PackedOption,
+    PickleOption,
+    TrustOption,
+)
 from roundel.errors import OutputError, RecipeError
 from roundel.system.seal import Kind, check_place
 
@@ -82,6 +89,8 @@ def evaluation(
             help="Have one block's weights in memory at a time; left out: where the model is larger than memory.",
         ),
     ] = None,
+    packed: PackedOption = None,
+    mode: ModeOption = "exact",
     device: DeviceOption = "auto",
     blocks: BlocksOption = None,
     trust_remote_code: TrustOption = False,
@@ -102,6 +111,8 @@ def evaluation(
         "cache": cache,
         "top_k": top_k,
         "block_by_block": block_by_block,
+        "packed": packed,
+        "mode": mode,
         "device": device,
         "blocks": blocks,
         "trust_remote_code": trust_remote_code,

@@ -26,6 +26,20 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, xpu or mps.")]
 ProcessesOption = Annotated[
     int | None, typer.Option(help="Share the work among so many processes of this machine.")
 ]
+PackedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--packed/--no-packed",
+        help="Keep quantized weights packed in memory, and compute with them so; left out: where a model is stored in "
+        "integers and there are kernels.",
+    ),
+]
+ModeOption = Annotated[
+    Literal["exact", "fast"],
+    typer.Option(
+        help="Of packed weights: exact multiplies as with decoded ones, fast rounds activations to 8 bits."
+    ),
+]
 RecipeOption = Annotated[
     str | None, typer.Option(help="Name of a shipped recipe (see `roundel recipes`) or a YAML file.")
 ]

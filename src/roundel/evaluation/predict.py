@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from roundel.errors import ModelError
+from roundel.model.linears import rows_of
 from roundel.model.source import positions
 from roundel.model.text_path import reading_text, text_model
 
@@ -56,7 +57,7 @@ def check_reach(model: Any, ids: torch.Tensor, more: int = 0) -> None:
     Raises:
         ModelError: an id or a position that the model does not know.
     """
-    known, highest = text_model(model).get_input_embeddings().weight.shape[0], int(ids.max())
+    known, highest = rows_of(text_model(model).get_input_embeddings()), int(ids.max())
     if highest >= known:
         raise ModelError(
             f"the tokenizer gives the token id {highest}, and {type(model).__name__} knows 0 to {known - 1}: a model "

@@ -19,6 +19,7 @@ from roundel.errors import OutputError
 from roundel.evaluation.distribution import Distribution, Full, Top
 from roundel.evaluation.measure import check_finite
 from roundel.evaluation.predict import Predictor
+from roundel.model.linears import rows_of
 from roundel.model.text_path import text_model
 from roundel.system.files import reported, write_durably
 
@@ -89,5 +90,5 @@ def _vocabulary(model: Any) -> int:
     """Logits of a token: rows of the head, which may be more than the tokenizer has tokens."""
     head = text_model(model).get_output_embeddings()
     if head is not None:
-        return int(head.weight.shape[0])
+        return rows_of(head)
     return int(model.config.get_text_config().vocab_size)

@@ -56,10 +56,12 @@ def write_integers(
     save_file(tensors, path, {"roundel": json.dumps(about)})
 
 
-def write_integer_files(folder: Path, stem: str, model: Any, pieces: Iterable[Piece]) -> None:
-    """Write pieces into one file, or several numbered ones of bounded size."""
+def write_integer_files(
+    folder: Path, stem: str, model: Any, pieces: Iterable[Piece], most: int | None = None
+) -> None:
+    """Write pieces into one file, or several numbered ones of `most` bytes, by default of `SHARD_BYTES`."""
     built: list[Path] = []
-    for shard in in_shards(pieces, _size):
+    for shard in in_shards(pieces, _size, most):
         built.append(folder / f".{stem}-{len(built)}")
         weights = {name: weight for piece in shard for name, weight in piece.weights.items()}
         others = {name: tensor for piece in shard for name, tensor in piece.others.items()}

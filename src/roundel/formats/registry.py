@@ -43,11 +43,17 @@ def packed_format(folder: Path) -> str | None:
     """`roundel`, or the method that config.json names; None for an ordinary model, or where there is no telling."""
     if shard_files(folder, FILE):
         return "roundel"
+    method = packed_about(folder).get("quant_method")
+    return None if method is None else str(method)
+
+
+def packed_about(folder: Path) -> dict[str, Any]:
+    """The quantization config of a folder; empty where there is none, or no telling."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(config[_UNREAD]["quant_method"])
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))[_UNREAD]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Roundel's own container: everything that a QuantizedWeight holds, in its real size.
 
 `roundel.safetensors` (integers.py says which tensors) beside an ordinary config.json and tokenizer; the name is not
-one that transformers looks for, so that it says "no weights" instead of filling layers with random values. All other
+one that transformers looks for, so that it says "no weights" instead of filling layers with random values. Where
+Roundel is imported, it knows of the name by `quantization_config` in config.json (workflows/hf_quantizer.py). All other
 tensors of the model are there under their own names.
 
 A group size that does not divide a row, rows that are no multiple of a tile, biases, Conv1D, any mix of schemes: all
@@ -24,7 +25,7 @@ from roundel.formats.decoded import Decoded, open_decoded
 from roundel.formats.integers import IntegerFiles, check_integers, read_about, write_integer_files
 from roundel.formats.readers import Readers
 from roundel.formats.reload import compare, compare_model
-from roundel.formats.shards import ShardReader, shard_files
+from roundel.formats.shards import ShardReader, index_name, shard_files, write_index
 from roundel.formats.source_files import SourceFiles
 from roundel.grid.scheme import Scheme
 from roundel.grid.serialization import unpack_weight
@@ -47,15 +48,10 @@ class RoundelContainer(OfFolders):
         )
 
     def write(self, folder: Path, content: Content) -> None:
-        """Write config.json, generation_config.json and roundel.safetensors."""
-        model = content.model
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]  # of a model made in memory it is not said
-        config.save_pretrained(folder)
-        if model.can_generate():
-            model.generation_config.save_pretrained(folder)
+        """Write config.json, generation_config.json and roundel.safetensors, in several files with their index."""
         extra = (Piece(others={name: tensor}) for name, tensor in content.extra.items())
-        write_integer_files(folder, FILE, model, chain(map(_untied, content.written_pieces()), extra))
+        write_integer_files(folder, FILE, content.model, chain(map(_untied, content.written_pieces()), extra))
+        write_config(folder, content.model, write_about(folder, activations=content.activations is not None))
 
     def verify(self, folder: Path, content: Content, trust_remote_code: bool) -> None:
         """Read the folder back: the same integers bit for bit, and the same model."""
@@ -78,6 +74,37 @@ class RoundelContainer(OfFolders):
     def integers(self, folder: Path, model: Any, schemes: Mapping[str, Scheme]) -> Integers:
         """As they were written."""
         return IntegerFiles(folder, FILE).weight
+
+
+def write_about(folder: Path, *, activations: bool) -> dict[str, Any]:
+    """What config.json is to say to transformers' plug-in, of the weight files of a folder; several get an index.
+
+    Args:
+        folder: with its weight files.
+        activations: are quantized, too.
+    """
+    several = len(shard_files(folder, FILE)) > 1
+    if several:
+        write_index(folder, FILE)
+    weights = index_name(FILE) if several else f"{FILE}.safetensors"
+    return {"quant_method": "roundel", "weights": weights, "activations": activations}
+
+
+def write_config(folder: Path, model: Any, about: dict[str, Any]) -> None:
+    """Write config.json and generation_config.json.
+
+    Args:
+        folder: the output.
+        model: whose.
+        about: its quantization_config.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # of a model made in memory it is not said
+    config.dtype = model.dtype  # else transformers takes the type of the first scale that it finds
+    config.quantization_config = about
+    config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
 
 
 def _untied(piece: Piece) -> Piece:

@@ -20,7 +20,18 @@ Tensors = dict[str, torch.Tensor]
 
 # Whatever is written is in memory once; a larger piece makes a file of its own.
 SHARD_BYTES = 1 << 30
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_STEM = "model"
+_SINGLE = f"{_STEM}.safetensors"
+# Of the tensors that Roundel writes.
+_TYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+}
 
 
 def size_of(tensors: Tensors) -> int:
@@ -28,13 +39,14 @@ def size_of(tensors: Tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def in_shards(parts: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Neighbouring parts in lists of at most `SHARD_BYTES`."""
+def in_shards(parts: Iterable[T], size: Callable[[T], int], most: int | None = None) -> Iterator[list[T]]:
+    """Neighbouring parts in lists of at most `most` bytes, by default `SHARD_BYTES`."""
+    most = SHARD_BYTES if most is None else most
     held: list[T] = []
     total = 0
     for part in parts:
         more = size(part)
-        if held and total + more > SHARD_BYTES:
+        if held and total + more > most:
             yield held
             held, total = [], 0
         held.append(part)
@@ -46,6 +58,22 @@ def in_shards(parts: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]
 def shard_name(stem: str, number: int, count: int) -> str:
     """`stem.safetensors`, or `stem-00002-of-00005.safetensors`."""
     return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
+
+
+def index_name(stem: str) -> str:
+    """Of the index of several weight files."""
+    return f"{stem}.safetensors.index.json"
+
+
+def write_index(folder: Path, stem: str) -> None:
+    """Write the index of the weight files of a folder."""
+    index: dict[str, str] = {}
+    files = shard_files(folder, stem)
+    for path in files:
+        with safe_open(path, "pt") as file:
+            index |= dict.fromkeys(file.keys(), path.name)
+    about = {"metadata": {"total_size": sum(path.stat().st_size for path in files)}, "weight_map": index}
+    (folder / index_name(stem)).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def shard_files(folder: Path, stem: str) -> list[Path]:
@@ -95,18 +123,11 @@ def write_model(
 
 def _name_shards(folder: Path, built: list[Path]) -> None:
     """Give files their final names, and an index if there are several."""
-    index: dict[str, str] = {}
-    total = 0
     for number, path in enumerate(built, 1):
-        name = shard_name("model", number, len(built))
-        with safe_open(path, "pt") as file:
-            index |= dict.fromkeys(file.keys(), name)
-        total += path.stat().st_size
-        path.rename(folder / name)
+        path.rename(folder / shard_name(_STEM, number, len(built)))
         shutil.rmtree(path.parent)
     if len(built) > 1:
-        about = {"metadata": {"total_size": total}, "weight_map": index}
-        (folder / _INDEX).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_index(folder, _STEM)
 
 
 class ShardReader:
@@ -132,6 +153,16 @@ class ShardReader:
         tensor: torch.Tensor = file.get_tensor(stored)
         return tensor
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, which is not read."""
+        file, stored = self._home[name]
+        return tuple(file.get_slice(stored).get_shape())
+
+    def type(self, name: str) -> str:
+        """Of a tensor, which is not read, as safetensors names it: F16, I32."""
+        file, stored = self._home[name]
+        return str(file.get_slice(stored).get_dtype())
+
     def renamed(self, names: Mapping[str, str]) -> "ShardReader":
         """The same tensors under other names, which `names` gives by those that they have here."""
         other = copy(self)
@@ -142,6 +173,16 @@ class ShardReader:
     def names(self) -> set[str]:
         """Of all tensors."""
         return set(self._home)
+
+    def shapes_below(self, owner: str) -> dict[str, tuple[list[int], torch.dtype]]:
+        """Shapes and types of what `below` reads; nothing is read but headers."""
+        prefix = f"{owner}."
+        found = {}
+        for name, (file, stored) in self._home.items():
+            if name.startswith(prefix):
+                part = file.get_slice(stored)
+                found[name.removeprefix(prefix)] = (part.get_shape(), _TYPES[part.get_dtype()])
+        return found
 
     def below(self, owner: str) -> Tensors:
         """The tensors of a module, by their names in it."""

@@ -2,7 +2,7 @@
 
 `nn.Linear` stores `[out, in]`; GPT-2's `Conv1D` stores `[in, out]`; an expert may be a slice of a larger tensor
 (experts.py); a class of the user's own is a Linear if it says how many features go in and out and has a weight of that
-shape. Everything above this file sees one shape.
+shape, or makes one when it is asked for it, as packed Linears do (runtime/). Everything above this file sees one shape.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class LinearView:
     @property
     def transposed(self) -> bool:
         """Whether the module stores `[in, out]`."""
-        return isinstance(self.module, Conv1D)
+        return isinstance(self.module, Conv1D) or bool(getattr(self.module, "stands_for_transposed", False))
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -41,6 +41,8 @@ class LinearView:
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
+        if _makes_weight(self.module):
+            return self.module.out_features, self.module.in_features  # type: ignore[return-value]
         out, width = self.weight.shape
         return out, width
 
@@ -89,7 +91,22 @@ def is_linear(module: nn.Module) -> bool:
         return True
     weight: Any = module._parameters.get("weight")
     features = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if _makes_weight(module):
+        return None not in features
     return weight is not None and weight.ndim == 2 and tuple(weight.shape) == features
+
+
+def rows_of(module: Any) -> int:
+    """Rows of the weight of an embedding or a Linear, which is not made for it."""
+    if _makes_weight(module):
+        return int(getattr(module, "num_embeddings", None) or module.out_features)
+    return int(module.weight.shape[0])
+
+
+def _makes_weight(module: nn.Module) -> bool:
+    """Whether the weight is no tensor that is there, but made anew each time (and large)."""
+    made = isinstance(getattr(type(module), "weight", None), property)
+    return made and not isinstance(module, nn.Linear | Conv1D | nn.Embedding | Expert)
 
 
 def linears_in(module: nn.Module, prefix: str) -> list[LinearView]:

@@ -181,6 +181,37 @@ def open_skeleton(
     return SourceModel(place.name, model, None, extra=extra, read_from=words)
 
 
+@in_turn
+def open_absent(place: Place, *, trust_remote_code: bool = False) -> SourceModel:
+    """A model of a quantized checkpoint, or of a GGUF file, whose parameters are absent.
+
+    Args:
+        place: of a folder or file that `open_source` would open; Roundel's own output is welcome.
+        trust_remote_code: run modeling code that comes with the model.
+
+    Returns:
+        The model; its storage has the parameters of a checkpoint, dequantized when they are read, and of a GGUF file
+        none.
+
+    Raises:
+        ModelError: as `open_source` would.
+    """
+    location = str(place.folder)
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if place.gguf is not None:
+        where["gguf_file"] = place.gguf.name
+        config = _open_config(place.name, location, where)
+        config.dtype = torch.float32
+        model = _skeleton(place.name, config, trust_remote_code, with_buffers=True)
+        model.eval().requires_grad_(False)
+        return SourceModel(place.name, model, open_tokenizer(location, **where))
+    _check(place, False, allow_own=True)
+    config = _open_config(place.name, location, where)
+    stored = find_stored(place.name, place.folder, config)
+    assert stored is not None  # the caller has seen that it is quantized
+    return _open_stored(place, config, stored, trust_remote_code, True, None, with_extra=False)
+
+
 def _check(place: Place, allow_pickle: bool, *, allow_own: bool) -> None:
     if not allow_own and is_own(place.folder):
         raise own_output(place.name)
@@ -194,6 +225,8 @@ def _open_stored(
     trust_remote_code: bool,
     streamed: bool,
     blocks: str | None,
+    *,
+    with_extra: bool = True,
 ) -> SourceModel:
     """A model whose checkpoint is quantized, with dense weights."""
     source = place.name
@@ -206,7 +239,7 @@ def _open_stored(
         ) from error
     _check_loaded(source, model, info)
     model.eval().requires_grad_(False)
-    extra = _find_extra(place, model, blocks, False, stored)
+    extra = _find_extra(place, model, blocks, False, stored) if with_extra else ExtraTensors()
     reader = open_tokenizer(place.folder, trust_remote_code)
     return SourceModel(source, model, reader, storage, extra, read_from=stored.summary)
 

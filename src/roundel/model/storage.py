@@ -43,6 +43,10 @@ class Storage(Protocol):
         """A tensor was given a value of its own: it stays in memory."""
         ...
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor, by its full name, is to be loaded from here."""
+        ...
+
     def tensor(self, model: Any, name: str) -> torch.Tensor:
         """A tensor of the model, by its full name, wherever it is."""
         ...
@@ -76,6 +80,10 @@ class InMemory:
 
     def untied(self, name: str) -> None:
         """Everything stays."""
+
+    def holds(self, name: str) -> bool:
+        """Nothing is."""
+        return False
 
     def tensor(self, model: Any, name: str) -> torch.Tensor:
         """Of the model's state."""
@@ -146,6 +154,10 @@ class OnDisk:
     def untied(self, name: str) -> None:
         """It is read no more, though another tensor may lie in the file under its name."""
         self._untied.add(name)
+
+    def holds(self, name: str) -> bool:
+        """Under this name."""
+        return name in self._readers
 
     def tensor(self, model: Any, name: str) -> torch.Tensor:
         """Read it, if it is absent."""

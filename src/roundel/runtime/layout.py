@@ -75,21 +75,19 @@ class Layout:
 
     @property
     def chunks(self) -> int:
-        """Of 32 columns, padding among them."""
-        return -(-self.scheme.groups(self.columns) * self.group_columns // CHUNK)
+        """Of 32 columns: a row's last group ends with the chunk that it needs, the others have all their padding."""
+        before = self.scheme.groups(self.columns) - 1
+        return -(-(before * self.group_columns + self.columns - before * self.group) // CHUNK)
 
     @property
     def groups(self) -> int:
-        """Of a row, padding among them."""
-        return self.chunks * CHUNK // self.group_columns
+        """Of a row, padding among them where a chunk holds several."""
+        return -(-self.chunks * CHUNK // self.group_columns)
 
     def pack_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `[rows, columns]` uint8 of some tiles as `[tiles, chunks, 64 bits]` uint8."""
         rows = codes.shape[0]
-        used = self.scheme.groups(self.columns)
-        groups = F.pad(codes, (0, used * self.group - self.columns)).view(rows, used, self.group)
-        columns = F.pad(groups, (0, self.group_columns - self.group)).reshape(rows, -1)
-        padded = F.pad(columns, (0, self.chunks * CHUNK - columns.shape[1], 0, -rows % TILE_ROWS))
+        padded = F.pad(self.with_padding(codes), (0, 0, 0, -rows % TILE_ROWS))
         units = padded.view(-1, TILE_ROWS, self.chunks, CHUNK_UNITS, UNIT).permute(0, 2, 3, 1, 4)
         units = units.reshape(-1, self.chunks, CHUNK_UNITS, _UNIT_BYTES)
         planes = [
@@ -124,6 +122,7 @@ class Layout:
     def without_padding(self, padded: torch.Tensor) -> torch.Tensor:
         """Undo `with_padding`."""
         front = padded.shape[:-1]
+        padded = F.pad(padded, (0, self.groups * self.group_columns - self.chunks * CHUNK))
         groups = padded.reshape(*front, self.groups, self.group_columns)[..., : self.group]
         return groups.reshape(*front, self.groups * self.group)[..., : self.columns]
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from roundel.activations.attach import CodesOf
+from roundel.activations.rounding import Codes
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.runtime import operators
 from roundel.runtime.layout import describe
@@ -20,8 +22,12 @@ class Packed(nn.Module):
         dtype: of the weights, as the model has it.
 
     Attributes:
+        dtype: the same, or what the model was converted to since.
         mode: how products are computed (product.py).
+        stands_for_transposed: the module in whose place it is stored `[in, out]`.
     """
+
+    stands_for_transposed = False
 
     def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
         super().__init__()
@@ -31,6 +37,7 @@ class Packed(nn.Module):
         self._names = {name.replace(".", "_"): name for name in weight.parts}
         self._text = describe(weight.layout)
         self._product: Product | None = None
+        self._place = (0, 0)
         for buffer, name in self._names.items():
             self.register_buffer(buffer, weight.parts[name])
 
@@ -38,6 +45,11 @@ class Packed(nn.Module):
     def packed(self) -> PackedWeight:
         """The weight as it is held now."""
         return PackedWeight(self.layout, {name: self.get_buffer(b) for b, name in self._names.items()})
+
+    @property
+    def part_names(self) -> list[str]:
+        """Of the buffers that hold the parts."""
+        return list(self._names)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -52,16 +64,25 @@ class Packed(nn.Module):
     def product(self) -> Product:
         """What multiplies by it, where its parts are now."""
         codes = self.get_buffer("codes")
-        if self._product is None or self._product.weight.parts["codes"] is not codes:
-            self._product = Product(self.packed)
+        # Another module that shares the parts may have moved them.
+        if self._product is None or self._place != (id(codes), codes.data_ptr()):
+            self._product, self._place = Product(self.packed), (id(codes), codes.data_ptr())
         return self._product
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
-        """Moves between devices; types stay, whatever the model is converted to: they say what the numbers are."""
+        """Moves between devices; types stay, whatever the model is converted to: they say what the numbers are.
+
+        As torch moves parameters, so are parts moved in their place: modules that share them share them after it.
+        """
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.get_buffer("codes").device)).dtype
         for buffer in self._names:
             found = self.get_buffer(buffer)
             moved = fn(found)
-            self._buffers[buffer] = moved if moved.dtype == found.dtype else found.to(moved.device)
+            moved = moved if moved.dtype == found.dtype else found.to(moved.device)
+            if moved is not found and _movable(found, moved):
+                found.data = moved
+            else:
+                self._buffers[buffer] = moved
         kept = {name: self._buffers.pop(name) for name in self._names}
         super()._apply(fn, recurse)
         self._buffers.update(kept)
@@ -85,6 +106,11 @@ class Packed(nn.Module):
         )
 
 
+def _movable(found: torch.Tensor, moved: torch.Tensor) -> bool:
+    """Whether a tensor may become another one and stay the same object, as torch asks it of parameters."""
+    return bool(torch._has_compatible_shallow_copy_type(found, moved)) and not found.is_inference()
+
+
 class PackedLinear(Packed):
     """A Linear (or GPT-2's Conv1D) whose weight is packed.
 
@@ -98,14 +124,30 @@ class PackedLinear(Packed):
         super().__init__(weight, dtype)
         self.in_features, self.out_features = weight.layout.columns, weight.layout.rows
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._codes_of: CodesOf | None = None
+
+    def take_codes(self, source: CodesOf | None) -> None:
+        """Multiply by the integers that `source` gives of an input, where it gives some; None: by the input."""
+        self._codes_of = source
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., in]` to `[..., out]`, in the type of x."""
-        if torch.compiler.is_compiling():
-            y: torch.Tensor = operators.linear(x, *self._operands(), self.mode)
+        codes = None if self._codes_of is None else self._codes_of(x)
+        if codes is not None and torch.compiler.is_compiling():
+            x, codes = codes.dequantize(x.dtype), None
+        if codes is not None:
+            y = self._of_integers(codes).to(x.dtype)
+        elif torch.compiler.is_compiling():
+            y = operators.linear(x, *self._operands(), self.mode)
         else:
             y = self.product.multiply(x, self.mode)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _of_integers(self, codes: Codes) -> torch.Tensor:
+        """`[..., out]` float32."""
+        rows = codes.codes.reshape(-1, self.in_features)
+        y = self.product.multiply_integers(rows, codes.scale.reshape(-1), codes.zero.reshape(-1))
+        return y.view(*codes.codes.shape[:-1], -1)
 
 
 class PackedEmbedding(Packed):

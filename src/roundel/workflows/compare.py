@@ -18,7 +18,7 @@ from roundel.model.blocks import find_blocks
 from roundel.model.checkpoint import is_own
 from roundel.model.experts import divide
 from roundel.model.in_memory import check_apart
-from roundel.model.linears import LinearView
+from roundel.model.linears import LinearView, rows_of
 from roundel.model.source import SourceModel
 from roundel.model.text_path import text_model
 from roundel.records.anomalies import standouts
@@ -171,7 +171,7 @@ def _keeping(
 ) -> EvaluationOptions:
     """With a place for the original's predictions, and as many of them as fit there."""
     tokens = sum(text.windows.numel() for text in texts)
-    vocabulary = text_model(original.model).get_input_embeddings().weight.shape[0]
+    vocabulary = rows_of(text_model(original.model).get_input_embeddings())
     top = options.top_k
     if top is None and tokens * vocabulary * original.model.dtype.itemsize > _KEPT_BYTES:
         top = _LIKELIEST

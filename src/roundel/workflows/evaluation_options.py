@@ -9,10 +9,12 @@ import torch
 
 from roundel.calibration.options import check_encoding
 from roundel.errors import OutputError, RecipeError
+from roundel.runtime.product import Mode
 from roundel.system.devices import choose_device
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE, Ranks
 from roundel.workflows.arguments import INTERNAL
+from roundel.workflows.packed import DECODED, Packing
 
 
 class EvaluationArguments(TypedDict, total=False):
@@ -30,6 +32,8 @@ class EvaluationArguments(TypedDict, total=False):
     cache: str | Path | None
     top_k: int | None
     block_by_block: bool | None
+    packed: bool | None
+    mode: Mode
     blocks: str | None
     device: str
     trust_remote_code: bool
@@ -57,6 +61,10 @@ class EvaluationOptions:
         cache: folder in which the reference's predictions are kept, for the next model that is measured against it.
         top_k: compare with the reference's so many likeliest tokens and the mass of the rest; None: with all, exactly.
         block_by_block: have a block's weights in memory at a time; None: where the model is larger than memory.
+        packed: quantized weights of the models stay packed in memory and compute so (docs/runtime.md), those of the
+            reference never; False: they are decoded; None: packed on a CPU with kernels, where a model is stored in
+            integers and fits into memory so.
+        mode: of packed weights: `exact` multiplies as with decoded ones, `fast` rounds activations to 8 bits.
         blocks: pattern of the decoder blocks' names, where they are not found by themselves.
         device: where to compute.
         trust_remote_code: run modeling code that comes with the models.
@@ -76,6 +84,8 @@ class EvaluationOptions:
     cache: str | Path | None = None
     top_k: int | None = None
     block_by_block: bool | None = None
+    packed: bool | None = None
+    mode: Mode = "exact"
     blocks: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
@@ -96,6 +106,11 @@ class EvaluationOptions:
         for option in ("add_bos", "encoding"):
             if not self.text and getattr(self, option) is not None:
                 raise RecipeError(f"{option} is for texts, and there are none: name some, or leave it out")
+        if self.packed and self.block_by_block:
+            raise RecipeError(
+                "packed weights are in memory whole, and block_by_block reads a block at a time: leave one of them out"
+            )
+        Packing(self.packed, self.mode)  # refuses what does not go together
         try:
             check_encoding(self.encoding)
         except ValueError as error:
@@ -127,6 +142,12 @@ class EvaluationOptions:
     def listener(self) -> Progress:
         """Who gets messages and windows."""
         return self.progress or Progress()
+
+    @property
+    def packing(self) -> Packing:
+        """How quantized weights are held."""
+        unsaid = self.packed is None and (self.block_by_block or self.place.type != "cpu")
+        return DECODED if unsaid else Packing(self.packed, self.mode)
 
     @property
     def place(self) -> torch.device:

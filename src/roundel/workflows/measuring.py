@@ -25,11 +25,12 @@ from roundel.model.blocks import find_blocks
 from roundel.model.place import Place
 from roundel.model.source import SourceModel, fingerprint, positions
 from roundel.model.storage import InMemory
-from roundel.records.folder import original_bytes
+from roundel.records.folder import original_bytes, weight_bytes
 from roundel.system.memory import free_memory
 from roundel.system.progress import Progress
 from roundel.workflows.evaluation_options import EvaluationOptions
 from roundel.workflows.open import ModelOrPath, find_model, open_model
+from roundel.workflows.packed import DECODED, may_be_packed
 
 # A model with more bytes than this share of the free memory is read block by block.
 _SHARE = 0.6
@@ -63,10 +64,13 @@ def open_measured(
     """
     stream_with = None
     model = find_model(model, allow_pickle=options.allow_pickle, progress=options.listener)
+    packing = DECODED if as_original or opener is not None else options.packing
     if isinstance(model, Place):
         by_blocks = options.block_by_block
         if by_blocks is None:
-            by_blocks = original_bytes(model.path) > _SHARE * free_memory()
+            packed = may_be_packed(model, packing)
+            size = weight_bytes(model.path) if packed else original_bytes(model.path)
+            by_blocks = size > _SHARE * free_memory()
             if by_blocks:
                 options.listener.say(
                     f"{Path(model.name).name} is measured block by block: memory does not hold it"
@@ -85,6 +89,7 @@ def open_measured(
             as_original=as_original,
             stream_with=stream_with,
             blocks=options.blocks,
+            packing=packing,
         )
     if source.read_from and opener is None:
         options.listener.say(f"{Path(source.name).name}: {source.read_from}")

@@ -22,7 +22,9 @@ from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
 from roundel.model.turns import in_turn
 from roundel.records.manifest import read_manifest
+from roundel.runtime.replace import packed_modules
 from roundel.system.progress import Progress
+from roundel.workflows.packed import DECODED, Packing, open_with_packed
 
 ModelOrPath = str | Path | Place | torch.nn.Module
 ModelOrPlace = Place | torch.nn.Module
@@ -92,6 +94,7 @@ def open_model(
     stream_with: Path | None = None,
     blocks: str | None = None,
     base: str | None = None,
+    packing: Packing = DECODED,
 ) -> SourceModel:
     """Open whatever the user named.
 
@@ -107,6 +110,7 @@ def open_model(
         stream_with: leave blocks of a safetensors checkpoint on disk; a folder for converted tensors.
         blocks: pattern of the blocks' names; None: they are found.
         base: where the model is an adapter: its base model, instead of the one that it names.
+        packing: how the weights of a quantized model are held; with `quantized`, of one that is in memory whole.
 
     Raises:
         ModelError: it cannot be opened.
@@ -129,13 +133,18 @@ def open_model(
     own = is_own(folder)
     if own and not quantized and not allow_own:
         raise own_output(place.name)
+    held = None
+    if quantized and stream_with is None:
+        held = open_with_packed(place, packing, tokenizer, trust_remote_code)
     packed = None
-    if quantized or packed_format(folder) in ONLY_ROUNDEL_OPENS:
+    if held is None and (quantized or packed_format(folder) in ONLY_ROUNDEL_OPENS):
         streamed = stream_with is not None
         packed = open_packed(
             folder, trust_remote_code, streamed=streamed, weights_only=as_original and not own
         )
-    if packed is not None:
+    if held is not None:
+        opened = held
+    elif packed is not None:
         reader = tokenizer or open_tokenizer(folder, trust_remote_code)
         words = "" if quantized else _PACKED.format(kind=packed_format(folder))
         opened = SourceModel(
@@ -170,6 +179,11 @@ def open_model(
 
 def marked(model: torch.nn.Module, allow_own: bool) -> str:
     """What Roundel had made of a model in memory, where it is taken as an original; empty where it is one."""
+    if packed_modules(model):
+        raise ModelError(
+            f"{name_of(model)} computes with packed integers, and weights are expected: name its folder, or open it "
+            "with packed=False"
+        )
     words = mark_of(model)
     if words and not allow_own:
         raise broken_off(name_of(model)) if words == BROKEN_OFF else own_output(name_of(model))

@@ -158,6 +158,11 @@ def open_file(path: Path) -> GgufFile:
     return _opened(path, about.st_mtime_ns, about.st_size)
 
 
+def forget_files() -> None:
+    """Let go of what `open_file` keeps: a tokenizer's words as objects are larger than some models."""
+    _opened.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int, size: int) -> GgufFile:
     return GgufFile(path)

@@ -94,14 +94,14 @@ class Compressed:
             return tuple(int(n) for n in read(parts["weight_shape"]).flatten().tolist())
         if "weight_packed" not in parts:
             return entry.shape
-        scheme = self._scheme(owner)
+        scheme = self.scheme_of(owner)
         assert scheme.weights is not None
         codes = 8 * (entry.end - entry.begin) // max(1, scheme.weights.num_bits)
         if not entry.shape or codes % entry.shape[0]:
             raise misfit(parts["weight_packed"], entry.shape, f"codes of {scheme.weights.num_bits} bits")
         return entry.shape[0], codes // entry.shape[0]
 
-    def _scheme(self, owner: str) -> QuantizationScheme:
+    def scheme_of(self, owner: str) -> QuantizationScheme:
         """Of the group whose targets name a Linear; that of the only group where a name was changed by the model."""
         like = nn.Linear(1, 1, bias=False, device="meta")
         matched = [(scheme, match_targets(owner, like, scheme.targets)) for scheme in self._schemes]
@@ -122,7 +122,7 @@ class Compressed:
 
     def decode(self, name: str, parts: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """By the library, as transformers does: from scales in the model's type, if the file says nothing else."""
-        scheme = self._scheme(name.removesuffix(".weight"))
+        scheme = self.scheme_of(name.removesuffix(".weight"))
         layout = scheme.format or self._format
         try:
             compressor: Any = BaseCompressor.get_value_from_registry(layout)

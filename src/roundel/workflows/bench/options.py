@@ -4,7 +4,9 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from roundel.errors import RecipeError
+from roundel.runtime.product import Mode
 from roundel.system.progress import Progress
+from roundel.workflows.packed import Packing
 
 
 class BenchArguments(TypedDict, total=False):
@@ -17,6 +19,8 @@ class BenchArguments(TypedDict, total=False):
     threads: int | None
     trust_remote_code: bool
     allow_pickle: bool
+    packed: bool | None
+    mode: Mode
     progress: Progress | None
 
 
@@ -32,6 +36,7 @@ class BenchOptions:
         threads: of torch in each process; None: as many as the caller's torch has.
         trust_remote_code: run modeling code that comes with a model.
         allow_pickle: read pickled checkpoints.
+        packed, mode: as for `load`.
         progress: gets every step; None is silent.
     """
 
@@ -42,9 +47,12 @@ class BenchOptions:
     threads: int | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    packed: bool | None = None
+    mode: Mode = "exact"
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        Packing(self.packed, self.mode)  # refuses what does not fit
         for entry in fields(self):
             if entry.type not in (int, int | None):
                 continue

@@ -95,6 +95,8 @@ def _how(model: str | Path, options: BenchOptions) -> dict[str, Any]:
         "new": options.new,
         "trust_remote_code": options.trust_remote_code,
         "allow_pickle": options.allow_pickle,
+        "packed": options.packed,
+        "mode": options.mode,
     }
 
 

@@ -12,8 +12,10 @@ from roundel.errors import ModelError, NonFiniteError
 from roundel.model.bytes_read import bytes_read
 from roundel.model.source import positions
 from roundel.model.text_path import reading_text, text_model
+from roundel.runtime.product import Mode
 from roundel.system.memory import peak_memory
 from roundel.workflows.open import find_model, open_model
+from roundel.workflows.packed import Packing
 
 # Where a model's output has its cache, and under which name the next step takes it: keys and values, or states.
 _CACHES = ("past_key_values", "cache_params")
@@ -31,6 +33,7 @@ class Opening:
         new: tokens behind them.
         trust_remote_code: run modeling code that comes with the model.
         allow_pickle: read pickled checkpoints.
+        packed, mode: as for `roundel.load`.
     """
 
     path: str
@@ -39,6 +42,8 @@ class Opening:
     new: int
     trust_remote_code: bool
     allow_pickle: bool
+    packed: bool | None
+    mode: Mode
 
 
 class ModelUnderTest:
@@ -57,7 +62,10 @@ class ModelUnderTest:
         before = psutil.Process().memory_info().rss
         begun = time.perf_counter()
         place = find_model(how.path, allow_pickle=how.allow_pickle)
-        source = open_model(place, None, how.trust_remote_code, how.allow_pickle, quantized=True)
+        packing = Packing(how.packed, how.mode)
+        source = open_model(
+            place, None, how.trust_remote_code, how.allow_pickle, quantized=True, packing=packing
+        )
         seconds = time.perf_counter() - begun
         loaded = psutil.Process().memory_info().rss
         self._name, self._model = source.name, text_model(source.model)
