@@ -120,8 +120,9 @@ struct Case {
     m.group = std::min(m.group, m.columns);
     m.block_units = m.group > 16 ? 8 : m.group > 8 ? 4 : 2;
     const int64_t width = m.block_units * kUnitColumns, padded = (m.group + width - 1) / width * width;
-    m.chunks = ((m.columns + m.group - 1) / m.group * padded + kChunkColumns - 1) / kChunkColumns;
-    m.groups = m.chunks * kChunkColumns / padded;
+    const int64_t before = (m.columns - 1) / m.group, places = before * padded + m.columns - before * m.group;
+    m.chunks = (places + kChunkColumns - 1) / kChunkColumns;
+    m.groups = (m.chunks * kChunkColumns + padded - 1) / padded;
     codes = numbers(random, Number::Unsigned8, tiles(m) * m.chunks * kUnitBytes * m.bits);
     m.codes = codes.data();
     const int zeros = random.between(0, 3);  // none, of code 0, codes of value 0 as bytes or on two levels
