@@ -52,6 +52,8 @@ $(VENV)/core.stamp: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --progress-bar off -c constraints.txt torch
 	$(PIP) install --progress-bar off -c constraints.txt -e .
+	@$(BIN)/python -c "from roundel.runtime.kernels import instruction_sets; \
+	    print('kernels:', ', '.join(instruction_sets()) or 'none; pip install -v -e . says why')"
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/core.stamp

@@ -1,11 +1,11 @@
-// Every instruction set of this build on random matrices: against products and weights that are computed one by one here,
-// in double, and against each other.
+// Every instruction set of this build on random matrices: against products and weights that are computed one by one
+// here, in double, and against each other.
 //
 //     check_sets [matrices] [seed]
 //
-// Sets of vectors fuse products and sums, and must agree bit for bit, on every processor: the sum of their bits is printed.
-// The portable set rounds products before it adds them, and agrees to rounding. All memory is as large as the layout says
-// and no larger, so that sanitizers see what reads beyond it.
+// Sets of vectors fuse products and sums, and must agree bit for bit, on every processor: the sum of their bits is
+// printed. The portable set rounds products before it adds them, and agrees to rounding. All memory is as large as the
+// layout says and no larger, so that sanitizers see what reads beyond it.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -29,7 +29,9 @@ constexpr double kLeast = 1e-36;
 
 struct Random {
   std::mt19937_64 engine;
-  int between(int least, int most) { return least + static_cast<int>(engine() % static_cast<uint64_t>(most - least + 1)); }
+  int between(int least, int most) {
+    return least + static_cast<int>(engine() % static_cast<uint64_t>(most - least + 1));
+  }
   bool one_in(int count) { return between(1, count) == 1; }
   // Nearly normal, and the same with every library.
   float normal() {
@@ -120,8 +122,9 @@ struct Case {
     m.group = std::min(m.group, m.columns);
     m.block_units = m.group > 16 ? 8 : m.group > 8 ? 4 : 2;
     const int64_t width = m.block_units * kUnitColumns, padded = (m.group + width - 1) / width * width;
-    m.chunks = ((m.columns + m.group - 1) / m.group * padded + kChunkColumns - 1) / kChunkColumns;
-    m.groups = m.chunks * kChunkColumns / padded;
+    const int64_t before = (m.columns - 1) / m.group, places = before * padded + m.columns - before * m.group;
+    m.chunks = (places + kChunkColumns - 1) / kChunkColumns;
+    m.groups = (m.chunks * kChunkColumns + padded - 1) / padded;
     codes = numbers(random, Number::Unsigned8, tiles(m) * m.chunks * kUnitBytes * m.bits);
     m.codes = codes.data();
     const int zeros = random.between(0, 3);  // none, of code 0, codes of value 0 as bytes or on two levels
@@ -223,8 +226,8 @@ struct Plain {
         const float zero = m.zero.type == Number::None ? middle : statistic_at(m, m.zero, row, group);
         const int64_t at = row * m.columns + column;
         weights[at] = m.minima ? code * scale + zero : (code - zero) * scale;
-        const float centre = m.minima ? std::fabs(scale) * middle + std::fabs(zero) : std::fabs(scale * (middle - zero));
-        sizes[at] = std::fabs(scale * (code - middle)) + centre;
+        const float size = std::fabs(scale), centre = size * middle + std::fabs(zero);
+        sizes[at] = size * std::fabs(code - middle) + (m.minima ? centre : size * std::fabs(middle - zero));
       }
       if (m.outliers.starts == nullptr) continue;
       for (int32_t i = m.outliers.starts[row]; i < m.outliers.starts[row + 1]; ++i) {
@@ -288,7 +291,8 @@ void compare(const Matrix& m, const std::vector<std::vector<float>>& results, co
   // Values of nibbles are looked up in tables, by which sets may differ in the last bit.
   const bool same_bits = m.level_bits == 0;
   for (size_t s = 0; s < results.size(); ++s) {
-    if (same_bits && s + 1 < results.size() && !same(results[s], results[0])) fail(m, tallies[s].set->name, "bits of products", seed);
+    const bool vectors = s + 1 < results.size();
+    if (same_bits && vectors && !same(results[s], results[0])) fail(m, tallies[s].set->name, "bits of products", seed);
     for (size_t i = 0; i < portable.size(); ++i) {
       const double target = wanted.empty() ? portable[i] : wanted[i];
       const double off = std::fabs(results[s][i] - target) / std::max(sizes[i], kLeast);
@@ -394,7 +398,8 @@ int main(int count, char** arguments) {
     check_integers(c, plain, random, tallies, seed);
   }
   for (const Tally& tally : tallies)
-    std::printf("%s: %d matrices, %lld results, which miss at most %.1e of what is summed; bits %016llx\n", tally.set->name,
-                matrices, static_cast<long long>(tally.numbers), tally.worst, static_cast<unsigned long long>(tally.bits));
+    std::printf("%s: %d matrices, %lld results, which miss at most %.1e of what is summed; bits %016llx\n",
+                tally.set->name, matrices, static_cast<long long>(tally.numbers), tally.worst,
+                static_cast<unsigned long long>(tally.bits));
   return 0;
 }

@@ -1,5 +1,5 @@
-// In place of the compiler's: AVX-512's intrinsics by other instructions. What SIMDe 0.7 lacks or names wrongly is mended
-// here, with the halves of vectors.
+// In place of the compiler's: AVX-512's intrinsics by other instructions. What SIMDe 0.7 lacks or names wrongly is
+// mended here, with the halves of vectors.
 #pragma once
 
 #include_next <immintrin.h>
