@@ -32,10 +32,4 @@ static inline int64_t stream_bytes(const Matrix& m, int digits) {
   return blocks(m) * digits * (4 + 4 * m.block_units);
 }
 
-// Round the activations of one row; false: they are not finite. `x` has `columns` of the matrix.
-bool round_activations(const Matrix& m, const float* x, Start start, const Activations& to);
-
-// The same for integers in [-128, 127] that are given: one digit, scale 1.
-void take_integers(const Matrix& m, const int8_t* x, Start start, const Activations& to);
-
 }  // namespace roundel

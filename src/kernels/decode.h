@@ -10,8 +10,12 @@ namespace {
 template <int BITS>
 inline void add_part(const uint8_t* codes, int to, uint8_t* q) {
   if constexpr (BITS == 3) {
-    add_part<2>(codes, to, q);
-    add_part<1>(codes + 2 * kUnitBytes, to + 2, q);
+    for (int i = 0; i < kUnitBytes; ++i) {
+      const uint8_t low = codes[i], next = codes[kUnitBytes + i], top = codes[2 * kUnitBytes + i];
+      const int last = low >> 6 | (next >> 6) << 2 | (top >> 6) << 4;
+      const int found[kChunkUnits] = {low, low >> 3, next, next >> 3, top, top >> 3, last, last >> 3};
+      for (int u = 0; u < kChunkUnits; ++u) q[u * kUnitBytes + i] |= static_cast<uint8_t>((found[u] & 7) << to);
+    }
   } else if constexpr (BITS > 0) {
     constexpr int kFields = 8 / BITS;
     for (int u = 0; u < kChunkUnits; ++u) {
@@ -51,34 +55,26 @@ inline void add_outliers(const Matrix& m, int64_t row, float* weights) {
   }
 }
 
-// `to`: [rows, stride]; rows FIRST to LAST of the matrix, which lie in the tile.
+// `to`: [rows, stride]; rows FIRST to LAST of the matrix, which lie in the tile, whose zeros are as they are stored.
 template <class Isa>
-void decode_tile(const Matrix& m, int64_t tile, int64_t first, int64_t last, float* to, int64_t stride) {
+void decode_tile(const Matrix& m, const Tile& tile, int64_t first, int64_t last, float* to, int64_t stride) {
   uint8_t q[kChunkUnits * kUnitBytes];
-  float scale[kTileRows], zero[kTileRows];
-  for (float& z : zero) z = static_cast<float>(1 << (m.bits - 1));
   const int blocks = kChunkUnits / m.block_units;
-  const uint8_t* codes = m.codes + tile * m.chunks * kUnitBytes * m.bits;
+  const uint8_t* codes = m.codes + tile.number * m.chunks * kUnitBytes * m.bits;
   for (int64_t chunk = 0, block = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * m.bits) {
     unpack_chunk(m.bits, codes, q);
     for (int b = 0; b < blocks; ++b, ++block) {
       const Span span = span_of(m, block);
-      if (span.within == 0) {
-        for (int v = 0; v < Isa::kVectors; ++v) {
-          Isa::store(scale + v * Isa::kRows, values<Isa>(m.scale, tile, span.group, m.groups, v));
-          if (m.zero.type != Number::None)
-            Isa::store(zero + v * Isa::kRows, values<Isa>(m.zero, tile, span.group, m.groups, v));
-        }
-      }
       for (int64_t row = first; row < last; ++row) {
-        const int r = static_cast<int>(row - tile * kTileRows);
+        const int64_t r = row - tile.number * kTileRows, at = span.group * kTileRows + r;
+        const float scale = tile.scales[at];
+        const float zero = m.zero.type == Number::None ? static_cast<float>(1 << (m.bits - 1)) : tile.zeros[at];
         const uint8_t* from = q + b * m.block_units * kUnitBytes + r * kUnitColumns;
         float* weights = to + (row - first) * stride + span.begin;
-        const int64_t count = span.end - span.begin;
         // As QuantizedWeight.dequantize computes it, in the same order: the same floats.
-        for (int64_t k = 0; k < count; ++k) {
+        for (int64_t k = 0; k < span.end - span.begin; ++k) {
           const float code = from[k / kUnitColumns * kUnitBytes + k % kUnitColumns];
-          weights[k] = m.minima ? code * scale[r] + zero[r] : (code - zero[r]) * scale[r];
+          weights[k] = m.minima ? code * scale + zero : (code - zero) * scale;
         }
       }
     }

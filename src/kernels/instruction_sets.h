@@ -6,17 +6,40 @@
 
 namespace roundel {
 
+// Rows 16 * number and the 15 behind them, with their statistics as floats.
+struct Tile {
+  int64_t number;
+  float* scales;  // [groups, 16]
+  float* zeros;   // [groups, 16], as they are stored, or the values of the middle codes
+  float* levels;  // [4, groups]: steps and shifts of scales and of zero points that a tile shares
+};
+
+// Rounds the activations of a token; false: they are not finite, or 2^96 and more.
+using Round = bool (*)(const Matrix&, const float* x, const Activations&);
+
+// The same for integers in [-128, 127].
+using Take = void (*)(const Matrix&, const int8_t* x, const Activations&);
+
+// Fills in the statistics of a tile: as they are stored for `decode`, as products want them for these.
+using Statistics = void (*)(const Matrix&, const Tile&);
+
 // Products of a tile with `count` tokens: [count, 16].
-using Product = void (*)(const Matrix&, int64_t tile, const Activations*, float (*)[kTileRows]);
+using Product = void (*)(const Matrix&, const Tile&, const Activations*, float (*)[kTileRows]);
 
 // Weights of rows FIRST to LAST, which lie in the tile: [rows, stride].
-using Decode = void (*)(const Matrix&, int64_t tile, int64_t first, int64_t last, float* to, int64_t stride);
+using Decode = void (*)(const Matrix&, const Tile&, int64_t first, int64_t last, float* to, int64_t stride);
+
+// Adds a token's products with the outliers of the tile's rows to [16].
+using AddOutliers = void (*)(const Matrix&, int64_t tile, const float* x, float* y);
 
 struct InstructionSet {
   const char* name;
   bool (*present)();
-  Start start;
-  Product (*product)(int bits, int digits, int count, int units);
+  Round round;
+  Take take;
+  Statistics stored_statistics, product_statistics;
+  Product (*product)(const Matrix&, int digits, int count);
+  AddOutliers add_outliers;
   Decode decode;
   int most_tokens;  // at once
 };

@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kVectors = 1, kVectorBytes = 64, kRows = 16, kMostTokens = 4;
+  static constexpr int kTableBits = 4;
   static constexpr Start kStart = Start::Pairs;
   using Bytes = __m512i;
   using Sum = __m512i;  // 32 sums of 16 bits, two for each row
@@ -45,20 +46,37 @@ struct Avx512 {
   static Real fma(Real a, Real b, Real c) { return _mm512_fmadd_ps(a, b, c); }
   static Real multiply(Real a, Real b) { return _mm512_mul_ps(a, b); }
   static Real subtract(Real a, Real b) { return _mm512_sub_ps(a, b); }
+  static Real real_load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
 
-  static Real numbers(Number type, const void* values, int64_t at) {
-    if (type == Number::Float32) return _mm512_loadu_ps(static_cast<const float*>(values) + at);
-    if (type == Number::Float16 || type == Number::Bfloat16) {
+  using Table = __m512;
+  using Index = __m512i;
+
+  static Index indexes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Index upper(Index nibbles) { return _mm512_srli_epi32(nibbles, 4); }
+  // base + step * (i - shift) for i in [0, 16).
+  static Table table(float step, float shift, float base) {
+    const __m512 i = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_fmadd_ps(_mm512_set1_ps(step), _mm512_sub_ps(i, _mm512_set1_ps(shift)), _mm512_set1_ps(base));
+  }
+  // By the lowest four bits of each index.
+  static Real pick(Table table, Index index) { return _mm512_permutexvar_ps(index, table); }
+
+  template <Number TYPE>
+  static Real numbers(const void* values, int64_t at) {
+    if constexpr (TYPE == Number::Float32) return _mm512_loadu_ps(static_cast<const float*>(values) + at);
+    if constexpr (TYPE == Number::Float16 || TYPE == Number::Bfloat16) {
       const __m256i bits =
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(values) + at));
-      if (type == Number::Float16) return _mm512_cvtph_ps(bits);
+      if constexpr (TYPE == Number::Float16) return _mm512_cvtph_ps(bits);
       return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
     __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(values) + at));
-    if (type == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
-    if (type == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
-    return _mm512_cvtepi32_ps(type == Number::Signed8 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+    if constexpr (TYPE == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    if constexpr (TYPE == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(TYPE == Number::Signed8 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
   }
 
  protected:

@@ -2,14 +2,17 @@
 #pragma once
 
 #include "decode.h"
+#include "outliers.h"
 #include "product.h"
+#include "rounding.h"
+#include "statistics.h"
 
 namespace roundel {
 namespace {
 
 template <class Isa>
 constexpr InstructionSet instance(const char* name, bool (*present)()) {
-  return {name, present, Isa::kStart, product_of<Isa>, decode_tile<Isa>, Isa::kMostTokens};
+  return {name, present, round_activations<Isa>, take_integers<Isa>, tile_statistics<Isa>, product_statistics<Isa>, product_of<Isa>, multiply_outliers<Isa>, decode_tile<Isa>, Isa::kMostTokens};
 }
 
 }  // namespace

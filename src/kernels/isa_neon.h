@@ -13,6 +13,7 @@ namespace {
 
 struct NeonReals {
   static constexpr int kVectors = 4, kVectorBytes = 16, kRows = 4, kMostTokens = 4;
+  static constexpr int kTableBits = 4;
   static constexpr Start kStart = Start::Total;
   using Bytes = uint8x16_t;
   using Real = float32x4_t;
@@ -31,21 +32,39 @@ struct NeonReals {
   static Real fma(Real a, Real b, Real c) { return vfmaq_f32(c, a, b); }
   static Real multiply(Real a, Real b) { return vmulq_f32(a, b); }
   static Real subtract(Real a, Real b) { return vsubq_f32(a, b); }
+  static Real real_load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Real x) { vst1q_f32(p, x); }
 
-  static Real numbers(Number type, const void* values, int64_t at) {
-    if (type == Number::Float32) return vld1q_f32(static_cast<const float*>(values) + at);
-    if (type == Number::Float16 || type == Number::Bfloat16) {
+  struct Table { float step, shift, base; };
+  using Index = uint32x4_t;
+
+  static Index indexes(const uint8_t* p) {
+    uint32_t word;
+    std::memcpy(&word, p, 4);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(word)))));
+  }
+  static Index upper(Index nibbles) { return vshrq_n_u32(nibbles, 4); }
+  // base + step * (i - shift): no table, it is computed.
+  static Table table(float step, float shift, float base) { return {step, shift, base}; }
+  static Real pick(Table table, Index index) {
+    const Real code = vcvtq_f32_u32(vandq_u32(index, vdupq_n_u32(15)));
+    return vfmaq_n_f32(vdupq_n_f32(table.base), vsubq_f32(code, vdupq_n_f32(table.shift)), table.step);
+  }
+
+  template <Number TYPE>
+  static Real numbers(const void* values, int64_t at) {
+    if constexpr (TYPE == Number::Float32) return vld1q_f32(static_cast<const float*>(values) + at);
+    if constexpr (TYPE == Number::Float16 || TYPE == Number::Bfloat16) {
       const uint16x4_t bits = vld1_u16(static_cast<const uint16_t*>(values) + at);
-      if (type == Number::Float16) return vcvt_f32_f16(vreinterpret_f16_u16(bits));
+      if constexpr (TYPE == Number::Float16) return vcvt_f32_f16(vreinterpret_f16_u16(bits));
       return vreinterpretq_f32_u32(vshll_n_u16(bits, 16));
     }
     uint32_t word;
     std::memcpy(&word, static_cast<const uint8_t*>(values) + at, 4);
     uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(word));
-    if (type == Number::Signed8) return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))));
-    if (type == Number::LowNibble) bytes = vand_u8(bytes, vdup_n_u8(15));
-    if (type == Number::HighNibble) bytes = vshr_n_u8(bytes, 4);
+    if constexpr (TYPE == Number::Signed8) return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))));
+    if constexpr (TYPE == Number::LowNibble) bytes = vand_u8(bytes, vdup_n_u8(15));
+    if constexpr (TYPE == Number::HighNibble) bytes = vshr_n_u8(bytes, 4);
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
   }
 

@@ -11,6 +11,7 @@ namespace {
 
 struct Portable {
   static constexpr int kVectors = 1, kVectorBytes = kUnitBytes, kRows = kTileRows, kMostTokens = 1;
+  static constexpr int kTableBits = 4;
   static constexpr Start kStart = Start::Total;
   struct Bytes { uint8_t of[kUnitBytes]; };
   struct Sum { int32_t of[kTileRows]; };
@@ -74,11 +75,37 @@ struct Portable {
     for (int r = 0; r < kTileRows; ++r) a.of[r] -= b.of[r];
     return a;
   }
+  static Real real_load(const float* p) {
+    Real to;
+    std::memcpy(to.of, p, sizeof to.of);
+    return to;
+  }
   static void store(float* p, const Real& x) { std::memcpy(p, x.of, sizeof x.of); }
 
-  static Real numbers(Number type, const void* values, int64_t at) {
+  struct Table { float step, shift, base; };
+  struct Index { uint8_t of[kTileRows]; };
+
+  static Index indexes(const uint8_t* p) {
+    Index to;
+    std::memcpy(to.of, p, kTileRows);
+    return to;
+  }
+  static Index upper(Index nibbles) {
+    for (auto& x : nibbles.of) x >>= 4;
+    return nibbles;
+  }
+  // base + step * (i - shift): no table, it is computed.
+  static Table table(float step, float shift, float base) { return {step, shift, base}; }
+  static Real pick(Table table, const Index& index) {
     Real to;
-    for (int r = 0; r < kTileRows; ++r) to.of[r] = number_at(type, values, at + r);
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = table.base + table.step * ((index.of[r] & 15) - table.shift);
+    return to;
+  }
+
+  template <Number TYPE>
+  static Real numbers(const void* values, int64_t at) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = number<TYPE>(values, at + r);
     return to;
   }
 };

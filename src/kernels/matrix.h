@@ -4,8 +4,9 @@
 // one vector holds 4 neighbouring columns of several rows, and four activations, repeated, are its factors. Nothing
 // is ever summed across a vector.
 //
-// Codes of 8 units (a chunk, 32 columns) are stored together in planes of 4, 2 or 1 bits: a plane of w bits takes w
-// times 64 bytes, and byte vector i holds units i * 8/w, i * 8/w + 1, ... in its fields from the low bits up.
+// Codes of 8 units (a chunk, 32 columns) are stored together in planes of 4, 3, 2 or 1 bits: a plane of w bits takes w
+// times 64 bytes, and byte vector i holds units i * 8/w, i * 8/w + 1, ... in its fields from the low bits up. Of 3 bits
+// it holds units 2 i and 2 i + 1, and above them two bits of units 6 and 7.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,7 @@ struct Matrix {
   const uint8_t* codes;  // [tiles, chunks, 64 * bits]
   Statistic scale;
   Statistic zero;        // type None: 2^(bits - 1)
+  int32_t level_bits;    // of codes of scales and zero points, where they are nibbles of one byte; else 0
   Outliers outliers;
   const int32_t* order;  // [columns]: code k belongs to input order[k]; null: as they come
 };
@@ -80,6 +82,11 @@ inline Span span_of(const Matrix& m, int64_t block) {
   if (end > (group + 1) * m.group) end = (group + 1) * m.group;
   if (end > m.columns) end = m.columns;
   return {group, within, begin, end < begin ? begin : end};
+}
+
+// Whether scales and zero points are nibbles of one byte whose steps all rows of a tile share.
+inline bool in_shared_nibbles(const Matrix& m) {
+  return m.level_bits > 0 && m.scale.level_rows > 0 && m.zero.level_rows > 0;
 }
 
 }  // namespace

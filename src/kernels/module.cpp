@@ -56,18 +56,19 @@ NB_MODULE(_kernels, m) {
           "__init__",
           [](Matrix* self, int64_t rows, int64_t columns, int bits, int64_t group, int block_units, int64_t groups,
              int64_t chunks, bool minima, uintptr_t codes, const Statistic& scale, const Statistic& zero,
-             uintptr_t outlier_starts, uintptr_t outlier_columns, uintptr_t outlier_values, bool outlier_wide,
+             int level_bits, uintptr_t outlier_starts, uintptr_t outlier_columns, uintptr_t outlier_values, bool outlier_wide,
              uintptr_t order) {
             new (self) Matrix{rows,   columns, bits,
                               group,  block_units, groups,
                               chunks, minima,  address<const uint8_t>(codes),
-                              scale,  zero,
+                              scale,  zero,    level_bits,
                               Outliers{address<const int32_t>(outlier_starts), address(outlier_columns),
                                        address<const uint16_t>(outlier_values), outlier_wide},
                               address<const int32_t>(order)};
           },
           nb::kw_only(), nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("group"), nb::arg("block_units"),
           nb::arg("groups"), nb::arg("chunks"), nb::arg("minima"), nb::arg("codes"), nb::arg("scale"), nb::arg("zero"),
+          nb::arg("level_bits") = 0,
           nb::arg("outlier_starts") = 0, nb::arg("outlier_columns") = 0, nb::arg("outlier_values") = 0,
           nb::arg("outlier_wide") = false, nb::arg("order") = 0)
       .def(

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <vector>
 
-#include "numbers.h"
 #include "threads.h"
 
 namespace roundel {
@@ -37,36 +36,41 @@ class Batch {
   std::vector<Activations> of_;
 };
 
-void add_outliers(const Matrix& m, int64_t row, const Activations& x, float* y) {
-  const Outliers& o = m.outliers;
-  float sum = 0;
-  for (int32_t i = o.starts[row]; i < o.starts[row + 1]; ++i) {
-    const int64_t column = o.wide ? static_cast<const int32_t*>(o.columns)[i] : static_cast<const uint16_t*>(o.columns)[i];
-    sum += from_float16(o.values[i]) * x.values[column];
-  }
-  *y += sum;
+// Memory for a tile's statistics, which each thread keeps.
+Tile tile_of(const Matrix& m, int64_t number) {
+  thread_local std::vector<float> kept;
+  const size_t size = static_cast<size_t>(m.groups) * kTileRows, levels = 4 * static_cast<size_t>(m.groups);
+  if (kept.size() < 2 * size + levels) kept.resize(2 * size + levels);
+  return {number, kept.data(), kept.data() + size, kept.data() + 2 * size};
+}
+
+Tile stored_tile(const Matrix& m, int64_t number, const InstructionSet& with) {
+  const Tile tile = tile_of(m, number);
+  with.stored_statistics(m, tile);
+  return tile;
 }
 
 void multiply_tiles(const Matrix& m, const Batch& x, int digits, float* y, int threads, const InstructionSet& with) {
   const int64_t per_tile = m.chunks * kChunkColumns * kTileRows;
   const int64_t step = std::max<int64_t>(1, kTaskCodes / per_tile), count = (tiles(m) + step - 1) / step;
   Product of[5] = {};
-  for (int tokens : {1, 2, 4}) of[tokens] = with.product(m.bits, digits, tokens, m.block_units);
+  for (int tokens : {1, 2, 4}) of[tokens] = with.product(m, digits, tokens);
   const int most = std::min(with.most_tokens, digits == 1 ? 4 : 2);
 
   parallel(count, threads, [&](int64_t task) {
     float found[4][kTileRows];
     const int64_t end = std::min((task + 1) * step, tiles(m));
-    for (int64_t tile = task * step; tile < end; ++tile) {
-      const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, m.rows - first);
+    for (int64_t number = task * step; number < end; ++number) {
+      const Tile tile = tile_of(m, number);
+      with.product_statistics(m, tile);
+      const int64_t first = number * kTileRows, rows = std::min<int64_t>(kTileRows, m.rows - first);
       int64_t token = 0;
       while (token < x.tokens()) {
         int tokens = most;
         while (tokens > x.tokens() - token) tokens /= 2;
         of[tokens](m, tile, x.at(token), found);
         for (int c = 0; c < tokens; ++c, ++token) {
-          if (m.outliers.starts != nullptr)
-            for (int64_t r = 0; r < rows; ++r) add_outliers(m, first + r, x[token], &found[c][r]);
+          if (m.outliers.starts != nullptr) with.add_outliers(m, number, x[token].values, found[c]);
           std::copy_n(found[c], rows, y + token * m.rows + first);
         }
       }
@@ -81,7 +85,7 @@ bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float
   const Batch batch(m, tokens, digits);
   std::atomic<bool> finite{true};
   parallel(tokens, threads, [&](int64_t token) {
-    if (!round_activations(m, x + token * m.columns, with.start, batch[token])) finite = false;
+    if (!with.round(m, x + token * m.columns, batch[token])) finite = false;
   });
   if (!finite) return false;
   multiply_tiles(m, batch, digits, y, threads, with);
@@ -92,7 +96,7 @@ void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const f
                        const float* row_sums, float* y, int threads, const InstructionSet& with) {
   const Batch batch(m, tokens, 1);
   parallel(tokens, threads,
-           [&](int64_t token) { take_integers(m, x + token * m.columns, with.start, batch[token]); });
+           [&](int64_t token) { with.take(m, x + token * m.columns, batch[token]); });
   multiply_tiles(m, batch, 1, y, threads, with);
   for (int64_t token = 0; token < tokens; ++token) {
     float* of = y + token * m.rows;
@@ -103,15 +107,15 @@ void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const f
 void decode(const Matrix& m, int64_t first, int64_t last, float* to, int threads, const InstructionSet& with) {
   const int64_t begin = first / kTileRows, count = last > first ? (last + kTileRows - 1) / kTileRows - begin : 0;
   parallel(count, threads, [&](int64_t task) {
-    const int64_t tile = begin + task;
-    const int64_t from = std::max(first, tile * kTileRows), end = std::min(last, (tile + 1) * kTileRows);
+    const Tile tile = stored_tile(m, begin + task, with);
+    const int64_t from = std::max(first, tile.number * kTileRows), end = std::min(last, (tile.number + 1) * kTileRows);
     with.decode(m, tile, from, end, to + (from - first) * m.columns, m.columns);
   });
 }
 
 void lookup(const Matrix& m, const int64_t* rows, int64_t count, float* to, int threads, const InstructionSet& with) {
   parallel(count, threads, [&](int64_t i) {
-    with.decode(m, rows[i] / kTileRows, rows[i], rows[i] + 1, to + i * m.columns, m.columns);
+    with.decode(m, stored_tile(m, rows[i] / kTileRows, with), rows[i], rows[i] + 1, to + i * m.columns, m.columns);
   });
 }
 

@@ -5,8 +5,8 @@
 
 namespace roundel {
 
-// y [tokens, rows] = x [tokens, columns] W^T, with activations in one, two or three digits. False: they are not finite, and
-// y is nothing.
+// y [tokens, rows] = x [tokens, columns] W^T, with activations in one, two or three digits. False: they are not finite, or
+// 2^96 and more, and y is nothing.
 bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float* y, int threads,
               const InstructionSet& with);
 

@@ -31,18 +31,17 @@ inline float from_float16(uint16_t bits) {
   return from_bits(sign | to_bits(from_bits(rest << 13) * from_bits(0x77800000u)));
 }
 
-inline float number_at(Number type, const void* values, int64_t index) {
-  switch (type) {
-    case Number::Float32: return static_cast<const float*>(values)[index];
-    case Number::Float16: return from_float16(static_cast<const uint16_t*>(values)[index]);
-    case Number::Bfloat16: return from_bfloat16(static_cast<const uint16_t*>(values)[index]);
-    case Number::Unsigned8: return static_cast<const uint8_t*>(values)[index];
-    case Number::Signed8: return static_cast<const int8_t*>(values)[index];
-    case Number::LowNibble: return static_cast<float>(static_cast<const uint8_t*>(values)[index] & 15);
-    case Number::HighNibble: return static_cast<float>(static_cast<const uint8_t*>(values)[index] >> 4);
-    case Number::None: break;
-  }
-  return 0.0f;
+// One number of a known type.
+template <Number TYPE>
+inline float number(const void* values, int64_t at) {
+  if constexpr (TYPE == Number::Float32) return static_cast<const float*>(values)[at];
+  if constexpr (TYPE == Number::Float16) return from_float16(static_cast<const uint16_t*>(values)[at]);
+  if constexpr (TYPE == Number::Bfloat16) return from_bfloat16(static_cast<const uint16_t*>(values)[at]);
+  if constexpr (TYPE == Number::Signed8) return static_cast<const int8_t*>(values)[at];
+  const uint8_t byte = static_cast<const uint8_t*>(values)[at];
+  if constexpr (TYPE == Number::LowNibble) return byte & 15;
+  if constexpr (TYPE == Number::HighNibble) return byte >> 4;
+  return byte;
 }
 
 }  // namespace

@@ -2,9 +2,11 @@
 //
 // Of a row r and a token, with codes q that count from their middle, and integer activations x of blocks b:
 //
-//     y[r] = sum over groups g of  scale[r, g] * (sum over b in g of  a[b] * D[r, b]  -  zero[r, g] * X[g])
+//     y[r] = sum over groups g of  scale[r, g] * (sum over b in g of  a[b] * D[r, b])  +  centre[r, g] * X[g]
 //     D[r, b] = sum over columns of q * x      exact, in integers
 //     X[g]    = sum over columns of a * x
+//
+// where the centre is the value of the middle code, zero on a symmetric grid.
 //
 // An instruction set is a struct, `Isa`, with
 //
@@ -16,6 +18,7 @@
 //     start, dot         sums begin and grow: 4 products for every row
 //     total              the sums of one part, or of the low and the high part of codes above 4 bits, as floats
 //     broadcast, fma, ... on floats
+//     kTableBits         codes of scales that `table` and `pick` have values for, `indexes` of them, and `upper` nibbles
 #pragma once
 
 #include "instruction_sets.h"
@@ -31,10 +34,14 @@ constexpr int high_bits(int bits) { return bits <= 4 ? 0 : bits - 4; }
 template <class Isa, int BITS, int U>
 inline typename Isa::Bytes part(const uint8_t* codes, int vector) {
   constexpr int kStep = Isa::kVectorBytes;
-  if constexpr (BITS == 3) {
-    const auto low = Isa::template field<2 * (U % 4), 2, 0>(Isa::load(codes + (U / 4) * kUnitBytes + vector * kStep));
-    const auto top = Isa::template field<U, 1, 2>(Isa::load(codes + 2 * kUnitBytes + vector * kStep));
-    return Isa::either(low, top);
+  if constexpr (BITS == 3 && U < 6) {
+    return Isa::template field<3 * (U % 2), 3, 0>(Isa::load(codes + (U / 2) * kUnitBytes + vector * kStep));
+  } else if constexpr (BITS == 3) {
+    const uint8_t* from = codes + vector * kStep;
+    const auto low = Isa::template field<6, 2, 0>(Isa::load(from));
+    const auto next = Isa::template field<6, 2, 2>(Isa::load(from + kUnitBytes));
+    const auto top = Isa::template field<6, 2, 4>(Isa::load(from + 2 * kUnitBytes));
+    return Isa::template field<3 * (U % 2), 3, 0>(Isa::either(Isa::either(low, next), top));
   } else {
     constexpr int kFields = 8 / BITS;
     const auto bytes = Isa::load(codes + (U / kFields) * kUnitBytes + vector * kStep);
@@ -70,10 +77,10 @@ inline __attribute__((always_inline)) void add_units(const uint8_t* codes, const
   }
 }
 
-// A block: units FIRST to LAST of a chunk. Moves the streams of activations on.
+// A block: units FIRST to LAST of a chunk, the first of its group or a later one. Moves the streams of activations on.
 template <class Isa, int BITS, int DIGITS, int COUNT, int FIRST, int LAST>
 inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const int8_t** streams, const float* const* scales,
-                                                     int64_t block, Work<Isa, COUNT>& work) {
+                                                     int64_t block, bool first, Work<Isa, COUNT>& work) {
   constexpr int V = Isa::kVectors;
   typename Isa::Sum low[COUNT][DIGITS][V], high[COUNT][DIGITS][V];
   const int8_t* at[COUNT];
@@ -101,51 +108,52 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
       }
       auto all = total[DIGITS - 1];
       for (int d = DIGITS - 2; d >= 0; --d) all = Isa::fma(all, Isa::broadcast(kBase), total[d]);
-      work.group[c][v] = Isa::fma(all, scale, work.group[c][v]);
+      work.group[c][v] = first ? Isa::multiply(all, scale) : Isa::fma(all, scale, work.group[c][v]);
     }
     streams[c] = at[c] + 4 * DIGITS * (LAST - FIRST);
   }
 }
 
-// 8, or 16, or 4 numbers of a statistic: `row` of [tiles, groups, 16] plus rows of a vector.
+// Whether products read scales and zero points as nibbles: Isa looks their values up in tables of a tile's group.
 template <class Isa>
-inline typename Isa::Real values(const Statistic& s, int64_t tile, int64_t group, int64_t groups, int vector) {
-  const int64_t at = (tile * groups + group) * kTileRows + vector * Isa::kRows;
-  auto found = Isa::numbers(s.type, s.values, at);
-  if (s.level_type == Number::None) return found;
-  if (s.level_rows > 0) {
-    const int64_t cell = tile * kTileRows / s.level_rows * groups + group;
-    if (s.shift != nullptr) found = Isa::subtract(found, Isa::broadcast(number_at(s.level_type, s.shift, cell)));
-    return Isa::multiply(found, Isa::broadcast(number_at(s.level_type, s.step, cell)));
-  }
-  const int64_t cell = (tile * (groups / s.level_groups) + group / s.level_groups) * kTileRows + vector * Isa::kRows;
-  if (s.shift != nullptr) found = Isa::subtract(found, Isa::numbers(s.level_type, s.shift, cell));
-  return Isa::multiply(found, Isa::numbers(s.level_type, s.step, cell));
+inline bool reads_nibbles(const Matrix& m) {
+  return in_shared_nibbles(m) && m.level_bits <= Isa::kTableBits && m.block_units == 4 && m.bits <= 4;
 }
 
-template <class Isa, int COUNT>
-inline void end_group(const Matrix& m, int64_t tile, int64_t group, const float* const* group_sums,
-                      Work<Isa, COUNT>& work) {
-  const auto middle = Isa::broadcast(static_cast<float>(1 << (m.bits - 1)));
-  for (int v = 0; v < Isa::kVectors; ++v) {
-    const auto scale = values<Isa>(m.scale, tile, group, m.groups, v);
-    if (m.zero.type == Number::None) {
-      for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
-    } else {
-      auto zero = values<Isa>(m.zero, tile, group, m.groups, v);
-      // What is added, for each unit of X: the value of the middle code.
-      const auto centre = m.minima ? Isa::fma(scale, middle, zero) : Isa::multiply(scale, Isa::subtract(middle, zero));
+template <class Isa, int COUNT, bool NIBBLES>
+inline __attribute__((always_inline)) void end_group(const Matrix& m, int64_t group, const Tile& tile,
+                                                     const float* const* group_sums, Work<Isa, COUNT>& work) {
+  if constexpr (NIBBLES) {
+    const float* levels = tile.levels + group;
+    const auto middle = static_cast<float>(1 << (m.bits - 1));
+    const auto scales = Isa::table(levels[0], levels[m.groups], 0);
+    // What a group's activations meet beside the codes: the middle code less the zero point.
+    const auto centres = Isa::table(-levels[2 * m.groups], levels[3 * m.groups], middle);
+    const auto* codes = static_cast<const uint8_t*>(m.scale.values) + (tile.number * m.groups + group) * kTileRows;
+    for (int v = 0; v < Isa::kVectors; ++v) {
+      const auto nibbles = Isa::indexes(codes + v * Isa::kRows);
+      const auto scale = Isa::pick(scales, nibbles), centre = Isa::pick(centres, Isa::upper(nibbles));
       for (int c = 0; c < COUNT; ++c) {
-        const auto most = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
-        work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), most);
+        const auto sum = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.group[c][v]);
+        work.sum[c][v] = Isa::fma(scale, sum, work.sum[c][v]);
       }
     }
-    for (int c = 0; c < COUNT; ++c) work.group[c][v] = Isa::real_zero();
+  } else {
+    for (int v = 0; v < Isa::kVectors; ++v) {
+      const int64_t at = group * kTileRows + v * Isa::kRows;
+      const auto scale = Isa::real_load(tile.scales + at);
+      for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
+      if (m.zero.type != Number::None) {
+        const auto centre = Isa::real_load(tile.zeros + at);
+        for (int c = 0; c < COUNT; ++c)
+          work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.sum[c][v]);
+      }
+    }
   }
 }
 
-template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS>
-void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*y)[kTileRows]) {
+template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS, bool NIBBLES>
+void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, float (*y)[kTileRows]) {
   constexpr int kBlocks = kChunkUnits / UNITS;
   Work<Isa, COUNT> work;
   const int8_t* streams[COUNT];
@@ -157,26 +165,27 @@ void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*
     group_sums[c] = x[c].group_sums;
     for (int v = 0; v < Isa::kVectors; ++v) work.sum[c][v] = work.group[c][v] = Isa::real_zero();
   }
-  const uint8_t* codes = m.codes + tile * m.chunks * kUnitBytes * BITS;
+  const uint8_t* codes = m.codes + tile.number * m.chunks * kUnitBytes * BITS;
   if constexpr (UNITS == kChunkUnits) {
-    const int64_t chunks = group_blocks(m);
+    const int64_t of_group = group_blocks(m);
     for (int64_t group = 0, block = 0; group < m.groups; ++group) {
+      const int64_t left = m.chunks - block, chunks = of_group < left ? of_group : left;
       for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
-        add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, work);
-      end_group<Isa, COUNT>(m, tile, group, group_sums, work);
+        add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, i == 0, work);
+      end_group<Isa, COUNT, NIBBLES>(m, group, tile, group_sums, work);
     }
   } else {
     for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
       const int64_t first = chunk * kBlocks;
-      add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, work);
-      end_group<Isa, COUNT>(m, tile, first, group_sums, work);
-      add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, work);
-      end_group<Isa, COUNT>(m, tile, first + 1, group_sums, work);
+      add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, true, work);
+      end_group<Isa, COUNT, NIBBLES>(m, first, tile, group_sums, work);
+      add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, true, work);
+      end_group<Isa, COUNT, NIBBLES>(m, first + 1, tile, group_sums, work);
       if constexpr (UNITS == 2) {
-        add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, work);
-        end_group<Isa, COUNT>(m, tile, first + 2, group_sums, work);
-        add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, work);
-        end_group<Isa, COUNT>(m, tile, first + 3, group_sums, work);
+        add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, true, work);
+        end_group<Isa, COUNT, NIBBLES>(m, first + 2, tile, group_sums, work);
+        add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, true, work);
+        end_group<Isa, COUNT, NIBBLES>(m, first + 3, tile, group_sums, work);
       }
     }
   }
@@ -186,40 +195,43 @@ void multiply_tile(const Matrix& m, int64_t tile, const Activations* x, float (*
 
 // The same for arguments that are known when it runs: `count` tokens at once.
 template <class Isa, int BITS, int DIGITS, int COUNT>
-Product with_units(int units) {
-  if (units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8>;
-  if (units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4>;
-  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2>;
+Product with_units(const Matrix& m) {
+  if constexpr (BITS <= 4) {
+    if (reads_nibbles<Isa>(m)) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, true>;
+  }
+  if (m.block_units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8, false>;
+  if (m.block_units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, false>;
+  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2, false>;
 }
 
 template <class Isa, int BITS, int DIGITS>
-Product with_count(int count, int units) {
+Product with_count(const Matrix& m, int count) {
   if constexpr (Isa::kMostTokens >= 4 && DIGITS == 1) {
-    if (count == 4) return with_units<Isa, BITS, DIGITS, 4>(units);
+    if (count == 4) return with_units<Isa, BITS, DIGITS, 4>(m);
   }
   if constexpr (Isa::kMostTokens >= 2) {
-    if (count == 2) return with_units<Isa, BITS, DIGITS, 2>(units);
+    if (count == 2) return with_units<Isa, BITS, DIGITS, 2>(m);
   }
-  return with_units<Isa, BITS, DIGITS, 1>(units);
+  return with_units<Isa, BITS, DIGITS, 1>(m);
 }
 
 template <class Isa, int BITS>
-Product with_digits(int digits, int count, int units) {
-  if (digits == 1) return with_count<Isa, BITS, 1>(count, units);
-  if (digits == 2) return with_count<Isa, BITS, 2>(count, units);
-  return with_count<Isa, BITS, 3>(count, units);
+Product with_digits(const Matrix& m, int digits, int count) {
+  if (digits == 1) return with_count<Isa, BITS, 1>(m, count);
+  if (digits == 2) return with_count<Isa, BITS, 2>(m, count);
+  return with_count<Isa, BITS, 3>(m, count);
 }
 
 template <class Isa>
-Product product_of(int bits, int digits, int count, int units) {
-  switch (bits) {
-    case 2: return with_digits<Isa, 2>(digits, count, units);
-    case 3: return with_digits<Isa, 3>(digits, count, units);
-    case 4: return with_digits<Isa, 4>(digits, count, units);
-    case 5: return with_digits<Isa, 5>(digits, count, units);
-    case 6: return with_digits<Isa, 6>(digits, count, units);
-    case 7: return with_digits<Isa, 7>(digits, count, units);
-    default: return with_digits<Isa, 8>(digits, count, units);
+Product product_of(const Matrix& m, int digits, int count) {
+  switch (m.bits) {
+    case 2: return with_digits<Isa, 2>(m, digits, count);
+    case 3: return with_digits<Isa, 3>(m, digits, count);
+    case 4: return with_digits<Isa, 4>(m, digits, count);
+    case 5: return with_digits<Isa, 5>(m, digits, count);
+    case 6: return with_digits<Isa, 6>(m, digits, count);
+    case 7: return with_digits<Isa, 7>(m, digits, count);
+    default: return with_digits<Isa, 8>(m, digits, count);
   }
 }
 

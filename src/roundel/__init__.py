@@ -18,6 +18,8 @@ from roundel.system.when_imported import when_imported
 if TYPE_CHECKING:
     from roundel.api import (
         Quantized,
+        bench,
+        chat,
         compare,
         evaluate,
         generate,
@@ -45,6 +47,8 @@ __all__ = [
     "RoundelError",
     "Scheme",
     "StreamOptions",
+    "bench",
+    "chat",
     "compare",
     "evaluate",
     "export",

@@ -1,6 +1,6 @@
 """What a Python user imports: quantize, load, evaluate; what is done with finished folders is in folders.py."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +14,7 @@ from roundel.errors import ModelError
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.quality import Evaluation
 from roundel.model.in_memory import check_apart, name_of
+from roundel.model.streamer import Speed
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
 from roundel.runtime.product import Mode
@@ -21,6 +22,9 @@ from roundel.system.devices import choose_device
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed
 from roundel.workflows.arguments import ModelArguments, ModelOptions, spelled_out
+from roundel.workflows.bench.options import BenchArguments, BenchOptions
+from roundel.workflows.bench.turns import bench_models
+from roundel.workflows.chat import hold_chat
 from roundel.workflows.compare import compare_models
 from roundel.workflows.destination import WriteOptions
 from roundel.workflows.evaluate import evaluate_model
@@ -317,6 +321,8 @@ def generate(
     trust_remote_code: bool = False,
     packed: bool | None = None,
     mode: Mode = "exact",
+    on_text: Callable[[str], object] | None = None,
+    on_end: Callable[[Speed], object] | None = None,
 ) -> str:
     """Answer a prompt, or continue a text, greedily.
 
@@ -329,6 +335,8 @@ def generate(
         tokenizer: for a model in memory.
         trust_remote_code: run modeling code that comes with the model.
         packed, mode: as for `load`.
+        on_text: gets the result piece by piece, as it comes; the pieces together are what is returned.
+        on_end: gets how many tokens were read and made, and in which time.
 
     Returns:
         The answer; without a chat template, or raw, prompt and continuation.
@@ -339,7 +347,74 @@ def generate(
     packing = Packing(packed, mode)
     found = find_model(model, revision)
     source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
-    return generate_text(source, prompt, max_new_tokens, raw=raw)
+    return generate_text(source, prompt, max_new_tokens, raw=raw, on_text=on_text, on_end=on_end)
+
+
+@undisturbed
+@lent()
+def chat(
+    model: ModelOrPath,
+    turns: Iterable[str],
+    *,
+    max_new_tokens: int = 512,
+    revision: str | None = None,
+    tokenizer: Any | None = None,
+    trust_remote_code: bool = False,
+    packed: bool | None = None,
+    mode: Mode = "exact",
+    on_text: Callable[[str], object] | None = None,
+    on_end: Callable[[Speed], object] | None = None,
+) -> list[dict[str, str]]:
+    """Hold a conversation, through the tokenizer's chat template, greedily.
+
+    Args:
+        model: folder, quantized or not, .gguf file, hub id, or a model in memory.
+        turns: what a user says. The next is asked for when the last is answered, so it may depend on the answer.
+        max_new_tokens: at most so many in an answer, and no more than the model's positions leave.
+        revision: branch, tag or commit of a hub id.
+        tokenizer: for a model in memory.
+        trust_remote_code: run modeling code that comes with the model.
+        packed, mode: as for `load`.
+        on_text: gets the answers piece by piece, as they come.
+        on_end: gets, after each answer, how many tokens were read and made for it, and in which time.
+
+    Returns:
+        The conversation, `{"role": "user" or "assistant", "content": text}` for every turn.
+
+    Raises:
+        ModelError: the model cannot be opened, comes without a tokenizer or a chat template, or does not reach so far.
+    """
+    packing = Packing(packed, mode)
+    found = find_model(model, revision)
+    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
+    return hold_chat(source, turns, max_new_tokens, on_text=on_text, on_end=on_end)
+
+
+@undisturbed
+@spelled_out(BenchOptions)
+def bench(models: Sequence[str | Path], **how: Unpack[BenchArguments]) -> dict[str, Any]:
+    """How fast models run on this machine's CPU, and what memory they take, side by side.
+
+    Each is opened in a process of its own, as `load` does, and stays open: memory for all of them at a time is needed.
+    They are timed in turns, with one sequence of tokens that are the same every time; the end of a text ends nothing.
+
+    Args:
+        models: folders, quantized or not, .gguf files or hub ids.
+
+    Returns:
+        Plain data: `threads`, `prompt_tokens`, `context_tokens`, `new_tokens`, `rounds`, `versions`; `bandwidth`, of
+        reading main memory with as many threads, in bytes per second; and in `models` for each, in the order given,
+        `name`, `path`, `decode` and `prefill` in tokens per second; `bytes_per_token`, of weights that a new token
+        reads, as they are stored in memory; `bandwidth_share`, of these bytes times `decode` in `bandwidth`;
+        `load_seconds`; `memory` of its process in bytes: `before_load` (libraries alone), `loaded`, and `peak` of all.
+        What was timed is `median`, `low` and `high` over the rounds.
+
+    Raises:
+        RecipeError: no model, one of them twice, or a number below 1.
+        ModelError: one cannot be opened, reaches less far than is asked for, or takes more memory than there is.
+        NonFiniteError: logits are NaN or infinite.
+    """
+    return bench_models(models, BenchOptions(**how))
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:

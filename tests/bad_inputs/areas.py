@@ -8,6 +8,7 @@ from formats import bad_layouts, bad_outputs
 from model import bad_blocks, bad_models, bad_tensors, bad_weight_files
 from recipe import bad_recipes
 from workflows import (
+    bad_benches,
     bad_comparisons,
     bad_exports,
     bad_generation,
@@ -36,6 +37,7 @@ AREAS = (
     bad_held_out.AREA,
     bad_inspections.AREA,
     bad_generation.AREA,
+    bad_benches.AREA,
     bad_sweeps.AREA,
     bad_ranks.AREA,
 )

@@ -93,6 +93,7 @@ def test_a_name_that_is_no_text_is_refused_before_the_work(tmp_path: Path, capsy
         ("eval", name, "--text", "pydoc"),
         ("compare", name, "--reference", model, "--text", "pydoc"),
         ("generate", name, "x"),
+        ("bench", name),
     ):
         monkeypatch.setattr(sys, "argv", ["roundel", *words])
         with pytest.raises(SystemExit) as leaving:
@@ -130,6 +131,7 @@ def test_every_command_takes_any_name(name: str, held_out: Path, tmp_path: Path,
         ("eval", out, "--reference", model, *on_text, "--json", f"{name}.json", "--cache", f"{name}.cache"),
         ("compare", out, "--reference", model, *on_text, "--page", f"{name}.html"),
         ("generate", out, name, "--max-new-tokens", 2),
+        ("bench", model, out, "--prompt", 8, "--context", 4, "--new", 2, "--rounds", 1, "--threads", 1),
         (
             "sweep",
             model,
@@ -162,6 +164,8 @@ def test_every_command_takes_any_name(name: str, held_out: Path, tmp_path: Path,
         ("eval", model, *on_text, "--json", f"{absent}/x.json"),
         ("compare", model, "--reference", absent, *on_text),
         ("generate", absent, "x"),
+        ("generate", absent, "--chat"),
+        ("bench", absent),
         ("report", absent),
         ("sweep", model, "--recipes", absent, "-o", "o"),
         (absent,),

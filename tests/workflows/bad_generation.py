@@ -55,6 +55,19 @@ ROWS = [
         "exceed the 512 positions",
         lambda b: ["generate", zoo_model("llama"), "The", "--max-new-tokens", "600"],
     ),
+    ("no prompt", 2, "there is no prompt", lambda b: ["generate", zoo_model("llama")]),
+    (
+        "a chat without a chat template",
+        3,
+        "has no chat template",
+        lambda b: ["generate", zoo_model("llama"), "--chat"],
+    ),
+    (
+        "a chat, and raw text",
+        2,
+        "--raw and --chat are given",
+        lambda b: ["generate", zoo_model("llama"), "--chat", "--raw"],
+    ),
 ]
 
 AREA = area("`roundel generate`", ROWS)

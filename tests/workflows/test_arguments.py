@@ -8,12 +8,18 @@ import pytest
 
 import roundel
 from roundel.workflows.arguments import ModelArguments, ModelOptions
+from roundel.workflows.bench.options import BenchArguments, BenchOptions
 from roundel.workflows.evaluation_options import EvaluationArguments, EvaluationOptions
 
-SHARED = [(ModelArguments, ModelOptions), (EvaluationArguments, EvaluationOptions)]
+SHARED = [
+    (ModelArguments, ModelOptions),
+    (EvaluationArguments, EvaluationOptions),
+    (BenchArguments, BenchOptions),
+]
 TAKERS = {
     ModelOptions: (roundel.quantize, roundel.sweep, roundel.plan, roundel.inspect),
     EvaluationOptions: (roundel.evaluate, roundel.compare),
+    BenchOptions: (roundel.bench,),
 }
 
 

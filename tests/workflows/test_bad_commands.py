@@ -5,6 +5,7 @@ import pytest
 from bad_inputs.case import Case
 from bad_inputs.law import one_message_and_no_change
 from workflows import (
+    bad_benches,
     bad_comparisons,
     bad_exports,
     bad_generation,
@@ -23,6 +24,7 @@ AREAS = (
     bad_pushes.AREA,
     bad_inspections.AREA,
     bad_generation.AREA,
+    bad_benches.AREA,
     bad_sweeps.AREA,
 )
 CASES = [case for area in AREAS for case in area.cases]

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from roundel.cli.bench import bench_command
 from roundel.cli.compare import compare_command
 from roundel.cli.display import Interrupted, err, first_rank, on_interrupt
 from roundel.cli.evaluate import evaluate_command
@@ -36,6 +37,7 @@ app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)
+app.command("bench")(bench_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)
 app.command("report")(report_command)

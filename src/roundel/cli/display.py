@@ -37,6 +37,13 @@ class PlainConsole(Console):
 out = PlainConsole(width=None if sys.stdout.isatty() else 240)
 err = PlainConsole(stderr=True)
 
+
+def show_text(text: str) -> None:
+    """A piece of a text on stdout, at once and as it is: not wrapped, not coloured, tabs left alone."""
+    out.file.write(printable(text))
+    out.file.flush()
+
+
 # On something that is no terminal, one line per tenth of a stage instead of a moving bar.
 _PLAIN_LINES = 10
 

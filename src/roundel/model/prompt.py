@@ -1,5 +1,6 @@
 """A prompt as token ids: the beginning of a text, or what a user says in a chat."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,19 +23,30 @@ def as_text(tokenizer: Any, prompt: str) -> Any:
     return inputs
 
 
-def as_chat(tokenizer: Any, prompt: str) -> Any:
-    """The same of a chat in which a user has said `prompt`, and the answer is to come.
+def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer can render a chat."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def as_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
+    """The same of a chat of which the last turn is a user's, and the answer is to come.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: `role` and `content` of each turn.
 
     Raises:
-        ModelError: there is nothing in it, or the tokenizer's chat template does not take it.
+        ModelError: there is nothing in the last turn, or the tokenizer's chat template does not take it.
     """
+    prompt = messages[-1]["content"]
     if not prompt.strip():
         raise ModelError("the prompt is empty: what a user says is expected")
+    in_parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     problem = ""
-    for content in (prompt, [{"type": "text", "text": prompt}]):  # templates read one or the other
+    for spelled in (messages, in_parts):  # templates read one or the other
         try:
             text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [dict(message) for message in spelled], tokenize=False, add_generation_prompt=True
             )
         except _FAULTS as error:
             problem = problem or first_line(error)

@@ -9,7 +9,7 @@ import torch
 
 from roundel.runtime.layout import Layout
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.statistics import level_groups, level_rows, share_bytes
+from roundel.runtime.statistics import level_groups, level_rows, nibble_bits, share_bytes
 
 try:
     from roundel.runtime import _kernels  # type: ignore[attr-defined]
@@ -63,6 +63,7 @@ class Handle:
             codes=self._at("codes"),
             scale=self._statistic(layout, "scale"),
             zero=_kernels.Statistic() if layout.scheme.sym else self._statistic(layout, "zero"),
+            level_bits=nibble_bits(layout),
             outlier_starts=self._at("outliers.starts"),
             outlier_columns=self._at("outliers.columns"),
             outlier_values=self._at("outliers.values"),
@@ -71,9 +72,13 @@ class Handle:
         )
 
     def multiply(self, x: torch.Tensor, digits: int) -> torch.Tensor | None:
-        """`x W^T`: `[n, columns]` float32 to `[n, rows]` float32; None: activations are not finite."""
-        x = x.contiguous()
-        y = torch.empty(x.shape[0], self.rows)
+        """`x W^T`: `[n, columns]` float32 to `[n, rows]` float32; None: activations are not finite, or beyond 2^96.
+
+        Raises:
+            ValueError: x is of another shape, type or device.
+        """
+        x = self._inputs(x, torch.float32)
+        y = _memory(x.shape[0], self.rows)
         threads = torch.get_num_threads()
         finite = self._matrix.multiply(x.data_ptr(), x.shape[0], digits, y.data_ptr(), threads, self._set)
         return y if finite else None
@@ -90,9 +95,13 @@ class Handle:
 
         Returns:
             `[n, rows]` float32.
+
+        Raises:
+            ValueError: codes are of another shape, type or device.
         """
-        codes, scales, zeros = codes.contiguous(), scales.contiguous(), zeros.contiguous()
-        y = torch.empty(codes.shape[0], self.rows)
+        codes = self._inputs(codes, torch.int8)
+        scales, zeros, row_sums = scales.contiguous(), zeros.contiguous(), row_sums.contiguous()
+        y = _memory(codes.shape[0], self.rows)
         self._matrix.multiply_integers(
             codes.data_ptr(),
             codes.shape[0],
@@ -106,8 +115,14 @@ class Handle:
         return y
 
     def decode(self, first: int, last: int) -> torch.Tensor:
-        """Rows as floats, `[last - first, columns]`, columns in the order of the codes."""
-        to = torch.empty(last - first, self.columns)
+        """Rows as floats, `[last - first, columns]`, columns in the order of the codes.
+
+        Raises:
+            IndexError: there are no such rows.
+        """
+        if not 0 <= first <= last <= self.rows:
+            raise IndexError(f"rows of [0, {self.rows}) are expected, and {first} to {last} are asked for")
+        to = _memory(last - first, self.columns)
         self._matrix.decode(first, last, to.data_ptr(), torch.get_num_threads(), self._set)
         return to
 
@@ -120,9 +135,18 @@ class Handle:
         rows = rows.to(torch.int64).contiguous()
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.rows:
             raise IndexError(f"rows of [0, {self.rows}) are expected, and {rows.tolist()[:8]} are asked for")
-        to = torch.empty(len(rows), self.columns)
+        to = _memory(len(rows), self.columns)
         self._matrix.lookup(rows.data_ptr(), len(rows), to.data_ptr(), torch.get_num_threads(), self._set)
         return to
+
+    def _inputs(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """As the kernels read it: they take an address, and nothing stops them at the end of what is there."""
+        if x.dim() != 2 or x.shape[1] != self.columns or x.dtype is not dtype or x.device.type != "cpu":
+            raise ValueError(
+                f"[n, {self.columns}] {str(dtype)[6:]} on the CPU is expected, and {list(x.shape)} {str(x.dtype)[6:]} "
+                f"on {x.device} is given"
+            )
+        return x.contiguous()
 
     def _at(self, name: str) -> int:
         part = self._parts.get(name)
@@ -145,3 +169,8 @@ class Handle:
             level_rows=level_rows(layout) if tiles else 0,
             level_groups=level_groups(layout),
         )
+
+
+def _memory(rows: int, columns: int) -> torch.Tensor:
+    """To be written by the kernels, whatever torch's default type and device are now."""
+    return torch.empty(rows, columns, dtype=torch.float32, device="cpu")

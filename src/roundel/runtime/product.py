@@ -41,17 +41,24 @@ class Product:
         self._row_sums: torch.Tensor | None = None
 
     def multiply(self, x: torch.Tensor, mode: Mode) -> torch.Tensor:
-        """`x W^T`: `[..., columns]` floating point to `[..., rows]` of the same type."""
-        rows = x.reshape(-1, x.shape[-1])
-        digits = digits_of(mode, self.weight.layout.scheme.bits)
+        """`x W^T`: `[..., columns]` floating point to `[..., rows]` of the same type.
+
+        Raises:
+            ValueError: x has another width.
+        """
+        layout = self.weight.layout
+        if x.shape[-1] != layout.columns:
+            raise ValueError(f"[..., {layout.columns}] is expected, and {list(x.shape)} is given")
+        rows = x.reshape(-1, layout.columns)
+        digits = digits_of(mode, layout.scheme.bits)
         found = None
         if self.handle is None:
             found = reference.multiply(rows, self.weight, digits)
         elif mode == "fast" or len(rows) <= _MOST_TOKENS:
             found = self.handle.multiply(rows.float(), digits)
-        if found is None:  # many tokens, or activations that are not finite
+        if found is None:  # many tokens, or activations beyond what the kernels take
             found = self._decode_and_multiply(rows.float())
-        return found.view(*x.shape[:-1], -1).to(x.dtype)
+        return found.view(*x.shape[:-1], layout.rows).to(x.dtype)
 
     def multiply_integers(
         self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
@@ -78,7 +85,7 @@ class Product:
         if self.handle is None:
             return reference.decode(self.weight)[rows]
         found = self.handle.lookup(rows.reshape(-1))
-        return self._in_order(found).view(*rows.shape, -1)
+        return self._in_order(found).view(*rows.shape, self.weight.layout.columns)
 
     def _decode_and_multiply(self, x: torch.Tensor) -> torch.Tensor:
         order = self.weight.parts.get("order")

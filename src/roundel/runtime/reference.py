@@ -44,7 +44,12 @@ def multiply(x: torch.Tensor, weight: PackedWeight, digits: int = EXACT_DIGITS) 
     # Outliers are few and large: they meet activations as they are.
     grid = replace(found, outliers=None).dequantize()
     y = F.linear(round_activations(x, weight.layout, digits, found.order), grid)
-    return y if found.outliers is None else y + F.linear(x, found.dequantize() - grid)
+    if found.outliers is None:
+        return y
+    y += F.linear(x, found.dequantize() - grid)
+    # Infinity times the zeros of either matrix would be no number.
+    finite = x.isfinite().all(-1, keepdim=True)
+    return y if finite.all() else torch.where(finite, y, F.linear(x, found.dequantize()))
 
 
 def round_activations(
@@ -57,7 +62,9 @@ def round_activations(
     largest = blocks.abs().amax(-1, keepdim=True)
     most = float(_LARGEST[digits])
     empty = largest < 1e-30
-    codes = (blocks * (most / largest).masked_fill(empty, 0)).round_()
+    # Divided as the kernels do it: a number over a tensor is that number times the inverse, to torch.
+    inverse = torch.full_like(largest, most) / largest
+    codes = (blocks * inverse.masked_fill(empty, 0)).round_()
     rounded = layout.without_padding((codes * (largest / most).masked_fill(empty, 0)).flatten(-2))
     finite = x.isfinite().all(-1, keepdim=True)
     if order is not None:

@@ -45,6 +45,12 @@ def share_bytes(layout: Layout) -> bool:
     return all(b is not None and b <= _NIBBLE for b in bits)
 
 
+def nibble_bits(layout: Layout) -> int:
+    """Bits of the wider ones of those; 0: they do not share bytes."""
+    scheme = layout.scheme
+    return max(scheme.scale_bits or 0, scheme.zero_bits or 0) if share_bytes(layout) else 0
+
+
 def level_rows(layout: Layout) -> int:
     """Rows that share a step, where they are whole tiles of the layout; else 0."""
     rows = layout.scheme.tile_rows

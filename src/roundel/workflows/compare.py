@@ -8,9 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from roundel.errors import ModelError, RecipeError
 from roundel.evaluation.measure import Measured
 from roundel.evaluation.pairs import Pair, answers_verdict, compare_pairs, verdict
 from roundel.evaluation.quality import summarize
@@ -38,6 +35,7 @@ from roundel.workflows.measuring import (
     open_measured,
     read_texts,
 )
+from roundel.workflows.names import short_names
 from roundel.workflows.open import ModelOrPath, find_model
 
 # The original's predictions are kept for as long as the comparison takes: all of them, up to so many bytes.
@@ -70,7 +68,7 @@ def compare_models(
     Raises:
         RoundelError: a model or a text cannot be read, or logits are not finite.
     """
-    names = _names(models)
+    names = short_names(models)
     check_apart([*models, reference])
     found_at = [find_model(model, progress=options.listener) for model in models]
     with ExitStack() as opened:
@@ -219,27 +217,3 @@ def _summaries(texts: Sequence[EvaluationText], measured: Sequence[Measured]) ->
 def _of_original(texts: Sequence[EvaluationText], measured: Sequence[Measured]) -> list[dict[str, Any]]:
     alone = [Measured(found.reference_loss) for found in measured if found.reference_loss is not None]
     return _summaries(texts, alone)
-
-
-def _names(models: Sequence[ModelOrPath]) -> list[str]:
-    """Short names that tell the models apart.
-
-    Raises:
-        RecipeError: none, or one of them twice.
-        ModelError: a name is empty.
-    """
-    if isinstance(models, str | Path | torch.nn.Module):
-        raise RecipeError("models is a single one: a list of models is expected")
-    if not models:
-        raise RecipeError("no model: one or more are expected")
-    paths = [type(m).__name__ if isinstance(m, torch.nn.Module) else str(m).rstrip("/") for m in models]
-    if "" in paths:
-        raise ModelError("the model's name is empty: a model folder, a .gguf file or a hub id is expected")
-    for parts in range(1, 9):
-        names = ["/".join(Path(path).parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    if all(isinstance(model, torch.nn.Module) for model in models):
-        return [f"{path} {number}" for number, path in enumerate(paths, 1)]
-    twice = next(path for path in paths if paths.count(path) > 1)
-    raise RecipeError(f"{twice} is given twice: different models are expected")

@@ -1,0 +1,52 @@
+// In place of the compiler's: AVX-512's intrinsics by other instructions. What SIMDe 0.7 lacks or names wrongly is mended
+// here, with the halves of vectors.
+#pragma once
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+namespace {
+
+inline __m512 by_halves(__m256 low, __m256 high) {
+  simde__m512_private to;
+  to.m256[0] = simde__m256_from_private(simde__m256_to_private(low));
+  to.m256[1] = simde__m256_from_private(simde__m256_to_private(high));
+  return simde__m512_from_private(to);
+}
+
+inline __m512i by_halves(__m256i low, __m256i high) {
+  simde__m512i_private to;
+  to.m256i[0] = low;
+  to.m256i[1] = high;
+  return simde__m512i_from_private(to);
+}
+
+inline __m512 cvtepi32_ps(__m512i x) {
+  const simde__m512i_private of = simde__m512i_to_private(x);
+  return by_halves(_mm256_cvtepi32_ps(of.m256i[0]), _mm256_cvtepi32_ps(of.m256i[1]));
+}
+inline __m512 cvtph_ps(__m256i x) {
+  return by_halves(_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1)));
+}
+inline __m512i cvtepu16_epi32(__m256i x) {
+  return by_halves(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)),
+                   _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1)));
+}
+inline __m512i cvtepi8_epi32(__m128i x) {
+  return by_halves(_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)));
+}
+inline __m512i cvtepu8_epi32(__m128i x) {
+  return by_halves(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8)));
+}
+
+}  // namespace
+
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
+#define _mm512_cvtepi32_ps(x) cvtepi32_ps(x)
+#define _mm512_cvtph_ps(x) cvtph_ps(x)
+#define _mm512_cvtepu16_epi32(x) cvtepu16_epi32(x)
+#define _mm512_cvtepi8_epi32(x) cvtepi8_epi32(x)
+#define _mm512_cvtepu8_epi32(x) cvtepu8_epi32(x)
