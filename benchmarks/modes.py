@@ -15,7 +15,9 @@ import roundel
 def main() -> None:
     """Print a row for each folder."""
     arguments = parse()
-    print("| | KL exact to source | exact to decoded | fast to exact | of its own | perplexity exact | fast |")
+    print(
+        "| | KL exact to source | exact to decoded | fast to exact | of its own | perplexity exact | fast |"
+    )
     print("|---|---|---|---|---|---|---|", flush=True)
     for pair in arguments.pairs:
         folder, _, source = pair.partition("=")

@@ -143,8 +143,8 @@ class Handle:
         """As the kernels read it: they take an address, and nothing stops them at the end of what is there."""
         if x.shape[-1:] != (self.columns,) or x.dtype is not dtype or x.device.type != "cpu":
             raise ValueError(
-                f"[..., {self.columns}] {str(dtype)[6:]} on the CPU is expected, and {list(x.shape)} {str(x.dtype)[6:]} "
-                f"on {x.device} is given"
+                f"[..., {self.columns}] {str(dtype)[6:]} on the CPU is expected, and {list(x.shape)} "
+                f"{str(x.dtype)[6:]} on {x.device} is given"
             )
         return x.contiguous()
 
