@@ -124,7 +124,7 @@ def test_evaluation_computes_what_the_loop_computed_bit_for_bit(
     monkeypatch.setattr(BlockQuantizer, "quantize", spy)
     recipe = short(method=method, bits=4, iters=5, **grids)
     roundel.quantize(llama, recipe, calibration="pydoc", output=tmp_path / "out")
-    model, _ = roundel.load(tmp_path / "out")
+    model, _ = roundel.load(tmp_path / "out", packed=False)
     taken = []
     model.model.layers[-1].register_forward_hook(lambda module, args, output: taken.append(output))
     with torch.no_grad():

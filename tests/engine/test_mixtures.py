@@ -159,7 +159,7 @@ def test_some_experts_may_be_left_out(name: str, format: str, tmp_path: Path) ->
     done = quantize(name, tmp_path, format=format, skip=("*.experts.*.1",))
     left = [layer for layer in done.manifest["layers"] if "skip pattern" in layer["reason"]]
     assert left
-    reloaded, _ = roundel.load(tmp_path / "out")
+    reloaded, _ = roundel.load(tmp_path / "out", packed=False)
     original = AutoModelForCausalLM.from_pretrained(zoo_model(name)).state_dict()
     for layer in left:
         stack, _, index = layer["name"].rpartition(".")
@@ -182,7 +182,7 @@ def test_larger_than_memory_mixtures_are_written_and_checked_in_parts(
     roundel.quantize(zoo_model(name), recipe, output=tmp_path / "parts", stream=True)
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     ids = torch.arange(40)[None]
-    whole, parts = (roundel.load(tmp_path / name)[0](ids).logits for name in ("whole", "parts"))
+    whole, parts = (roundel.load(tmp_path / name, packed=False)[0](ids).logits for name in ("whole", "parts"))
     assert torch.equal(whole, parts)
 
 
@@ -204,7 +204,7 @@ def test_inputs_of_experts_are_quantized_too(scale: str, tmp_path: Path) -> None
     experts = [layer for layer in done.manifest["layers"] if ".experts." in layer["name"]]
     assert all("8 bit" in layer["inputs"] for layer in experts)
     assert any(layer["tokens"] == 0 for layer in experts)
-    reloaded, _ = roundel.load(tmp_path / "out")
+    reloaded, _ = roundel.load(tmp_path / "out", packed=False)
     ids = torch.arange(40)[None]
     assert torch.equal(reloaded(ids).logits, done.model(ids).logits)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

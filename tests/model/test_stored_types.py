@@ -95,7 +95,7 @@ def test_several_types_stay(
         assert tensor.dtype is torch.float32, name
         assert torch.equal(tensor, wanted[name]), name
     # Clients compute in one type.
-    again = roundel.load(tmp_path / "out")[0]
+    again = roundel.load(tmp_path / "out", packed=False)[0]
     assert again.dtype is torch.bfloat16
     whole, by_blocks = (
         roundel.evaluate(tmp_path / "out", text=str(held_out), window=64, limit=2, block_by_block=way).texts[

@@ -31,7 +31,7 @@ def test_the_head_is_untied_in_both_configs(multimodal: Callable[[str], Path], t
         written = json.loads((tmp_path / kind / "config.json").read_text())
         assert written["tie_word_embeddings"] is False
         assert written["text_config"]["tie_word_embeddings"] is False
-        again = roundel.load(tmp_path / kind)[0]
+        again = roundel.load(tmp_path / kind, packed=False)[0]
         assert torch.equal(text_logits(again), text_logits(done.model))
 
 

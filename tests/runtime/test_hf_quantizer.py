@@ -28,6 +28,7 @@ from roundel.workflows.hf_quantizer import RoundelConfig
 from zoo.configs import CONFIGS
 
 FILE = "roundel.safetensors"
+CONFIGS_WRITTEN = ("config.json", "generation_config.json")
 RTN = {"method": "rtn", "bits": 4, "group_size": 16}
 IDS = torch.arange(9)[None]
 Make = Callable[..., Path]
@@ -148,16 +149,19 @@ def test_what_roundel_loads_packed_saves_itself_alike(
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
-def test_quantized_activations_run_and_go_along(make: Make, tmp_path: Path) -> None:
-    folder = make("llama", act_bits=8)
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_quantized_activations_run_and_go_along(name: str, make: Make, tmp_path: Path) -> None:
+    folder = make(name, act_bits=8)
     model = open_packed(folder)
     assert attached(model).enabled
     wanted = logits(roundel.load(folder, packed=False)[0])
     torch.testing.assert_close(logits(model), wanted, atol=1e-4, rtol=1e-4)
     with attached(model).switched(on=False):
         assert not torch.equal(logits(model), wanted)
+    before = logits(model)
     model.save_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(logits(open_packed(tmp_path / "saved")), logits(model))
+    assert torch.equal(logits(model), before)
+    torch.testing.assert_close(logits(open_packed(tmp_path / "saved")), before)
     (tmp_path / "saved" / "roundel_activations.json").unlink()
     with pytest.raises(ModelError, match="config.json says that activations are quantized"):
         open_packed(tmp_path / "saved")
@@ -187,7 +191,7 @@ def test_several_files_have_an_index(make: Make, tmp_path: Path, monkeypatch: py
     assert len(list((tmp_path / "saved").glob("roundel-0*"))) > 1
     assert same_integers(folder, tmp_path / "saved")
     model.save_pretrained(tmp_path / "saved")  # what is left of several files goes
-    assert not list((tmp_path / "saved").glob("roundel-0*"))
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {FILE, *CONFIGS_WRITTEN}
     assert same_integers(folder, tmp_path / "saved")
     assert torch.equal(logits(open_packed(tmp_path / "saved")), logits(model))
 
@@ -255,6 +259,10 @@ def test_what_cannot_be_is_said(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="random values where Roundel is not imported"):
         type(model).save_pretrained(model, tmp_path / "other")
     assert not list((tmp_path / "other").glob("*.safetensors"))
+    absent = copy.deepcopy(model)
+    absent.model.norm.to("meta")
+    with pytest.raises(OutputError, match=r"model\.norm\.weight is not in memory"):
+        absent.save_pretrained(tmp_path / "other")
     with pytest.raises(OutputError, match="variant is not for a packed model"):
         model.save_pretrained(tmp_path / "other", variant="fp16")
     (tmp_path / "dense").mkdir()

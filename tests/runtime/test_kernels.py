@@ -206,10 +206,9 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     for wrong in (
         torch.ones(2, 212),
         torch.ones(2, 213).double(),
-        torch.ones(213),
         torch.ones(2, 213, device="meta"),
     ):
-        with pytest.raises(ValueError, match=r"\[n, 213\] float32 on the CPU"):
+        with pytest.raises(ValueError, match=r"213\] float32 on the CPU"):
             handle.multiply(wrong, 3)
     for first, last in ((-1, 3), (0, 38), (5, 4)):
         with pytest.raises(IndexError, match=r"37"):

@@ -55,7 +55,7 @@ def write(out: Path, model: Path | str = "llama", **settings: Any) -> Path:
 @torch.no_grad()
 def logits(folder: Path) -> torch.Tensor:
     """Those of its dequantized weights in the type in which it is opened."""
-    model, _ = roundel.load(folder)
+    model, _ = roundel.load(folder, packed=False)
     return model(input_ids=IDS, use_cache=False).logits
 
 

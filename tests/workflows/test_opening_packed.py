@@ -31,6 +31,7 @@ WHERE: list[tuple[str, str, dict[str, Any]]] = [
     ("gpt2", "roundel", {"embedding_bits": 6}),
     ("gemma3", "roundel", {"embedding_bits": 6}),
     ("mixtral", "roundel", {}),
+    ("falcon_new", "roundel", {"embedding_bits": 8}),
     ("llama", "spqr", {**SPQR, "method": "spqr", "order": "act_order"}),
     *(("llama", name, {"sym": sym}) for name in ("compressed-tensors", "gptq_v2") for sym in (True, False)),
     ("llama", "compressed-tensors", {"group_size": 64}),  # of 96 inputs: split

@@ -18,8 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.errors import FormatError
 from roundel.formats.container import Integers
-from roundel.formats.gguf.file import open_file
-from roundel.formats.gguf.placing import layout_of
+from roundel.formats.gguf.decoded_tensors import GgufTensors
 from roundel.formats.gguf.recovered import integers_in
 from roundel.formats.integers import IntegerFiles
 from roundel.formats.registry import CONTAINERS, packed_about, packed_format
@@ -213,17 +212,13 @@ def _compressed(stored: ShardReader, name: str, form: Compressed) -> Scheme | No
 
 
 def _in_gguf(path: Path, model: Any, names: Iterable[str]) -> FoundIntegers:
-    file = open_file(path)
     try:
-        layout = layout_of(model, file.arch)
+        tensors = GgufTensors(path, model)
     except FormatError as error:
         return FoundIntegers(why_not=str(error))
     schemes = {}
     for name in names:
-        places = layout.get(f"{name}.weight", [])
-        held = [file.tensors[place.name].kind for place in places if place.name in file.tensors]
-        kinds = {kind.name.lower() for kind in held}
-        moved = any(place.plus or place.through for place in places)
-        if len(held) == len(places) and len(kinds) == 1 and not moved and kinds <= BLOCK_TYPES.keys():
+        kinds = tensors.kinds(f"{name}.weight") if f"{name}.weight" in tensors else set()
+        if len(kinds) == 1 and kinds <= BLOCK_TYPES.keys():
             schemes[name] = Scheme(type=kinds.pop())  # type: ignore[arg-type]
     return FoundIntegers(schemes, integers_in(path, model, schemes))

@@ -43,9 +43,11 @@ def write_integers(
     for name, weight in weights.items():
         for part, tensor in pack_weight(weight).items():
             tensors[f"{name}.{part}"] = tensor
+        module = model.get_submodule(name)
+        transposed = LinearView(name, module).transposed or getattr(module, "stands_for_transposed", False)
         layers[name] = {
             "shape": list(weight.shape),
-            "transposed": LinearView(name, model.get_submodule(name)).transposed,
+            "transposed": transposed,
             "scheme": weight.scheme.model_dump(mode="json"),
         }
     dtype = str(model.dtype).removeprefix("torch.")

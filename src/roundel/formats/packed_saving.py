@@ -8,6 +8,8 @@ quantizer refuses the other one. Rejected: a class of its own for packed models,
 The same integers are written, under the same names, in the same header; what is quantized of activations goes along.
 """
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +20,13 @@ import torch
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils.hub import convert_file_size_to_int
 
+from roundel.activations.attach import FILE as ACTIVATIONS
 from roundel.activations.attach import attached
 from roundel.errors import OutputError
 from roundel.formats.content import Piece
 from roundel.formats.integers import IntegerFiles, write_integer_files
 from roundel.formats.roundel_container import FILE, write_about, write_config
-from roundel.formats.shards import SHARD_BYTES, shard_files
+from roundel.formats.shards import SHARD_BYTES, index_name, shard_files
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.model.experts import divide, rejoin, stacks_in
 from roundel.model.linears import LinearView, linears_in
@@ -95,6 +98,12 @@ def save_packed(
     folder = Path(save_directory)
     if not is_main_process:
         return
+    absent = next((name for name, tensor in model.state_dict().items() if tensor.is_meta), None)
+    if absent is not None:
+        raise OutputError(
+            f"{absent} is not in memory, but offloaded: a model that is all there is expected; open it without a "
+            "device_map that leaves parts on the disk"
+        )
     with reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
         found = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
@@ -103,36 +112,43 @@ def save_packed(
                 f"{folder} holds {found[0]}, which transformers would load instead of packed weights where Roundel is "
                 "not imported: choose another folder, or remove it"
             )
-        old = set(shard_files(folder, FILE))
-        work = folder / f".{FILE}-saving"
-        work.mkdir(exist_ok=True)
+        # Of a former save, should the new one not replace them.
+        old = {*shard_files(folder, FILE), folder / index_name(FILE), folder / ACTIVATIONS}
         if model.is_remote_code():
             custom_object_save(model, folder, config=model.config)
-        divide(model)
-        pieces = _pieces(model, decoded)
-        write_integer_files(
-            work, FILE, model, pieces, min(convert_file_size_to_int(max_shard_size), SHARD_BYTES)
-        )
-        rejoin(model)
-        quantizer = attached(model)
-        if quantizer is not None:
-            quantizer.save(work)
-        write_config(work, model, write_about(work, activations=quantizer is not None))
-        set_modes(work)
-        for path in work.iterdir():
-            old.discard(folder / path.name)
-            path.replace(folder / path.name)
-        work.rmdir()
+        work = Path(tempfile.mkdtemp(prefix=f".{FILE}-", dir=folder))
+        try:
+            _fill(work, model, decoded, min(convert_file_size_to_int(max_shard_size), SHARD_BYTES))
+            set_modes(work)
+            for path in work.iterdir():
+                old.discard(folder / path.name)
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(work)
         for path in old:
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _fill(folder: Path, model: Any, decoded: Decoded | None, most: int) -> None:
+    """Write everything into an empty folder, weights in files of `most` bytes."""
+    divided = set(stacks_in(model))  # where inputs of experts are quantized
+    divide(model)
+    try:
+        write_integer_files(folder, FILE, model, _pieces(model, decoded), most)
+    finally:
+        rejoin(model, keep=divided)
+    quantizer = attached(model)
+    if quantizer is not None:
+        quantizer.save(folder)
+    write_config(folder, model, write_about(folder, activations=quantizer is not None))
 
 
 def _pieces(model: Any, decoded: Decoded | None) -> Iterator[Piece]:
     """Weights one by one, each once however many modules share it; then everything else."""
     packed = {name: module for name, module in model.named_modules() if isinstance(module, Packed)}
-    seen: set[int] = set()
+    seen: set[tuple[int, torch.Size]] = set()
     for name, module in packed.items():
-        place = module.get_buffer("codes").data_ptr()
+        place = _place(module.get_buffer("codes"))
         if place not in seen:
             yield Piece({name: module.integers()})
         seen.add(place)
@@ -143,11 +159,15 @@ def _pieces(model: Any, decoded: Decoded | None) -> Iterator[Piece]:
             done.add(parameter)
     others: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
-        place = tensor.data_ptr()
+        place = _place(tensor)
         if name not in done and (place not in seen or not tensor.numel()):
             others[name] = tensor.cpu().contiguous()
         seen.add(place)
     yield Piece(others=others)
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
 
 
 def _decoded_again(model: Any, decoded: Decoded) -> Iterator[tuple[str, Piece]]:

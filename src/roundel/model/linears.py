@@ -25,7 +25,7 @@ class LinearView:
     @property
     def transposed(self) -> bool:
         """Whether the module stores `[in, out]`."""
-        return isinstance(self.module, Conv1D) or bool(getattr(self.module, "stands_for_transposed", False))
+        return isinstance(self.module, Conv1D)
 
     @property
     def parameter(self) -> nn.Parameter:

@@ -72,15 +72,15 @@ class Handle:
         )
 
     def multiply(self, x: torch.Tensor, digits: int) -> torch.Tensor | None:
-        """`x W^T`: `[n, columns]` float32 to `[n, rows]` float32; None: activations are not finite, or beyond 2^96.
+        """`x W^T`: `[..., columns]` float32 to `[..., rows]` float32; None: activations are not finite, or beyond 2^96.
 
         Raises:
             ValueError: x is of another shape, type or device.
         """
         x = self._inputs(x, torch.float32)
-        y = _memory(x.shape[0], self.rows)
-        threads = torch.get_num_threads()
-        finite = self._matrix.multiply(x.data_ptr(), x.shape[0], digits, y.data_ptr(), threads, self._set)
+        y = _memory(*x.shape[:-1], self.rows)
+        tokens, threads = x.numel() // self.columns, torch.get_num_threads()
+        finite = self._matrix.multiply(x.data_ptr(), tokens, digits, y.data_ptr(), threads, self._set)
         return y if finite else None
 
     def multiply_integers(
@@ -141,10 +141,10 @@ class Handle:
 
     def _inputs(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """As the kernels read it: they take an address, and nothing stops them at the end of what is there."""
-        if x.dim() != 2 or x.shape[1] != self.columns or x.dtype is not dtype or x.device.type != "cpu":
+        if x.shape[-1:] != (self.columns,) or x.dtype is not dtype or x.device.type != "cpu":
             raise ValueError(
-                f"[n, {self.columns}] {str(dtype)[6:]} on the CPU is expected, and {list(x.shape)} {str(x.dtype)[6:]} "
-                f"on {x.device} is given"
+                f"[..., {self.columns}] {str(dtype)[6:]} on the CPU is expected, and {list(x.shape)} "
+                f"{str(x.dtype)[6:]} on {x.device} is given"
             )
         return x.contiguous()
 
@@ -171,6 +171,6 @@ class Handle:
         )
 
 
-def _memory(rows: int, columns: int) -> torch.Tensor:
+def _memory(*shape: int) -> torch.Tensor:
     """To be written by the kernels, whatever torch's default type and device are now."""
-    return torch.empty(rows, columns, dtype=torch.float32, device="cpu")
+    return torch.empty(shape, dtype=torch.float32, device="cpu")

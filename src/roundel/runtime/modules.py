@@ -63,7 +63,7 @@ class Packed(nn.Module):
     @property
     def product(self) -> Product:
         """What multiplies by it, where its parts are now."""
-        codes = self.get_buffer("codes")
+        codes: Any = self._buffers["codes"]
         # Another module that shares the parts may have moved them.
         if self._product is None or self._place != (id(codes), codes.data_ptr()):
             self._product, self._place = Product(self.packed), (id(codes), codes.data_ptr())

@@ -38,6 +38,8 @@ class Product:
     def __init__(self, weight: PackedWeight) -> None:
         self.weight = weight
         self.handle = kernels.Handle(weight) if kernels.serves(weight) else None
+        self._columns = weight.layout.columns
+        self._digits = {mode: digits_of(mode, weight.layout.scheme.bits) for mode in MODES}
         self._row_sums: torch.Tensor | None = None
 
     def multiply(self, x: torch.Tensor, mode: Mode) -> torch.Tensor:
@@ -46,19 +48,20 @@ class Product:
         Raises:
             ValueError: x has another width.
         """
-        layout = self.weight.layout
-        if x.shape[-1] != layout.columns:
-            raise ValueError(f"[..., {layout.columns}] is expected, and {list(x.shape)} is given")
-        rows = x.reshape(-1, layout.columns)
-        digits = digits_of(mode, layout.scheme.bits)
-        found = None
+        columns = self._columns
+        if x.shape[-1] != columns:
+            raise ValueError(f"[..., {columns}] is expected, and {list(x.shape)} is given")
+        digits = self._digits[mode]
         if self.handle is None:
-            found = reference.multiply(rows, self.weight, digits)
-        elif mode == "fast" or len(rows) <= _MOST_TOKENS:
-            found = self.handle.multiply(rows.float(), digits)
+            return reference.multiply(x, self.weight, digits).to(x.dtype)
+        # A token at a time, what surrounds the product counts: no operator runs that has nothing to do.
+        floats = x if x.dtype is torch.float32 else x.float()
+        found = None
+        if mode == "fast" or x.numel() <= _MOST_TOKENS * columns:
+            found = self.handle.multiply(floats, digits)
         if found is None:  # many tokens, or activations beyond what the kernels take
-            found = self._decode_and_multiply(rows.float())
-        return found.view(*x.shape[:-1], layout.rows).to(x.dtype)
+            found = self._decode_and_multiply(floats)
+        return found if x.dtype is torch.float32 else found.to(x.dtype)
 
     def multiply_integers(
         self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
@@ -90,8 +93,8 @@ class Product:
     def _decode_and_multiply(self, x: torch.Tensor) -> torch.Tensor:
         order = self.weight.parts.get("order")
         if order is not None:
-            x = x[:, order]
-        return torch.cat([F.linear(x, self._rows(first, last)) for first, last in self._spans()], 1)
+            x = x[..., order]
+        return torch.cat([F.linear(x, self._rows(first, last)) for first, last in self._spans()], -1)
 
     def _rows(self, first: int, last: int) -> torch.Tensor:
         assert self.handle is not None

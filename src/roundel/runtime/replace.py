@@ -23,6 +23,8 @@ from roundel.runtime.product import Mode
 _LINEARS = (nn.Linear.forward, Conv1D.forward)
 # transformers has one such class for each model of Gemma's kind.
 _SCALED = "ScaledWordEmbedding"
+# Linears whose forward pass is written anew, and computes the same.
+_REWRITTEN = ("FalconLinear",)
 
 
 def places_in(model: nn.Module) -> dict[str, list[str]]:
@@ -75,7 +77,8 @@ def _replaceable(module: nn.Module) -> bool:
         scale = getattr(module, "embed_scale", None)
         scaled = type(module).__name__.endswith(_SCALED) and isinstance(scale, torch.Tensor)
         return (plain or scaled) and module.max_norm is None
-    return isinstance(module, nn.Linear | Conv1D) and type(module).forward in _LINEARS
+    known = type(module).forward in _LINEARS or type(module).__name__ in _REWRITTEN
+    return isinstance(module, nn.Linear | Conv1D) and known
 
 
 def _packed(module: nn.Module, weight: PackedWeight) -> Packed:

@@ -5,6 +5,7 @@ and that of the whole process is the largest of all. Elsewhere, and where that i
 part's peak is the peak so far then. Memory of accelerators is not counted.
 """
 
+import ctypes
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,12 @@ def _mark() -> int:
     # macOS counts in bytes, the others in kibibytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def give_back_memory() -> None:
+    """Let the system have what was freed and the C library keeps for the next use, where it can be told to (glibc)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> int:

@@ -34,6 +34,7 @@ from roundel.model.turns import in_turn
 from roundel.runtime.kernels import instruction_sets
 from roundel.runtime.product import MODES, Mode
 from roundel.runtime.replace import places_in, replace_weight
+from roundel.system.memory import give_back_memory
 
 _PACKED = "read from {kind}'s integers, which compute as they are stored"
 
@@ -172,6 +173,7 @@ def _fill(source: SourceModel, places: dict[str, list[str]], found: FoundInteger
     model = source.model
     for name in found.schemes:
         replace_weight(model, places[name], _integers(source.name, found, name), mode)
+        give_back_memory()
     shared = [names for names in _by_parameter(model) if len(names) > 1]
     for name, child in model.named_children():
         source.storage.load(child, name)

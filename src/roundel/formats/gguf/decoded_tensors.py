@@ -1,6 +1,7 @@
 """The tensors of a GGUF file as a model has them, decoded when they are asked for: a layout read backwards."""
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,10 @@ class GgufTensors(Mapping[str, torch.Tensor]):
         self._file: GgufFile = open_file(path)
         self._transposed = transposed_in(model)
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        known = self._file.tensors
         self._layout = {
             name: places
             for name, places in layout_of(model, self._file.arch).items()
-            if name in self._shapes and places and all(place.name in known for place in places)
+            if name in self._shapes and places and self._fits(places, self._shapes[name])
         }
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -51,6 +51,23 @@ class GgufTensors(Mapping[str, torch.Tensor]):
             rows = slice(None) if place.rows is None else place.rows
             part[rows] = found.view(part[rows].shape)
         return mine.mT.contiguous() if turned else mine
+
+    def kinds(self, name: str) -> set[str]:
+        """How the numbers of a tensor are stored, `q4_0` for example; none of one that is changed on the way."""
+        places = self._layout[name]
+        if any(place.plus or place.through for place in places):
+            return set()
+        return {self._file.tensors[place.name].kind.name.lower() for place in places}
+
+    def _fits(self, places: list[Place], shape: torch.Size) -> bool:
+        """Whether the file has as many numbers as the tensor."""
+        count = 0
+        for place in places:
+            if place.name not in self._file.tensors:
+                return False
+            found = self._file.tensors[place.name].shape
+            count += prod(found if place.expert is None else found[1:])
+        return count == prod(shape)
 
     def _read(self, place: Place) -> torch.Tensor:
         found = self._file.tensor(place.name, place.expert)
