@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "multiply.h"
+#include "packing.h"
 
 namespace nb = nanobind;
 using namespace roundel;
@@ -109,4 +110,23 @@ NB_MODULE(_kernels, m) {
             lookup(self, address<const int64_t>(rows), count, address<float>(to), threads, with);
           },
           nb::arg("rows"), nb::arg("count"), nb::arg("to"), nb::arg("threads"), nb::arg("instruction_set") = "");
+
+  m.def(
+      "pack",
+      [](int64_t rows, int64_t columns, int bits, int64_t group, int block_units, int64_t groups, int64_t chunks,
+         uintptr_t codes, int64_t first, int64_t last, uintptr_t to, int threads) {
+        Matrix shape{};
+        shape.rows = rows;
+        shape.columns = columns;
+        shape.bits = bits;
+        shape.group = group;
+        shape.block_units = block_units;
+        shape.groups = groups;
+        shape.chunks = chunks;
+        nb::gil_scoped_release free;
+        pack(shape, address<const uint8_t>(codes), first, last, address<uint8_t>(to), threads);
+      },
+      nb::kw_only(), nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("group"), nb::arg("block_units"),
+      nb::arg("groups"), nb::arg("chunks"), nb::arg("codes"), nb::arg("first"), nb::arg("last"), nb::arg("to"),
+      nb::arg("threads"));
 }

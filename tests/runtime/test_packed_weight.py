@@ -10,7 +10,8 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.runtime.layout import Layout, describe, layout_of
 from roundel.runtime.packed_weight import PackedWeight
-from runtime.random_weights import BLOCKS, FORMS, GROUPS, OUTLIERS, TILE_ROWS, a_weight
+from roundel.runtime.packing import pack_codes
+from runtime.random_weights import BLOCKS, FORMS, GROUPS, OUTLIERS, TILE_ROWS, a_weight, needs_kernels
 
 
 def settings_of(form: str) -> Iterator[dict[str, object]]:
@@ -89,9 +90,23 @@ def test_large_weights_are_packed_piece_by_piece(at_once: int, monkeypatch: pyte
     weight = a_weight(Scheme(bits=5, group_size=12), 100, 70, seed=0)
     whole = PackedWeight.pack(weight)
     monkeypatch.setattr("roundel.runtime.packed_weight._AT_ONCE", at_once)
+    monkeypatch.setattr("roundel.runtime.packing._AT_ONCE", at_once)
+    monkeypatch.setattr("roundel.runtime.packing.EXTENSION", None)
     pieces = PackedWeight.pack(weight)
     assert all(torch.equal(whole.parts[name], part) for name, part in pieces.parts.items())
     check(weight)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_the_extension_packs_as_torch_does(bits: int, group: int, rows: int) -> None:
+    layout = Layout(rows, 213, Scheme(bits=bits, group_size=group))
+    codes = torch.randint(
+        0, 2**bits, (rows, 213), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(pack_codes(layout, codes), layout.pack_codes(codes))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -17,7 +17,7 @@ EXACT = 2e-6
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What computes: everything here is so with kernels and without."""
     if request.param == "torch":
-        monkeypatch.setattr("roundel.runtime.kernels._kernels", None)
+        monkeypatch.setattr("roundel.runtime.kernels.EXTENSION", None)
     return request.param
 
 

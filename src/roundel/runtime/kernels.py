@@ -7,14 +7,10 @@ from typing import Any
 
 import torch
 
+from roundel.runtime.extension import EXTENSION
 from roundel.runtime.layout import Layout
 from roundel.runtime.packed_weight import PackedWeight
 from roundel.runtime.statistics import level_groups, level_rows, nibble_bits, share_bytes
-
-try:
-    from roundel.runtime import _kernels  # type: ignore[attr-defined]
-except ImportError:
-    _kernels = None
 
 # As enum Number in src/kernels/matrix.h.
 _NUMBERS = {
@@ -29,12 +25,12 @@ _LOW_NIBBLE, _HIGH_NIBBLE = 6, 7
 
 def instruction_sets() -> list[str]:
     """Those that this installation and this processor have, best first; empty: there are no kernels."""
-    return [] if _kernels is None else list(_kernels.instruction_sets())
+    return [] if EXTENSION is None else list(EXTENSION.instruction_sets())
 
 
 def serves(weight: PackedWeight) -> bool:
     """Whether the kernels can multiply with it."""
-    return _kernels is not None and weight.parts["codes"].device.type == "cpu"
+    return EXTENSION is not None and weight.parts["codes"].device.type == "cpu"
 
 
 class Handle:
@@ -51,7 +47,7 @@ class Handle:
         self._set = instruction_set
         self._parts = {name: part.contiguous() for name, part in weight.parts.items()}
         columns = self._parts.get("outliers.columns")
-        self._matrix: Any = _kernels.Matrix(
+        self._matrix: Any = EXTENSION.Matrix(
             rows=layout.rows,
             columns=layout.columns,
             bits=layout.scheme.bits,
@@ -62,7 +58,7 @@ class Handle:
             minima=layout.scheme.minima,
             codes=self._at("codes"),
             scale=self._statistic(layout, "scale"),
-            zero=_kernels.Statistic() if layout.scheme.sym else self._statistic(layout, "zero"),
+            zero=EXTENSION.Statistic() if layout.scheme.sym else self._statistic(layout, "zero"),
             level_bits=nibble_bits(layout),
             outlier_starts=self._at("outliers.starts"),
             outlier_columns=self._at("outliers.columns"),
@@ -154,13 +150,13 @@ class Handle:
 
     def _statistic(self, layout: Layout, name: str) -> Any:
         if name in self._parts:
-            return _kernels.Statistic(type=_NUMBERS[self._parts[name].dtype], values=self._at(name))
+            return EXTENSION.Statistic(type=_NUMBERS[self._parts[name].dtype], values=self._at(name))
         if share_bytes(layout):
             number, codes = (_LOW_NIBBLE if name == "scale" else _HIGH_NIBBLE), self._at("scale.codes")
         else:
             number, codes = _NUMBERS[self._parts[f"{name}.codes"].dtype], self._at(f"{name}.codes")
         tiles = layout.scheme.two_level
-        return _kernels.Statistic(
+        return EXTENSION.Statistic(
             type=number,
             values=codes,
             level_type=_NUMBERS[self._parts[f"{name}.step"].dtype],

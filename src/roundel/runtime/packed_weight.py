@@ -15,9 +15,10 @@ import torch
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.runtime.layout import TILE_ROWS, Layout
+from roundel.runtime.packing import pack_codes
 from roundel.runtime.statistics import pack_statistics, unpack_statistics
 
-# Codes of so many weights are packed at a time: the way there takes several bytes for each.
+# Codes of so many weights are unpacked at a time: the way there takes several bytes for each.
 _AT_ONCE = 2**22
 
 
@@ -37,9 +38,10 @@ class PackedWeight:
     def pack(cls, weight: QuantizedWeight) -> "PackedWeight":
         """Of integers; nothing is lost."""
         layout = Layout(*weight.shape, weight.scheme)
-        step = max(1, _AT_ONCE // (layout.columns * TILE_ROWS)) * TILE_ROWS
-        codes = [layout.pack_codes(rows) for rows in weight.codes.split(step)]
-        parts = {"codes": torch.cat(codes), **pack_statistics(layout, weight.scale, weight.zero)}
+        parts = {
+            "codes": pack_codes(layout, weight.codes),
+            **pack_statistics(layout, weight.scale, weight.zero),
+        }
         if weight.outliers is not None:
             found, counts = weight.outliers, weight.outliers.counts
             small = torch.uint16 if layout.columns <= 2**16 else torch.int32
