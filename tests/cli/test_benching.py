@@ -54,7 +54,7 @@ def test_a_row_for_each_model_and_a_file(tmp_path: Path, capsys, monkeypatch) ->
     assert given.pop("progress") is not None
     assert given == {
         "models": ["large", "small"], "prompt": 32, "context": 16, "new": 8, "rounds": 3, "threads": 1,
-        "trust_remote_code": False, "allow_pickle": False,
+        "trust_remote_code": False, "allow_pickle": False, "packed": None, "mode": "exact",
     }  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert "3 rounds in turns, 1 thread; memory is read at 11.3 (10.0 .. 12.0) GB/s" in lines[0]

@@ -36,7 +36,9 @@ class BenchOptions:
         threads: of torch in each process; None: as many as the caller's torch has.
         trust_remote_code: run modeling code that comes with a model.
         allow_pickle: read pickled checkpoints.
-        packed, mode: as for `load`.
+        packed: quantized weights stay packed in memory and compute so (docs/runtime.md); False: they are decoded; None:
+            packed where a model is stored in integers and there are kernels.
+        mode: of packed weights: `exact` multiplies as with decoded ones, `fast` rounds activations to 8 bits.
         progress: gets every step; None is silent.
     """
 

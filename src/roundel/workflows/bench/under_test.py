@@ -42,8 +42,8 @@ class Opening:
     new: int
     trust_remote_code: bool
     allow_pickle: bool
-    packed: bool | None
-    mode: Mode
+    packed: bool | None = None
+    mode: Mode = "exact"
 
 
 class ModelUnderTest:
