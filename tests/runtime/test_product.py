@@ -47,6 +47,17 @@ def test_exact_products(tokens: int, ordered: bool, means: str) -> None:
     assert near(product_of(weight).multiply(x, "exact"), x, weight).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_gradients_of_activations_are_those_of_the_decoded_weight(
+    tokens: int, mode: Mode, means: str
+) -> None:
+    weight, x = some_weight(), activations(tokens, 213).requires_grad_()
+    (wanted,) = torch.autograd.grad((x @ weight.dequantize().t()).square().sum(), x)
+    (found,) = torch.autograd.grad(product_of(weight).multiply(x, mode).square().sum(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 5, 8])
 @pytest.mark.parametrize("tokens", [1, 16, 40])
 def test_fast_products_miss_what_their_digits_do(tokens: int, bits: int, means: str) -> None:

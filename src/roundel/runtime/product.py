@@ -51,15 +51,17 @@ class Product:
         columns = self._columns
         if x.shape[-1] != columns:
             raise ValueError(f"[..., {columns}] is expected, and {list(x.shape)} is given")
-        digits = self._digits[mode]
+        # Gradients of the activations pass through torch's products only.
+        learning = x.requires_grad and torch.is_grad_enabled()
+        digits = self._digits["exact" if learning else mode]
         if self.handle is None:
             return reference.multiply(x, self.weight, digits).to(x.dtype)
         # A token at a time, what surrounds the product counts: no operator runs that has nothing to do.
         floats = x if x.dtype is torch.float32 else x.float()
         found = None
-        if mode == "fast" or x.numel() <= _MOST_TOKENS * columns:
+        if not learning and (mode == "fast" or x.numel() <= _MOST_TOKENS * columns):
             found = self.handle.multiply(floats, digits)
-        if found is None:  # many tokens, or activations beyond what the kernels take
+        if found is None:  # many tokens, gradients, or activations beyond what the kernels take
             found = self._decode_and_multiply(floats)
         return found if x.dtype is torch.float32 else found.to(x.dtype)
 
