@@ -17,6 +17,7 @@
 
 #include "../../src/kernels/multiply.h"
 #include "../../src/kernels/numbers.h"
+#include "../../src/kernels/packing.h"
 
 using namespace roundel;
 
@@ -201,6 +202,12 @@ int code_at(const Matrix& m, int64_t row, int64_t place) {
   return code;
 }
 
+// Where a column is among those of the chunks.
+int64_t place_of(const Matrix& m, int64_t column) {
+  const int64_t width = m.block_units * kUnitColumns, padded = (m.group + width - 1) / width * width;
+  return column / m.group * padded + column % m.group;
+}
+
 float statistic_at(const Matrix& m, const Statistic& s, int64_t row, int64_t group) {
   const int64_t tile = row / kTileRows, within = row % kTileRows;
   const float found = number_at(s.type, s.values, (tile * m.groups + group) * kTileRows + within);
@@ -217,11 +224,10 @@ struct Plain {
   std::vector<double> sizes;
 
   explicit Plain(const Matrix& m) : weights(m.rows * m.columns), sizes(m.rows * m.columns) {
-    const int64_t width = m.block_units * kUnitColumns, padded = (m.group + width - 1) / width * width;
     for (int64_t row = 0; row < m.rows; ++row) {
       for (int64_t column = 0; column < m.columns; ++column) {
         const int64_t group = column / m.group;
-        const float code = static_cast<float>(code_at(m, row, group * padded + column % m.group));
+        const float code = static_cast<float>(code_at(m, row, place_of(m, column)));
         const float scale = statistic_at(m, m.scale, row, group), middle = static_cast<float>(1 << (m.bits - 1));
         const float zero = m.zero.type == Number::None ? middle : statistic_at(m, m.zero, row, group);
         const int64_t at = row * m.columns + column;
@@ -375,6 +381,20 @@ void check_integers(const Case& c, const Plain& plain, Random& random, std::vect
   compare(m, results, wanted, sizes, tallies, seed);
 }
 
+// Codes come back from where `pack` puts them.
+void check_packing(const Matrix& m, Random& random, int seed) {
+  std::vector<uint8_t> codes(m.rows * m.columns), packed(tiles(m) * m.chunks * kUnitBytes * m.bits, 255);
+  for (uint8_t& code : codes) code = static_cast<uint8_t>(random.between(0, (1 << m.bits) - 1));
+  const int64_t half = m.rows / 2 / kTileRows * kTileRows;
+  pack(m, codes.data(), 0, half, packed.data(), 1 + seed % 3);
+  pack(m, codes.data() + half * m.columns, half, m.rows, packed.data(), 1);
+  Matrix found = m;
+  found.codes = packed.data();
+  for (int64_t row = 0; row < m.rows; ++row)
+    for (int64_t column = 0; column < m.columns; ++column)
+      if (code_at(found, row, place_of(m, column)) != codes[row * m.columns + column]) fail(m, "pack", "codes", seed);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -397,6 +417,7 @@ int main(int count, char** arguments) {
     for (const Tally& tally : tallies) check_decoding(c, plain, random, *tally.set, seed);
     check_products(c, plain, random, tallies, seed);
     check_integers(c, plain, random, tallies, seed);
+    check_packing(c.m, random, seed);
   }
   for (const Tally& tally : tallies)
     std::printf("%s: %d matrices, %lld results, which miss at most %.1e of what is summed; bits %016llx\n",

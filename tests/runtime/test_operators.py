@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 
@@ -29,3 +31,19 @@ def test_lookup_is_what_torch_takes_it_for(shape: tuple[int, ...]) -> None:
     rows = torch.randint(0, 37, shape, generator=torch.Generator().manual_seed(0))
     torch.library.opcheck(operators.lookup, (rows, *OPERANDS))
     assert torch.equal(operators.lookup(rows, *OPERANDS), Product(PACKED).lookup(rows))
+
+
+def test_what_is_prepared_for_a_weight_lives_as_long_as_it_does() -> None:
+    weight = PackedWeight.pack(a_weight(Scheme(), 32, 64, 0))
+    parts, names, text = list(weight.parts.values()), " ".join(weight.parts), describe(weight.layout)
+    before, x = len(operators._PRODUCTS), torch.ones(1, 64)
+    first = operators.linear(x, parts, names, text, "exact")
+    assert len(operators._PRODUCTS) == before + 1
+    parts[0].zero_()  # in its place
+    assert not torch.equal(operators.linear(x, parts, names, text, "exact"), first)
+    parts[0].data = PackedWeight.pack(a_weight(Scheme(), 32, 64, 0)).parts["codes"]  # moved
+    assert torch.equal(operators.linear(x, parts, names, text, "exact"), first)
+    assert len(operators._PRODUCTS) == before + 1
+    del weight, parts
+    gc.collect()
+    assert len(operators._PRODUCTS) == before

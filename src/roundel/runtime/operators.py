@@ -6,7 +6,10 @@
 A weight comes as the list of its parts, their names joined by spaces, and its layout as text.
 """
 
+from collections.abc import MutableMapping
+
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from roundel.runtime.layout import layout_of
 from roundel.runtime.packed_weight import PackedWeight
@@ -36,4 +39,15 @@ def _(rows: torch.Tensor, parts: list[torch.Tensor], names: str, layout: str) ->
 
 
 def _product(parts: list[torch.Tensor], names: str, layout: str) -> Product:
-    return Product(PackedWeight(layout_of(layout), dict(zip(names.split(), parts, strict=True))))
+    """Of these parts: kept as long as the first of them is, and stays where it is."""
+    codes = parts[0]
+    kept, place = _PRODUCTS.get(codes, (None, 0))
+    if kept is None or place != codes.data_ptr():
+        # Other objects on the same memory: a product that held its own key would keep it for ever.
+        held = {name: part.detach() for name, part in zip(names.split(), parts, strict=True)}
+        kept = Product(PackedWeight(layout_of(layout), held))
+        _PRODUCTS[codes] = (kept, codes.data_ptr())
+    return kept
+
+
+_PRODUCTS: MutableMapping[torch.Tensor, tuple[Product, int]] = WeakTensorKeyDictionary()
