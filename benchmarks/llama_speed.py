@@ -1,6 +1,6 @@
 """llama.cpp's speed on GGUF files, as `roundel bench` measures ours: new tokens and prompts per second.
 
-    PYTHON -P benchmarks/llama_speed.py FILE.gguf [FILE.gguf ...] [--threads 1] [--prompt 512] [--context 128] [--new 64]
+    PYTHON -P benchmarks/llama_speed.py FILE.gguf ... [--threads 1] [--prompt 512] [--context 128] [--new 64]
 
 PYTHON is that of an environment with the package llama-cpp-python, which needs nothing of Roundel; -P, as a file here
 has its name. Medians and extremes of `--rounds`; tokens are the same every time, the end of a text ends nothing. Peak
