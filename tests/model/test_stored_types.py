@@ -67,7 +67,9 @@ def test_a_type_that_no_config_names(
         assert roundel.load(outs[0])[0].dtype is dtype
     for model in (source, outs[0]):
         whole, by_blocks = (
-            roundel.evaluate(model, text=str(held_out), window=64, limit=2, block_by_block=way).texts[0]
+            roundel.evaluate(
+                model, text=str(held_out), window=64, limit=2, block_by_block=way, packed=False
+            ).texts[0]
             for way in (False, True)
         )
         assert whole.perplexity == by_blocks.perplexity
@@ -98,9 +100,9 @@ def test_several_types_stay(
     again = roundel.load(tmp_path / "out", packed=False)[0]
     assert again.dtype is torch.bfloat16
     whole, by_blocks = (
-        roundel.evaluate(tmp_path / "out", text=str(held_out), window=64, limit=2, block_by_block=way).texts[
-            0
-        ]
+        roundel.evaluate(
+            tmp_path / "out", text=str(held_out), window=64, limit=2, block_by_block=way, packed=False
+        ).texts[0]
         for way in (False, True)
     )
     assert whole.perplexity == by_blocks.perplexity
