@@ -179,6 +179,9 @@ def _fill(source: SourceModel, places: dict[str, list[str]], found: FoundInteger
         source.storage.load(child, name)
         for names in shared:
             _share(model, names)
+    for name, parameter in list(model.named_parameters(recurse=False)):  # BLIP-2's queries
+        if parameter.is_meta:
+            put(model, name, source.storage.tensor(model, name))
 
 
 def _integers(source: str, found: FoundIntegers, name: str) -> QuantizedWeight:
