@@ -83,6 +83,7 @@ def folder_kl(held_out: Path):
                 text=str(held_out),
                 window=64,
                 limit=limit,
+                packed=False,  # as the model in memory
             )
             .texts[0]
             .kl.mean.value

@@ -14,7 +14,7 @@ from transformers import AutoConfig, GenerationConfig
 from roundel.errors import ModelError
 from roundel.formatting import kind_and_line
 from roundel.model.classes import auto_class
-from roundel.model.experts import Stack, divide, joined, stacks_in
+from roundel.model.experts import Stack, divide, joined, rejoin, stacks_in
 from roundel.model.storage import OnDisk, put
 from roundel.model.turns import empty_weights, in_turn
 
@@ -105,6 +105,7 @@ def open_decoded(
         decoded.stacks = stacks_in(skeleton)
         if streamed:
             return skeleton.eval().requires_grad_(False), _on_disk(folder, skeleton, decoded)
+        rejoin(skeleton)  # the model has its config, and is to compute experts as the original does
         model, info = type(skeleton).from_pretrained(
             None,
             config=config,
