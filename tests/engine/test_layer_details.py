@@ -351,8 +351,8 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
             assert two[layer]["weight"] == pytest.approx(told["weight"], rel=1e-6)
             assert (two[layer]["inputs"] is None) == (told["inputs"] is None)
             if told["inputs"] is not None:
-                # Behind blocks that were rounded by sums in another order, inputs differ, and more where the router sends
-                # a token to another expert.
+                # Behind blocks that were rounded by sums in another order, inputs differ, and more where a router
+                # sends a token to another expert.
                 near = 0.5 if name in ("gptq", "spqr, head") else 1e-5
                 for figure in ("largest", "median"):
                     assert two[layer]["inputs"][figure] == pytest.approx(told["inputs"][figure], rel=near)
