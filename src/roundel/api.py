@@ -14,6 +14,7 @@ from roundel.errors import ModelError
 from roundel.evaluation.defaults import HELD_OUT
 from roundel.evaluation.quality import Evaluation
 from roundel.model.in_memory import check_apart, name_of
+from roundel.model.source import SourceModel
 from roundel.model.streamer import Speed
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
@@ -243,9 +244,7 @@ def load(
     """
     if isinstance(path, torch.nn.Module):
         raise ModelError(f"{name_of(path)} is open already: a folder, a .gguf file or a hub id is expected")
-    packing = Packing(packed, mode)
-    place = find_model(path, revision, allow_pickle=allow_pickle)
-    source = open_model(place, None, trust_remote_code, allow_pickle, quantized=True, packing=packing)
+    source = _opened(path, Packing(packed, mode), revision, None, trust_remote_code, allow_pickle)
     return source.model, source.tokenizer
 
 
@@ -344,9 +343,7 @@ def generate(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer, or does not reach so far; no prompt.
     """
-    packing = Packing(packed, mode)
-    found = find_model(model, revision)
-    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
+    source = _opened(model, Packing(packed, mode), revision, tokenizer, trust_remote_code)
     return generate_text(source, prompt, max_new_tokens, raw=raw, on_text=on_text, on_end=on_end)
 
 
@@ -384,9 +381,7 @@ def chat(
     Raises:
         ModelError: the model cannot be opened, comes without a tokenizer or a chat template, or does not reach so far.
     """
-    packing = Packing(packed, mode)
-    found = find_model(model, revision)
-    source = open_model(found, tokenizer, trust_remote_code, False, quantized=True, packing=packing)
+    source = _opened(model, Packing(packed, mode), revision, tokenizer, trust_remote_code)
     return hold_chat(source, turns, max_new_tokens, on_text=on_text, on_end=on_end)
 
 
@@ -415,6 +410,19 @@ def bench(models: Sequence[str | Path], **how: Unpack[BenchArguments]) -> dict[s
         NonFiniteError: logits are NaN or infinite.
     """
     return bench_models(models, BenchOptions(**how))
+
+
+def _opened(
+    model: ModelOrPath,
+    packing: Packing,
+    revision: str | None,
+    tokenizer: Any | None,
+    trust_remote_code: bool,
+    allow_pickle: bool = False,
+) -> SourceModel:
+    """A model that is to run, quantized or not."""
+    place = find_model(model, revision, allow_pickle=allow_pickle)
+    return open_model(place, tokenizer, trust_remote_code, allow_pickle, quantized=True, packing=packing)
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:

@@ -48,13 +48,7 @@ class Handle:
         self._parts = {name: part.contiguous() for name, part in weight.parts.items()}
         columns = self._parts.get("outliers.columns")
         self._matrix: Any = EXTENSION.Matrix(
-            rows=layout.rows,
-            columns=layout.columns,
-            bits=layout.scheme.bits,
-            group=layout.group,
-            block_units=layout.block_units,
-            groups=layout.groups,
-            chunks=layout.chunks,
+            **layout.dimensions,
             minima=layout.scheme.minima,
             codes=self._at("codes"),
             scale=self._statistic(layout, "scale"),

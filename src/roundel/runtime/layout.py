@@ -84,6 +84,19 @@ class Layout:
         """Of a row, padding among them where a chunk holds several."""
         return -(-self.chunks * CHUNK // self.group_columns)
 
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """What the extension is told of it, by the names in src/kernels/matrix.h."""
+        return {
+            "rows": self.rows,
+            "columns": self.columns,
+            "bits": self.scheme.bits,
+            "group": self.group,
+            "block_units": self.block_units,
+            "groups": self.groups,
+            "chunks": self.chunks,
+        }
+
     def pack_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `[rows, columns]` uint8 of some tiles as `[tiles, chunks, 64 bits]` uint8."""
         rows = codes.shape[0]

@@ -18,13 +18,7 @@ def pack_codes(layout: Layout, codes: torch.Tensor) -> torch.Tensor:
     shape = (layout.tiles, layout.chunks, TILE_ROWS * 4 * layout.scheme.bits)
     packed = torch.empty(shape, dtype=torch.uint8, device="cpu")
     EXTENSION.pack(
-        rows=layout.rows,
-        columns=layout.columns,
-        bits=layout.scheme.bits,
-        group=layout.group,
-        block_units=layout.block_units,
-        groups=layout.groups,
-        chunks=layout.chunks,
+        **layout.dimensions,
         codes=codes.data_ptr(),
         first=0,
         last=layout.rows,
