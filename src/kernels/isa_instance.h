@@ -12,7 +12,16 @@ namespace {
 
 template <class Isa>
 constexpr InstructionSet instance(const char* name, bool (*present)()) {
-  return {name, present, round_activations<Isa>, take_integers<Isa>, tile_statistics<Isa>, product_statistics<Isa>, product_of<Isa>, multiply_outliers<Isa>, decode_tile<Isa>, Isa::kMostTokens};
+  return {name,
+          present,
+          round_activations<Isa>,
+          take_integers<Isa>,
+          tile_statistics<Isa>,
+          product_statistics<Isa>,
+          product_of<Isa>,
+          multiply_outliers<Isa>,
+          decode_tile<Isa>,
+          Isa::kMostTokens};
 }
 
 }  // namespace

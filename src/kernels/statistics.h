@@ -7,22 +7,25 @@
 namespace roundel {
 namespace {
 
+// `count` numbers from `at` on.
 template <class Isa, Number TYPE>
-void fill_plain(const void* values, int64_t at, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += Isa::kRows) Isa::store(to + i, Isa::template numbers<TYPE>(values, at + i));
+void fill_some(const void* values, int64_t at, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + Isa::kRows <= count; i += Isa::kRows) Isa::store(to + i, Isa::template numbers<TYPE>(values, at + i));
+  for (; i < count; ++i) to[i] = number<TYPE>(values, at + i);
 }
 
-// `count` numbers from `at` on, a multiple of 16.
+// The same for a type that is known when it runs.
 template <class Isa>
 void fill(Number type, const void* values, int64_t at, int64_t count, float* to) {
   switch (type) {
-    case Number::Float32: return fill_plain<Isa, Number::Float32>(values, at, count, to);
-    case Number::Float16: return fill_plain<Isa, Number::Float16>(values, at, count, to);
-    case Number::Bfloat16: return fill_plain<Isa, Number::Bfloat16>(values, at, count, to);
-    case Number::Unsigned8: return fill_plain<Isa, Number::Unsigned8>(values, at, count, to);
-    case Number::Signed8: return fill_plain<Isa, Number::Signed8>(values, at, count, to);
-    case Number::LowNibble: return fill_plain<Isa, Number::LowNibble>(values, at, count, to);
-    case Number::HighNibble: return fill_plain<Isa, Number::HighNibble>(values, at, count, to);
+    case Number::Float32: return fill_some<Isa, Number::Float32>(values, at, count, to);
+    case Number::Float16: return fill_some<Isa, Number::Float16>(values, at, count, to);
+    case Number::Bfloat16: return fill_some<Isa, Number::Bfloat16>(values, at, count, to);
+    case Number::Unsigned8: return fill_some<Isa, Number::Unsigned8>(values, at, count, to);
+    case Number::Signed8: return fill_some<Isa, Number::Signed8>(values, at, count, to);
+    case Number::LowNibble: return fill_some<Isa, Number::LowNibble>(values, at, count, to);
+    case Number::HighNibble: return fill_some<Isa, Number::HighNibble>(values, at, count, to);
     case Number::None: return;
   }
 }
@@ -41,27 +44,12 @@ void apply_rows(const Statistic& s, int64_t tile, int64_t groups, float* to) {
   }
 }
 
-// `count` numbers from `at` on.
-template <class Isa, Number TYPE>
-void fill_some(const void* values, int64_t at, int64_t count, float* to) {
-  int64_t i = 0;
-  for (; i + Isa::kRows <= count; i += Isa::kRows) Isa::store(to + i, Isa::template numbers<TYPE>(values, at + i));
-  for (; i < count; ++i) to[i] = number<TYPE>(values, at + i);
-}
-
 // Steps and shifts of a tile, [groups] each, where all its rows share them.
-template <class Isa, Number TYPE>
-void fill_levels(const Statistic& s, int64_t first, int64_t groups, float* steps, float* shifts) {
-  fill_some<Isa, TYPE>(s.step, first, groups, steps);
-  fill_some<Isa, TYPE>(s.shift, first, groups, shifts);
-}
-
 template <class Isa>
 void shared_levels(const Statistic& s, int64_t tile, int64_t groups, float* steps, float* shifts) {
   const int64_t first = tile * kTileRows / s.level_rows * groups;
-  if (s.level_type == Number::Float16) fill_levels<Isa, Number::Float16>(s, first, groups, steps, shifts);
-  if (s.level_type == Number::Bfloat16) fill_levels<Isa, Number::Bfloat16>(s, first, groups, steps, shifts);
-  if (s.level_type == Number::Float32) fill_levels<Isa, Number::Float32>(s, first, groups, steps, shifts);
+  fill<Isa>(s.level_type, s.step, first, groups, steps);
+  fill<Isa>(s.level_type, s.shift, first, groups, shifts);
 }
 
 // (code - shift) * step with those.
