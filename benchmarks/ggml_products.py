@@ -4,7 +4,8 @@
 
 `products.py` starts it. A line asks for `type` (f32, q4_0, q4_k, q8_0, ...), `rows`, `columns`, `copies` of the matrix
 that are multiplied one after the other, `tokens`, `threads`; weights lie in the buffer type that llama.cpp itself
-chooses, which rearranges them for the processor. The answer: seconds for one matrix, the least of `rounds`.
+chooses, which rearranges them for the processor. `sweep` bytes are read before each of `rounds` goes. The answer:
+seconds for one matrix in the fastest.
 """
 
 import ctypes
@@ -82,8 +83,9 @@ def measure(base: ctypes.CDLL, cpu: ctypes.CDLL, ask: dict) -> float:
     base.ggml_backend_tensor_set(x, x_data.ctypes.data, 0, x_data.nbytes)
     backend = cpu.ggml_backend_cpu_init()
     cpu.ggml_backend_cpu_set_n_threads(backend, ask["threads"])
-    times = []
+    times, sweep = [], numpy.ones(ask["sweep"] // 4, numpy.int32)
     for _ in range(ask["rounds"] + 1):
+        sweep.sum()
         start = time.perf_counter()
         base.ggml_backend_graph_compute(backend, graph)
         times.append((time.perf_counter() - start) / copies)

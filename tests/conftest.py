@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import huggingface_hub.constants as constants
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import roundel
@@ -22,6 +23,10 @@ pytest.register_assert_rewrite("bad_inputs.law", "model.stored.forms")
 
 # Models this small lose more time handing work to a second thread than it saves.
 torch.set_num_threads(1)
+
+# How long an example takes is the machine's matter, and says nothing about what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

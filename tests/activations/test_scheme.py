@@ -33,7 +33,7 @@ def check_by_hand(found: list[float], vector: list[float], scheme: ActivationSch
         assert min(abs(rounded - w) for w in wanted) <= 1e-5 * abs(rounded) + 1e-6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SCHEMES, st.integers(0, 1000))
 def test_every_vector_is_rounded_on_its_own_grid(scheme: ActivationScheme, seed: int) -> None:
     x = vectors(seed, 2, 3, 8)
@@ -82,7 +82,7 @@ def test_gradients_pass_straight_through_and_stop_beyond_a_fixed_range() -> None
     assert torch.equal(x.grad, direction * inside)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 8), st.booleans(), st.floats(-50, 0), st.floats(0, 50))
 def test_a_static_grid_spans_its_range(bits: int, sym: bool, lo: float, hi: float) -> None:
     scheme = ActivationScheme(bits, sym, static=True)

@@ -104,7 +104,7 @@ def test_the_tokens_are_those_of_one_call(text: str, kind: str, special: bool) -
     same(ODD[text], tokenizer_of(kind), 2048, 512, special)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.lists(
         st.one_of(

@@ -50,7 +50,7 @@ def test_the_prefix_of_a_llama(tinystories: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=8))
 def test_every_row_begins_so_and_the_text_is_all_there(form: str, texts: list[str]) -> None:
     tokenizer = tokenizer_with(FORMS[form][0])

@@ -46,7 +46,7 @@ NAMES = st.text(st.sampled_from("ab:,. 0é"), min_size=1, max_size=8).filter(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     names=st.lists(NAMES, min_size=1, max_size=2, unique=True),
     fields=st.lists(st.sampled_from(["", "body"]), min_size=2, max_size=2),

@@ -48,7 +48,7 @@ def drawn(out: int, width: int, seed: int, *, order: bool = False, **scheme: obj
     less_one=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_gptq_words_say_what_the_integers_say(
     bits: int,
     sym: bool,
@@ -132,7 +132,7 @@ def test_three_bits_are_packed_as_the_kernels_of_three_bits_read_them() -> None:
     dtype=st.sampled_from(["float16", "bfloat16"]),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_awq_words_say_what_the_integers_say(
     sym: bool, out: int, width: int, group: int, dtype: str, seed: int
 ) -> None:

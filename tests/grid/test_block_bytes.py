@@ -37,7 +37,7 @@ def weights(out: int, blocks: int, name: str, seed: int, kind: str) -> torch.Ten
     return weight
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(TYPES),
     out=st.integers(1, 5),
@@ -58,7 +58,7 @@ def test_bytes_decode_to_the_very_weights(
     assert torch.isfinite(quantized.dequantize()).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(TYPES), out=st.integers(1, 3), blocks=st.integers(1, 3), seed=st.integers(0, 1000)
 )

@@ -32,7 +32,7 @@ def heavy_tailed(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10_000), bits=st.integers(2, 5), rows=st.integers(1, 37), columns=st.integers(5, 40)
 )

@@ -24,7 +24,7 @@ def group_errors(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor, s
     return torch.stack([part.sum(1) for part in error.split(scheme.width(weight.shape[1]), 1)], 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(2, 8),
     st.sampled_from([-1, 16, 40]),

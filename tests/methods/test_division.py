@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roundel.grid.affine import minmax_start
@@ -55,7 +55,6 @@ def weight_of(division: LearnedDivision) -> torch.Tensor:
     return from_groups(division.groups, IN)
 
 
-@settings(deadline=None)
 @given(SCHEMES, st.sampled_from(KINDS), st.booleans(), st.booleans(), st.integers(0, 10_000))
 def test_step_zero_is_round_to_nearest(
     scheme: Scheme, kind: str, offsets: bool, searched: bool, seed: int
@@ -66,7 +65,6 @@ def test_step_zero_is_round_to_nearest(
     assert torch.equal(division().detach(), rounded.dequantize())
 
 
-@settings(deadline=None)
 @given(SCHEMES, st.sampled_from(KINDS), st.booleans(), st.integers(0, 10_000))
 def test_what_is_tuned_is_what_is_exported(scheme: Scheme, kind: str, offsets: bool, seed: int) -> None:
     division = make(scheme, kind, offsets=offsets, seed=seed)

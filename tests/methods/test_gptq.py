@@ -159,7 +159,7 @@ def test_without_outliers_spqr_is_grouped_gptq(changes: dict[str, float], name: 
     assert found.equals(gptq(weight, hessian, SCHEMES[name], HessianOptions(), "search").weight)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 1000), st.floats(0.01, 5), st.floats(1.0, 4), st.booleans(),
     st.sampled_from(["groups", "channel", "two-level"]),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roundel.grid.affine import QParams, minmax_start
@@ -37,7 +37,6 @@ def disturb(offsets: RoundingOffsets, seed: int) -> None:
         offsets.high *= 0.7 + 0.6 * torch.rand(offsets.high.shape, generator=generator)
 
 
-@settings(deadline=None)
 @given(SCHEMES, st.integers(0, 10_000), st.booleans())
 def test_step_zero_is_round_to_nearest(scheme: Scheme, seed: int, searched: bool) -> None:
     weight, start, offsets = make(scheme, seed, searched=searched)
@@ -49,7 +48,6 @@ def test_step_zero_is_round_to_nearest(scheme: Scheme, seed: int, searched: bool
         assert offsets.export().equals(rounded)
 
 
-@settings(deadline=None)
 @given(SCHEMES, st.integers(0, 10_000))
 def test_what_is_tuned_is_what_is_exported(scheme: Scheme, seed: int) -> None:
     _, _, offsets = make(scheme, seed)

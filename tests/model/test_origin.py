@@ -135,7 +135,7 @@ VALUES = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=
 KEYS = ("license", "license_name", "license_link", "language", "tags", "pipeline_tag", "base_model")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(about=st.fixed_dictionaries(dict.fromkeys(KEYS, VALUES), optional={"base_model_relation": VALUES}))
 def test_any_metadata_gives_words(about: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "m"

@@ -40,7 +40,7 @@ def loss(types: dict[str, BlockTypeName], matrices: list[Matrix]) -> float:
     return sum(even._loss(matrix, types[matrix.name]) for matrix in matrices)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrices=models(), name=st.sampled_from(EVEN))
 def test_no_larger_and_no_worse_than_the_mixture_of_the_name(matrices: list[Matrix], name: str) -> None:
     base = MIXTURES[name]
@@ -61,7 +61,7 @@ def steps(matrices: list[Matrix], name: str) -> list[even._Step]:
     return list(even._steps(matrices, hulls))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices=models(), name=st.sampled_from(EVEN))
 def test_each_step_gains_less_for_a_byte_than_the_one_before(matrices: list[Matrix], name: str) -> None:
     for matrix in matrices:

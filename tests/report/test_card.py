@@ -97,7 +97,7 @@ def as_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(folder=OUTSIDE, source=OUTSIDE, text=OUTSIDE, of=OUTSIDE, name=OUTSIDE, tag=OUTSIDE)
 def test_names_from_outside_are_text_and_nothing_else(
     folder: str, source: str, text: str, of: str, name: str, tag: str

@@ -27,7 +27,7 @@ def test_every_way_reads_the_whole_buffer() -> None:
 def test_the_buffer_is_much_larger_than_caches_and_leaves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "free_memory", lambda: 1 << 40)
     for cache in (0, 1 << 20, 1 << 30):
-        monkeypatch.setattr(bandwidth, "_largest_cache", lambda cache=cache: cache)
+        monkeypatch.setattr(bandwidth, "largest_cache", lambda cache=cache: cache)
         assert buffer_bytes() >= max(8 * cache, 256 << 20)
     monkeypatch.setattr(bandwidth, "free_memory", lambda: 100 << 20)
     assert buffer_bytes() == 25 << 20

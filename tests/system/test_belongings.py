@@ -32,7 +32,7 @@ def make(folder: Path, names: list[str]) -> None:
     write_manifest(folder, {"source": "x"})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ours=st.lists(NAMES, unique_by=str.casefold, max_size=4),
     theirs=NAMES,

@@ -11,7 +11,7 @@ import roundel
 from roundel.errors import OutputError
 from roundel.system.seal import check_place, is_sealed, sealed, unsealed, write_sealed
 
-ANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ANY

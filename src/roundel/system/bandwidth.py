@@ -23,7 +23,7 @@ _COLUMNS = 4096
 
 def buffer_bytes() -> int:
     """A size much larger than the caches; less where a quarter of the free memory is less."""
-    whole = max(_LEAST, _TIMES * _largest_cache())
+    whole = max(_LEAST, _TIMES * largest_cache())
     return max(_COLUMNS * 4, min(whole, free_memory() // 4))
 
 
@@ -55,7 +55,7 @@ class ReadBandwidth:
         return self.size / (time.perf_counter() - begun)
 
 
-def _largest_cache() -> int:
+def largest_cache() -> int:
     """Bytes; 0 where the system does not tell."""
     sizes = [0]
     for path in Path(_CACHES).glob("index*/size"):

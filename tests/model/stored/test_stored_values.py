@@ -40,7 +40,7 @@ def test_blocks_at_the_edges_are_cut_off(tmp_path: Path) -> None:
     block=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_block_has_its_scale(rows: int, columns: int, block: tuple[int, int], seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     codes = torch.randn(rows, columns, generator=draw).to(torch.float8_e4m3fn)
