@@ -48,6 +48,7 @@ struct Avx2 {
   static Real broadcast(float x) { return _mm256_set1_ps(x); }
   static Real fma(Real a, Real b, Real c) { return _mm256_fmadd_ps(a, b, c); }
   static Real multiply(Real a, Real b) { return _mm256_mul_ps(a, b); }
+  static Real add(Real a, Real b) { return _mm256_add_ps(a, b); }
   static Real subtract(Real a, Real b) { return _mm256_sub_ps(a, b); }
   static Real real_load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
@@ -79,6 +80,19 @@ struct Avx2 {
     if constexpr (TYPE == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
     if constexpr (TYPE == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
     return _mm256_cvtepi32_ps(TYPE == Number::Signed8 ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+  }
+
+  // Of 8 columns, int32 or uint16. The instruction for it is slow on many processors.
+  template <class Column>
+  static Real gather(const float* x, const Column* at) {
+    return _mm256_setr_ps(x[at[0]], x[at[1]], x[at[2]], x[at[3]], x[at[4]], x[at[5]], x[at[6]], x[at[7]]);
+  }
+  // Zeros in the place of all but the first `count`.
+  static Real first(Real a, int64_t count) {
+    if (count >= kRows) return a;
+    const __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), i);
+    return _mm256_and_ps(a, _mm256_castsi256_ps(kept));
   }
 
  private:

@@ -45,6 +45,7 @@ struct Avx512 {
   static Real broadcast(float x) { return _mm512_set1_ps(x); }
   static Real fma(Real a, Real b, Real c) { return _mm512_fmadd_ps(a, b, c); }
   static Real multiply(Real a, Real b) { return _mm512_mul_ps(a, b); }
+  static Real add(Real a, Real b) { return _mm512_add_ps(a, b); }
   static Real subtract(Real a, Real b) { return _mm512_sub_ps(a, b); }
   static Real real_load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
@@ -77,6 +78,22 @@ struct Avx512 {
     if constexpr (TYPE == Number::LowNibble) bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
     if constexpr (TYPE == Number::HighNibble) bytes = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
     return _mm512_cvtepi32_ps(TYPE == Number::Signed8 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+  }
+
+  // Of 16 columns, int32 or uint16.
+  template <class Column>
+  static Real gather(const float* x, const Column* columns) {
+    __m512i at;
+    if constexpr (sizeof(Column) == sizeof(uint16_t)) {
+      at = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns)));
+    } else {
+      at = _mm512_loadu_si512(columns);
+    }
+    return _mm512_i32gather_ps(at, x, 4);
+  }
+  // Zeros in the place of all but the first `count`.
+  static Real first(Real a, int64_t count) {
+    return count >= kRows ? a : _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), a);
   }
 
  protected:

@@ -31,6 +31,7 @@ struct NeonReals {
   static Real broadcast(float x) { return vdupq_n_f32(x); }
   static Real fma(Real a, Real b, Real c) { return vfmaq_f32(c, a, b); }
   static Real multiply(Real a, Real b) { return vmulq_f32(a, b); }
+  static Real add(Real a, Real b) { return vaddq_f32(a, b); }
   static Real subtract(Real a, Real b) { return vsubq_f32(a, b); }
   static Real real_load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Real x) { vst1q_f32(p, x); }
@@ -66,6 +67,20 @@ struct NeonReals {
     if constexpr (TYPE == Number::LowNibble) bytes = vand_u8(bytes, vdup_n_u8(15));
     if constexpr (TYPE == Number::HighNibble) bytes = vshr_n_u8(bytes, 4);
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
+  }
+
+  // Of 4 columns, int32 or uint16.
+  template <class Column>
+  static Real gather(const float* x, const Column* at) {
+    const float found[kRows] = {x[at[0]], x[at[1]], x[at[2]], x[at[3]]};
+    return vld1q_f32(found);
+  }
+  // Zeros in the place of all but the first `count`.
+  static Real first(Real a, int64_t count) {
+    if (count >= kRows) return a;
+    static constexpr int32_t kNumbers[kRows] = {0, 1, 2, 3};
+    const uint32x4_t kept = vcgtq_s32(vdupq_n_s32(static_cast<int32_t>(count)), vld1q_s32(kNumbers));
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), kept));
   }
 
  protected:

@@ -71,6 +71,10 @@ struct Portable {
     for (int r = 0; r < kTileRows; ++r) a.of[r] *= b.of[r];
     return a;
   }
+  static Real add(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] += b.of[r];
+    return a;
+  }
   static Real subtract(Real a, const Real& b) {
     for (int r = 0; r < kTileRows; ++r) a.of[r] -= b.of[r];
     return a;
@@ -107,6 +111,19 @@ struct Portable {
     Real to;
     for (int r = 0; r < kTileRows; ++r) to.of[r] = number<TYPE>(values, at + r);
     return to;
+  }
+
+  // Of 16 columns, int32 or uint16.
+  template <class Column>
+  static Real gather(const float* x, const Column* at) {
+    Real to;
+    for (int r = 0; r < kTileRows; ++r) to.of[r] = x[at[r]];
+    return to;
+  }
+  // Zeros in the place of all but the first `count`.
+  static Real first(Real a, int64_t count) {
+    for (int64_t r = count > 0 ? count : 0; r < kTileRows; ++r) a.of[r] = 0;
+    return a;
   }
 };
 

@@ -3,27 +3,46 @@
 
 #include "instruction_sets.h"
 #include "numbers.h"
+#include "prefetch.h"
 
 namespace roundel {
 namespace {
 
+// Values, fp16 bits, times the activations of their columns: 16 sums, each of every sixteenth, added up in halves, so that
+// vectors of any width give the same. `readable` of both are there, `count` of them are meant.
+template <class Isa, class Column>
+inline float sparse_dot(const uint16_t* values, const Column* columns, int64_t count, int64_t readable, const float* x) {
+  constexpr int kSums = 16, kParts = kSums / Isa::kRows;
+  typename Isa::Real sum[kParts];
+  for (auto& part : sum) part = Isa::real_zero();
+  int64_t i = 0;
+  for (; i < count && i + kSums <= readable; i += kSums) {
+    for (int p = 0; p < kParts; ++p) {
+      const int64_t at = i + p * Isa::kRows;
+      const auto value = Isa::template numbers<Number::Float16>(values, at);
+      const auto product = Isa::multiply(value, Isa::gather(x, columns + at));
+      sum[p] = Isa::add(sum[p], Isa::first(product, count - at));
+    }
+  }
+  float sums[kSums];
+  for (int p = 0; p < kParts; ++p) Isa::store(sums + p * Isa::kRows, sum[p]);
+  for (int k = 0; i < count; ++i, ++k) sums[k] += number<Number::Float16>(values, i) * x[columns[i]];
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return sums[0];
+}
+
 template <class Isa, class Column>
 void multiply_outliers_at(const Matrix& m, const Column* columns, int64_t tile, const float* x, float* y) {
-  constexpr int kAtOnce = 16;
   const Outliers& o = m.outliers;
   const int64_t first = tile * kTileRows, rows = m.rows - first < kTileRows ? m.rows - first : kTileRows;
-  for (int64_t r = 0; r < rows; ++r) {
-    int32_t i = o.starts[first + r];
-    const int32_t end = o.starts[first + r + 1];
-    float sums[4] = {}, values[kAtOnce];
-    for (; i + kAtOnce <= end; i += kAtOnce) {
-      for (int v = 0; v < kAtOnce; v += Isa::kRows)
-        Isa::store(values + v, Isa::template numbers<Number::Float16>(o.values, i + v));
-      for (int k = 0; k < kAtOnce; ++k) sums[k % 4] += values[k] * x[columns[i + k]];
-    }
-    for (; i < end; ++i) sums[0] += number<Number::Float16>(o.values, i) * x[columns[i]];
-    y[r] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  }
+  const int32_t* starts = o.starts + first;
+  // The next tile's begin where this one's end, and are about as many.
+  prefetch(columns + starts[rows], starts[rows] - starts[0]);
+  prefetch(o.values + starts[rows], starts[rows] - starts[0]);
+  for (int64_t r = 0; r < rows; ++r)
+    y[r] += sparse_dot<Isa>(o.values + starts[r], columns + starts[r], starts[r + 1] - starts[r],
+                            o.starts[m.rows] - starts[r], x);
 }
 
 // Adds to [16] what the outliers of a tile's rows make of the activations x, in the order of the codes.

@@ -19,9 +19,11 @@
 //     total              the sums of one part, or of the low and the high part of codes above 4 bits, as floats
 //     broadcast, fma, ... on floats
 //     kTableBits         codes of scales that `table` and `pick` have values for, `indexes` of them, and `upper` nibbles
+//     gather, first      activations of some columns, and the first few of a vector's numbers (outliers.h)
 #pragma once
 
 #include "instruction_sets.h"
+#include "prefetch.h"
 
 namespace roundel {
 namespace {
@@ -84,6 +86,7 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
   constexpr int V = Isa::kVectors;
   typename Isa::Sum low[COUNT][DIGITS][V], high[COUNT][DIGITS][V];
   const int8_t* at[COUNT];
+  prefetch(codes + kAhead, kUnitBytes * BITS * (LAST - FIRST) / kChunkUnits);
   for (int c = 0; c < COUNT; ++c) {
     for (int d = 0; d < DIGITS; ++d) {
       for (int v = 0; v < V; ++v) {
@@ -128,8 +131,9 @@ inline __attribute__((always_inline)) void end_group(const Matrix& m, int64_t gr
     const auto middle = static_cast<float>(1 << (m.bits - 1));
     const auto scales = Isa::table(levels[0], levels[m.groups], 0);
     // What a group's activations meet beside the codes: the middle code less the zero point.
-    const auto centres = Isa::table(-levels[2 * m.groups], levels[3 * m.groups], middle);
+    const auto centres = Isa::table(levels[2 * m.groups], levels[3 * m.groups], middle);
     const auto* codes = static_cast<const uint8_t*>(m.scale.values) + (tile.number * m.groups + group) * kTileRows;
+    prefetch(codes + kAhead, kTileRows);
     for (int v = 0; v < Isa::kVectors; ++v) {
       const auto nibbles = Isa::indexes(codes + v * Isa::kRows);
       const auto scale = Isa::pick(scales, nibbles), centre = Isa::pick(centres, Isa::upper(nibbles));

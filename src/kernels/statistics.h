@@ -2,14 +2,24 @@
 #pragma once
 
 #include "numbers.h"
+#include "prefetch.h"
 #include "product.h"
 
 namespace roundel {
 namespace {
 
+template <Number TYPE>
+inline void prefetch_numbers(const void* values, int64_t at, int64_t count) {
+  if constexpr (TYPE == Number::Float32) return prefetch(static_cast<const float*>(values) + at, count);
+  if constexpr (TYPE == Number::Float16 || TYPE == Number::Bfloat16)
+    return prefetch(static_cast<const uint16_t*>(values) + at, count);
+  prefetch(static_cast<const uint8_t*>(values) + at, count);
+}
+
 // `count` numbers from `at` on.
 template <class Isa, Number TYPE>
 void fill_some(const void* values, int64_t at, int64_t count, float* to) {
+  prefetch_numbers<TYPE>(values, at + count, count);  // of the next tile
   int64_t i = 0;
   for (; i + Isa::kRows <= count; i += Isa::kRows) Isa::store(to + i, Isa::template numbers<TYPE>(values, at + i));
   for (; i < count; ++i) to[i] = number<TYPE>(values, at + i);
@@ -87,7 +97,9 @@ template <class Isa>
 void product_statistics(const Matrix& m, const Tile& tile) {
   if (reads_nibbles<Isa>(m)) {
     shared_levels<Isa>(m.scale, tile.number, m.groups, tile.levels, tile.levels + m.groups);
-    shared_levels<Isa>(m.zero, tile.number, m.groups, tile.levels + 2 * m.groups, tile.levels + 3 * m.groups);
+    float* zeros = tile.levels + 2 * m.groups;
+    shared_levels<Isa>(m.zero, tile.number, m.groups, zeros, zeros + m.groups);
+    for (int64_t i = 0; i < m.groups; ++i) zeros[i] = -zeros[i];  // they are subtracted
     return;
   }
   tile_statistics<Isa>(m, tile);

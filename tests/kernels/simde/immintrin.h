@@ -40,6 +40,10 @@ inline __m512i cvtepi8_epi32(__m128i x) {
 inline __m512i cvtepu8_epi32(__m128i x) {
   return by_halves(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8)));
 }
+inline __m512 i32gather_ps(__m512i at, const float* from) {
+  const simde__m512i_private of = simde__m512i_to_private(at);
+  return by_halves(_mm256_i32gather_ps(from, of.m256i[0], 4), _mm256_i32gather_ps(from, of.m256i[1], 4));
+}
 
 }  // namespace
 
@@ -50,3 +54,5 @@ inline __m512i cvtepu8_epi32(__m128i x) {
 #define _mm512_cvtepu16_epi32(x) cvtepu16_epi32(x)
 #define _mm512_cvtepi8_epi32(x) cvtepi8_epi32(x)
 #define _mm512_cvtepu8_epi32(x) cvtepu8_epi32(x)
+#undef _mm512_i32gather_ps
+#define _mm512_i32gather_ps(at, from, size) i32gather_ps(at, from)
