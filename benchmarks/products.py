@@ -39,6 +39,7 @@ OURS: dict[str, tuple[dict[str, Any], float]] = {
     "W4 g128": ({"bits": 4, "group_size": 128}, 0.0),
     "W4 g32 symmetric": ({"bits": 4, "group_size": 32, "sym": True}, 0.0),
     "q4_k": ({"type": "q4_k"}, 0.0),
+    "q6_k": ({"type": "q6_k"}, 0.0),
     "W5 g128": ({"bits": 5, "group_size": 128}, 0.0),
     "W6 g128": ({"bits": 6, "group_size": 128}, 0.0),
     "W8 g128": ({"bits": 8, "group_size": 128}, 0.0),
@@ -225,10 +226,16 @@ def random_weight(scheme: Scheme, rows: int, columns: int, share: float) -> Quan
         )
     elif block is not None:
         steps = (rows, groups // block.groups)
+        offset = 2 ** (block.scale_bits - 1) if scheme.sym else 0
         scale, zero = (
-            SuperBlocks(codes(block.scale_bits, groups), torch.rand(steps).half(), block.scale_bits)
+            SuperBlocks(
+                codes(block.scale_bits, groups).view(torch.int8 if scheme.sym else torch.uint8) - offset,
+                torch.rand(steps).half(),
+                block.scale_bits,
+            )
             for _ in range(2)
         )
+        zero = None if scheme.sym else zero
     outliers = None
     if share:
         outliers = Outliers.where(torch.rand(rows, columns) < share, torch.randn(rows, columns))

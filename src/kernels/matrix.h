@@ -89,5 +89,17 @@ inline bool in_shared_nibbles(const Matrix& m) {
   return m.level_bits > 0 && m.scale.level_rows > 0 && m.zero.level_rows > 0;
 }
 
+// Of a super-block, 256 columns.
+constexpr int kSuperUnits = 64;
+
+// Whether scales, and minima where there are some, are bytes whose fp16 steps all groups of a super-block share.
+inline bool in_super_blocks(const Matrix& m) {
+  const auto of_bytes = [&m](const Statistic& s) {
+    return (s.type == Number::Unsigned8 || s.type == Number::Signed8) && s.level_type == Number::Float16 &&
+           s.level_rows == 0 && s.shift == nullptr && s.level_groups * m.block_units == kSuperUnits;
+  };
+  return m.groups % m.scale.level_groups == 0 && of_bytes(m.scale) && (m.minima ? of_bytes(m.zero) : m.zero.type == Number::None);
+}
+
 }  // namespace
 }  // namespace roundel

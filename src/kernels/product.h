@@ -51,10 +51,19 @@ inline typename Isa::Bytes part(const uint8_t* codes, int vector) {
   }
 }
 
+// How a product reads a tile's statistics: as floats that were made of them before, or as they are stored.
+enum class Read {
+  Floats,
+  Nibbles,      // Isa looks scales and zero points of a group up in tables of the values that its 16 rows may have
+  SuperBlocks,  // groups are summed by their codes, super-blocks by their steps
+};
+
 template <class Isa, int COUNT>
 struct Work {
   typename Isa::Real sum[COUNT][Isa::kVectors];
   typename Isa::Real group[COUNT][Isa::kVectors];
+  // Of a super-block: by codes of scales, and of minima.
+  typename Isa::Real scaled[COUNT][Isa::kVectors], offset[COUNT][Isa::kVectors];
 };
 
 template <class Isa, int BITS, int DIGITS, int COUNT, int UNIT, int LAST>
@@ -117,46 +126,105 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
   }
 }
 
-// Whether products read scales and zero points as nibbles: Isa looks their values up in tables of a tile's group.
+// GGUF's K types have groups of 32 columns at 4 and 5 bits, of 16 at other widths.
+constexpr int super_block_units(int bits) { return bits == 4 || bits == 5 ? 8 : 4; }
+
 template <class Isa>
-inline bool reads_nibbles(const Matrix& m) {
-  return in_shared_nibbles(m) && m.level_bits <= Isa::kTableBits && m.block_units == 4 && m.bits <= 4;
+inline Read read_of(const Matrix& m) {
+  if (in_shared_nibbles(m) && m.level_bits <= Isa::kTableBits && m.block_units == 4 && m.bits <= 4) return Read::Nibbles;
+  if (in_super_blocks(m) && m.bits <= 6 && m.block_units == super_block_units(m.bits)) return Read::SuperBlocks;
+  return Read::Floats;
 }
 
-template <class Isa, int COUNT, bool NIBBLES>
-inline __attribute__((always_inline)) void end_group(const Matrix& m, int64_t group, const Tile& tile,
-                                                     const float* const* group_sums, Work<Isa, COUNT>& work) {
-  if constexpr (NIBBLES) {
-    const float* levels = tile.levels + group;
-    const auto middle = static_cast<float>(1 << (m.bits - 1));
-    const auto scales = Isa::table(levels[0], levels[m.groups], 0);
-    // What a group's activations meet beside the codes: the middle code less the zero point.
-    const auto centres = Isa::table(levels[2 * m.groups], levels[3 * m.groups], middle);
-    const auto* codes = static_cast<const uint8_t*>(m.scale.values) + (tile.number * m.groups + group) * kTileRows;
-    prefetch(codes + kAhead, kTileRows);
-    for (int v = 0; v < Isa::kVectors; ++v) {
-      const auto nibbles = Isa::indexes(codes + v * Isa::kRows);
-      const auto scale = Isa::pick(scales, nibbles), centre = Isa::pick(centres, Isa::upper(nibbles));
-      for (int c = 0; c < COUNT; ++c) {
-        const auto sum = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.group[c][v]);
-        work.sum[c][v] = Isa::fma(scale, sum, work.sum[c][v]);
-      }
+template <class Isa, int COUNT>
+inline __attribute__((always_inline)) void end_of_floats(const Matrix& m, int64_t group, const Tile& tile,
+                                                         const float* const* group_sums, Work<Isa, COUNT>& work) {
+  for (int v = 0; v < Isa::kVectors; ++v) {
+    const int64_t at = group * kTileRows + v * Isa::kRows;
+    const auto scale = Isa::real_load(tile.scales + at);
+    for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
+    if (m.zero.type != Number::None) {
+      const auto centre = Isa::real_load(tile.zeros + at);
+      for (int c = 0; c < COUNT; ++c)
+        work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.sum[c][v]);
     }
-  } else {
-    for (int v = 0; v < Isa::kVectors; ++v) {
-      const int64_t at = group * kTileRows + v * Isa::kRows;
-      const auto scale = Isa::real_load(tile.scales + at);
-      for (int c = 0; c < COUNT; ++c) work.sum[c][v] = Isa::fma(scale, work.group[c][v], work.sum[c][v]);
-      if (m.zero.type != Number::None) {
-        const auto centre = Isa::real_load(tile.zeros + at);
-        for (int c = 0; c < COUNT; ++c)
-          work.sum[c][v] = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.sum[c][v]);
+  }
+}
+
+template <class Isa, int COUNT>
+inline __attribute__((always_inline)) void end_of_nibbles(const Matrix& m, int64_t group, const Tile& tile,
+                                                          const float* const* group_sums, Work<Isa, COUNT>& work) {
+  const float* levels = tile.levels + group;
+  const auto middle = static_cast<float>(1 << (m.bits - 1));
+  const auto scales = Isa::table(levels[0], levels[m.groups], 0);
+  // What a group's activations meet beside the codes: the middle code less the zero point.
+  const auto centres = Isa::table(levels[2 * m.groups], levels[3 * m.groups], middle);
+  const auto* codes = static_cast<const uint8_t*>(m.scale.values) + (tile.number * m.groups + group) * kTileRows;
+  prefetch(codes + kAhead, kTileRows);
+  for (int v = 0; v < Isa::kVectors; ++v) {
+    const auto nibbles = Isa::indexes(codes + v * Isa::kRows);
+    const auto scale = Isa::pick(scales, nibbles), centre = Isa::pick(centres, Isa::upper(nibbles));
+    for (int c = 0; c < COUNT; ++c) {
+      const auto sum = Isa::fma(centre, Isa::broadcast(group_sums[c][group]), work.group[c][v]);
+      work.sum[c][v] = Isa::fma(scale, sum, work.sum[c][v]);
+    }
+  }
+}
+
+// Codes of a statistic, from AT on, as floats.
+template <class Isa>
+inline typename Isa::Real codes_of(const Statistic& s, int64_t at) {
+  prefetch(static_cast<const uint8_t*>(s.values) + at + kAhead, Isa::kRows);
+  return s.type == Number::Signed8 ? Isa::template numbers<Number::Signed8>(s.values, at)
+                                   : Isa::template numbers<Number::Unsigned8>(s.values, at);
+}
+
+template <class Isa, int COUNT, int UNITS>
+inline __attribute__((always_inline)) void end_of_block_group(const Matrix& m, int64_t group, const Tile& tile,
+                                                              const float* const* group_sums, Work<Isa, COUNT>& work) {
+  constexpr int64_t kGroups = kSuperUnits / UNITS;
+  const auto middle = Isa::broadcast(static_cast<float>(1 << (m.bits - 1)));
+  const int64_t codes = (tile.number * m.groups + group) * kTileRows;
+  const int64_t steps = (tile.number * m.groups + group) / kGroups * kTileRows;
+  for (int v = 0; v < Isa::kVectors; ++v) {
+    const int64_t row = v * Isa::kRows;
+    const auto scale = codes_of<Isa>(m.scale, codes + row);
+    for (int c = 0; c < COUNT; ++c) {
+      auto sum = work.group[c][v];
+      if (m.minima) sum = Isa::fma(middle, Isa::broadcast(group_sums[c][group]), sum);
+      work.scaled[c][v] = Isa::fma(scale, sum, work.scaled[c][v]);
+    }
+    if (m.minima) {
+      const auto minimum = codes_of<Isa>(m.zero, codes + row);
+      for (int c = 0; c < COUNT; ++c)
+        work.offset[c][v] = Isa::fma(minimum, Isa::broadcast(group_sums[c][group]), work.offset[c][v]);
+    }
+    if (group % kGroups == kGroups - 1) {
+      const auto step = Isa::template numbers<Number::Float16>(m.scale.step, steps + row);
+      for (int c = 0; c < COUNT; ++c) {
+        work.sum[c][v] = Isa::fma(step, work.scaled[c][v], work.sum[c][v]);
+        work.scaled[c][v] = Isa::real_zero();
+      }
+      if (m.minima) {
+        const auto of_minima = Isa::template numbers<Number::Float16>(m.zero.step, steps + row);
+        for (int c = 0; c < COUNT; ++c) {
+          work.sum[c][v] = Isa::fma(of_minima, work.offset[c][v], work.sum[c][v]);
+          work.offset[c][v] = Isa::real_zero();
+        }
       }
     }
   }
 }
 
-template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS, bool NIBBLES>
+template <class Isa, int COUNT, int UNITS, Read READ>
+inline __attribute__((always_inline)) void end_group(const Matrix& m, int64_t group, const Tile& tile,
+                                                     const float* const* group_sums, Work<Isa, COUNT>& work) {
+  if constexpr (READ == Read::Floats) end_of_floats<Isa, COUNT>(m, group, tile, group_sums, work);
+  if constexpr (READ == Read::Nibbles) end_of_nibbles<Isa, COUNT>(m, group, tile, group_sums, work);
+  if constexpr (READ == Read::SuperBlocks) end_of_block_group<Isa, COUNT, UNITS>(m, group, tile, group_sums, work);
+}
+
+template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS, Read READ>
 void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, float (*y)[kTileRows]) {
   constexpr int kBlocks = kChunkUnits / UNITS;
   Work<Isa, COUNT> work;
@@ -167,7 +235,8 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
     streams[c] = x[c].stream;
     scales[c] = x[c].scales;
     group_sums[c] = x[c].group_sums;
-    for (int v = 0; v < Isa::kVectors; ++v) work.sum[c][v] = work.group[c][v] = Isa::real_zero();
+    for (int v = 0; v < Isa::kVectors; ++v)
+      work.sum[c][v] = work.group[c][v] = work.scaled[c][v] = work.offset[c][v] = Isa::real_zero();
   }
   const uint8_t* codes = m.codes + tile.number * m.chunks * kUnitBytes * BITS;
   if constexpr (UNITS == kChunkUnits) {
@@ -176,20 +245,20 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
       const int64_t left = m.chunks - block, chunks = of_group < left ? of_group : left;
       for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
         add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, i == 0, work);
-      end_group<Isa, COUNT, NIBBLES>(m, group, tile, group_sums, work);
+      end_group<Isa, COUNT, UNITS, READ>(m, group, tile, group_sums, work);
     }
   } else {
     for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
       const int64_t first = chunk * kBlocks;
       add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, true, work);
-      end_group<Isa, COUNT, NIBBLES>(m, first, tile, group_sums, work);
+      end_group<Isa, COUNT, UNITS, READ>(m, first, tile, group_sums, work);
       add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, true, work);
-      end_group<Isa, COUNT, NIBBLES>(m, first + 1, tile, group_sums, work);
+      end_group<Isa, COUNT, UNITS, READ>(m, first + 1, tile, group_sums, work);
       if constexpr (UNITS == 2) {
         add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, true, work);
-        end_group<Isa, COUNT, NIBBLES>(m, first + 2, tile, group_sums, work);
+        end_group<Isa, COUNT, UNITS, READ>(m, first + 2, tile, group_sums, work);
         add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, true, work);
-        end_group<Isa, COUNT, NIBBLES>(m, first + 3, tile, group_sums, work);
+        end_group<Isa, COUNT, UNITS, READ>(m, first + 3, tile, group_sums, work);
       }
     }
   }
@@ -200,12 +269,17 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
 // The same for arguments that are known when it runs: `count` tokens at once.
 template <class Isa, int BITS, int DIGITS, int COUNT>
 Product with_units(const Matrix& m) {
+  const Read read = read_of<Isa>(m);
   if constexpr (BITS <= 4) {
-    if (reads_nibbles<Isa>(m)) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, true>;
+    if (read == Read::Nibbles) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, Read::Nibbles>;
   }
-  if (m.block_units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8, false>;
-  if (m.block_units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, false>;
-  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2, false>;
+  if constexpr (BITS <= 6) {
+    if (read == Read::SuperBlocks)
+      return multiply_tile<Isa, BITS, DIGITS, COUNT, super_block_units(BITS), Read::SuperBlocks>;
+  }
+  if (m.block_units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8, Read::Floats>;
+  if (m.block_units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, Read::Floats>;
+  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2, Read::Floats>;
 }
 
 template <class Isa, int BITS, int DIGITS>

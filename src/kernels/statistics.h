@@ -91,11 +91,13 @@ void tile_statistics(const Matrix& m, const Tile& tile) {
   if (m.zero.type != Number::None) statistic_of<Isa>(m.zero, tile.number, m.groups, tile.levels, tile.zeros);
 }
 
-// What products want of a tile: its levels, where they read the nibbles themselves; else its scales and, for the stored
-// zero points, the values of the middle codes.
+// What products want of a tile (product.h): nothing, its levels, or its scales and, for the stored zero points, the values
+// of the middle codes.
 template <class Isa>
 void product_statistics(const Matrix& m, const Tile& tile) {
-  if (reads_nibbles<Isa>(m)) {
+  const Read read = read_of<Isa>(m);
+  if (read == Read::SuperBlocks) return;
+  if (read == Read::Nibbles) {
     shared_levels<Isa>(m.scale, tile.number, m.groups, tile.levels, tile.levels + m.groups);
     float* zeros = tile.levels + 2 * m.groups;
     shared_levels<Isa>(m.zero, tile.number, m.groups, zeros, zeros + m.groups);
