@@ -12,6 +12,10 @@ struct Tile {
   float* scales;  // [groups, 16]
   float* zeros;   // [groups, 16], as they are stored, or the values of the middle codes
   float* levels;  // [4, groups]: steps and shifts of scales and of zero points that a tile shares
+  // Outliers of the tile behind it, and how many cache lines of them: asked for while this one's codes are multiplied.
+  const uint8_t* next_columns;
+  const uint8_t* next_values;
+  int64_t next_lines;
 };
 
 // Rounds the activations of a token; false: they are not finite, or 2^96 and more.

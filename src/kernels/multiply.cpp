@@ -4,6 +4,7 @@
 #include <atomic>
 #include <vector>
 
+#include "prefetch.h"
 #include "threads.h"
 
 namespace roundel {
@@ -36,12 +37,25 @@ class Batch {
   std::vector<Activations> of_;
 };
 
-// Memory for a tile's statistics, which each thread keeps.
+// Where the outliers of the next tile are; there, its own end.
+void point_to_next_outliers(const Matrix& m, Tile& tile) {
+  const Outliers& o = m.outliers;
+  if (o.starts == nullptr) return;
+  const int64_t begin = std::min((tile.number + 1) * kTileRows, m.rows), end = std::min(begin + kTileRows, m.rows);
+  const int64_t first = o.starts[begin], size = o.wide ? sizeof(int32_t) : sizeof(uint16_t);
+  tile.next_columns = static_cast<const uint8_t*>(o.columns) + first * size;
+  tile.next_values = reinterpret_cast<const uint8_t*>(o.values + first);
+  tile.next_lines = (o.starts[end] - first) * size / kCacheLine + 1;
+}
+
+// With memory for a tile's statistics, which each thread keeps.
 Tile tile_of(const Matrix& m, int64_t number) {
   thread_local std::vector<float> kept;
   const size_t size = static_cast<size_t>(m.groups) * kTileRows, levels = 4 * static_cast<size_t>(m.groups);
   if (kept.size() < 2 * size + levels) kept.resize(2 * size + levels);
-  return {number, kept.data(), kept.data() + size, kept.data() + 2 * size};
+  Tile tile{number, kept.data(), kept.data() + size, kept.data() + 2 * size, nullptr, nullptr, 0};
+  point_to_next_outliers(m, tile);
+  return tile;
 }
 
 Tile stored_tile(const Matrix& m, int64_t number, const InstructionSet& with) {

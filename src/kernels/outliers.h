@@ -3,7 +3,6 @@
 
 #include "instruction_sets.h"
 #include "numbers.h"
-#include "prefetch.h"
 
 namespace roundel {
 namespace {
@@ -37,9 +36,6 @@ void multiply_outliers_at(const Matrix& m, const Column* columns, int64_t tile, 
   const Outliers& o = m.outliers;
   const int64_t first = tile * kTileRows, rows = m.rows - first < kTileRows ? m.rows - first : kTileRows;
   const int32_t* starts = o.starts + first;
-  // The next tile's begin where this one's end, and are about as many.
-  prefetch(columns + starts[rows], starts[rows] - starts[0]);
-  prefetch(o.values + starts[rows], starts[rows] - starts[0]);
   for (int64_t r = 0; r < rows; ++r)
     y[r] += sparse_dot<Isa>(o.values + starts[r], columns + starts[r], starts[r + 1] - starts[r],
                             o.starts[m.rows] - starts[r], x);

@@ -224,6 +224,13 @@ inline __attribute__((always_inline)) void end_group(const Matrix& m, int64_t gr
   if constexpr (READ == Read::SuperBlocks) end_of_block_group<Isa, COUNT, UNITS>(m, group, tile, group_sums, work);
 }
 
+// A line of the next tile's outliers with every chunk: all at once would have to wait for each other.
+inline void prefetch_outliers(const Tile& tile, int64_t chunk) {
+  if (chunk >= tile.next_lines) return;
+  prefetch(tile.next_columns + chunk * kCacheLine, 1);
+  prefetch(tile.next_values + chunk * kCacheLine, 1);
+}
+
 template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS, Read READ>
 void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, float (*y)[kTileRows]) {
   constexpr int kBlocks = kChunkUnits / UNITS;
@@ -243,12 +250,15 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
     const int64_t of_group = group_blocks(m);
     for (int64_t group = 0, block = 0; group < m.groups; ++group) {
       const int64_t left = m.chunks - block, chunks = of_group < left ? of_group : left;
-      for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS)
+      for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS) {
+        prefetch_outliers(tile, block);
         add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, i == 0, work);
+      }
       end_group<Isa, COUNT, UNITS, READ>(m, group, tile, group_sums, work);
     }
   } else {
     for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
+      prefetch_outliers(tile, chunk);
       const int64_t first = chunk * kBlocks;
       add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, true, work);
       end_group<Isa, COUNT, UNITS, READ>(m, first, tile, group_sums, work);
