@@ -1,6 +1,7 @@
 """Products of one matrix with a few tokens: our kernels, torch's operators and llama.cpp's, in turns in one run.
 
     python benchmarks/products.py [--llama PYTHON] [--shapes 4096x4096 11008x4096] [--tokens 1 8] [--threads 1 2]
+                                   [--set avx2]
 
 PYTHON is that of an environment with the package llama-cpp-python (ggml_products.py is started there). Every contender
 multiplies with copies of its matrix, one after the other, after reading twice as much as the largest cache holds; all
@@ -48,6 +49,8 @@ OURS: dict[str, tuple[dict[str, Any], float]] = {
 }
 # Twice what the largest cache holds: reading it leaves nothing else there.
 SWEEP = torch.ones(2 * max(largest_cache(), 1 << 25) // 4)
+# After torch's operators their threads go on looking for work for a while.
+REST_SECONDS = 0.02
 MODES = {"fast": 1, "exact": 3}
 LLAMA = ("f32", "q4_0", "q4_k", "q8_0", "q2_k", "q3_k")
 LLAMA_BITS = {"f32": 32, "q4_0": 4.5, "q4_k": 4.5, "q8_0": 8.5, "q2_k": 2.625, "q3_k": 3.4375}
@@ -74,7 +77,7 @@ def main() -> None:
     """Print a table for every shape, number of tokens and of threads."""
     arguments = parse()
     llama = Llama(arguments.llama) if arguments.llama else None
-    print(f"instruction sets: {', '.join(instruction_sets())}; torch {torch.__version__}\n")
+    print(f"kernels: {arguments.set or instruction_sets()[0]}; torch {torch.__version__}\n")
     for shape in arguments.shapes:
         rows, columns = (int(n) for n in shape.split("x"))
         for threads in arguments.threads:
@@ -87,7 +90,7 @@ def show(
     arguments: Namespace, rows: int, columns: int, tokens: int, threads: int, llama: "Llama | None"
 ) -> None:
     """Measure and print one table."""
-    contenders = list(ours(rows, columns, tokens)) + list(torchs(rows, columns, tokens))
+    contenders = list(ours(rows, columns, tokens, arguments.set)) + list(torchs(rows, columns, tokens))
     if llama is not None:
         contenders += llama.contenders(rows, columns, tokens, threads)
     memory, reader = [], ReadBandwidth(buffer_bytes())
@@ -109,14 +112,15 @@ def show(
     print(flush=True)
 
 
-def ours(rows: int, columns: int, tokens: int) -> list[Contender]:
+def ours(rows: int, columns: int, tokens: int, instruction_set: str) -> list[Contender]:
     """Our kernels."""
     x = torch.randn(tokens, columns)
     found = []
     for name, (settings, share) in OURS.items():
         packed = PackedWeight.pack(random_weight(Scheme(**settings), rows, columns, share))
         copies = range(copies_of(packed.nbytes))
-        handles = [Handle(PackedWeight(packed.layout, cloned(packed.parts))) for _ in copies]
+        weights = [PackedWeight(packed.layout, cloned(packed.parts)) for _ in copies]
+        handles = [Handle(weight, instruction_set) for weight in weights]
         modes = MODES if packed.layout.scheme.bits <= 4 else MODES | {"fast": 2}
         for mode, digits in modes.items():
 
@@ -257,6 +261,7 @@ def timed(products: list[Callable[[], Any]]) -> float:
     times = []
     for _ in range(3):
         SWEEP.sum()
+        time.sleep(REST_SECONDS)
         products[0]()  # what has not been called for long is slow for other reasons
         start = time.perf_counter()
         for product in products[1:]:
@@ -273,6 +278,7 @@ def parse() -> Namespace:
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--set", default="", help="instruction set of our kernels, not the best that is here")
     return parser.parse_args()
 
 

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import roundel
 from formats.test_kernel_layouts import NARROW
 from roundel.errors import ModelError, RecipeError
+from roundel.model.bytes_read import bytes_held
+from roundel.records.folder import weight_bytes
 from roundel.records.manifest import read_manifest
 from roundel.runtime.modules import Packed, PackedEmbedding, PackedLinear
 from roundel.runtime.replace import packed_modules
@@ -131,6 +133,12 @@ def test_a_tied_head_shares_the_memory_of_the_embedding(tied: Path) -> None:
     model._apply(lambda tensor: tensor.clone())
     assert one()
     assert torch.equal(logits(model), wanted)
+
+
+def test_a_packed_model_in_memory_is_as_large_as_its_file(tied: Path) -> None:
+    model, _ = roundel.load(tied, packed=True)
+    # Rows and columns of padding are there, names and shapes are not.
+    assert bytes_held(model) == pytest.approx(weight_bytes(tied), rel=0.15)
 
 
 def test_another_type_of_the_model_leaves_the_integers(tied: Path) -> None:

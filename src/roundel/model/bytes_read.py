@@ -43,6 +43,13 @@ def bytes_read(model: nn.Module, step: Callable[[], object]) -> int:
     return sum(read.values())
 
 
+def bytes_held(model: nn.Module) -> int:
+    """Bytes of all that a model stores, parameters and what packed weights are made of, shared ones once."""
+    stored = model.state_dict(keep_vars=True).values()
+    # Tensors on the meta device have no address.
+    return sum({(t.data_ptr() or id(t), t.nbytes): t.nbytes for t in stored}.values())
+
+
 def _embeddings(model: nn.Module) -> set[nn.Module]:
     """Modules of which a token reads a row."""
     found = {module for module in model.modules() if isinstance(module, nn.Embedding)}

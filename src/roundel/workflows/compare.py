@@ -15,6 +15,7 @@ from roundel.evaluation.tasks.results import to_plain
 from roundel.evaluation.windows import EvaluationText
 from roundel.formats.reload import unpack_model
 from roundel.model.blocks import find_blocks
+from roundel.model.bytes_read import bytes_held
 from roundel.model.checkpoint import is_own
 from roundel.model.experts import divide
 from roundel.model.in_memory import check_apart
@@ -194,7 +195,7 @@ def _about(name: str, source: SourceModel, parameters: int) -> dict[str, Any]:
 def _size(source: SourceModel, parameters: int) -> dict[str, Any]:
     """Bytes of the weight files; of a model in memory, or made of others, of its tensors."""
     size = weight_bytes(source.place.path) if source.place is not None and not source.parents else 0
-    size = size or sum(p.numel() * p.element_size() for p in source.model.parameters())
+    size = size or bytes_held(source.model)
     return {"file_bytes": size, "bits_per_parameter": 8 * size / parameters}
 
 
