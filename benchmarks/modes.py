@@ -28,19 +28,23 @@ def main() -> None:
             "limit": arguments.limit,
             "window": arguments.window,
         }
-        own = roundel.evaluate(exact, reference=source, **how)
+        own, perplexity = measure(exact, source, how)
         decoded, _ = roundel.load(folder, packed=False)
-        rounding = roundel.evaluate(exact, reference=decoded, **how)
+        rounding, _ = measure(exact, decoded, how)
         fast, _ = roundel.load(folder, packed=True, mode="fast")
-        cost = roundel.evaluate(fast, reference=exact, **how)
-        assert own.kl is not None
-        assert rounding.kl is not None
-        assert cost.kl is not None
+        cost, with_cost = measure(fast, exact, how)
         print(
-            f"| {folder} | {own.kl:.5f} | {rounding.kl:.1e} | {cost.kl:.6f} | {cost.kl / own.kl:.2%} | "
-            f"{own.perplexity:.3f} | {cost.perplexity:.3f} |",
+            f"| {folder} | {own:.5f} | {rounding:.1e} | {cost:.6f} | {cost / own:.2%} | "
+            f"{perplexity:.3f} | {with_cost:.3f} |",
             flush=True,
         )
+
+
+def measure(model: Any, reference: Any, how: dict[str, Any]) -> tuple[float, float]:
+    """Mean KL from a reference, and perplexity."""
+    text = roundel.evaluate(model, reference=reference, **how).texts[0]
+    assert text.kl is not None
+    return text.kl.mean.value, text.perplexity.value
 
 
 def parse() -> Namespace:
