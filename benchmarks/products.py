@@ -212,6 +212,14 @@ def random_weight(scheme: Scheme, rows: int, columns: int, share: float) -> Quan
         return torch.randint(0, 2**bits, (rows, width), dtype=torch.uint8)
 
     groups, block = scheme.groups(columns), scheme.block_type
+
+    def super_blocks() -> SuperBlocks:
+        assert block is not None
+        found, steps = codes(block.scale_bits, groups), torch.rand(rows, groups // block.groups).half()
+        if scheme.sym:  # codes are signed
+            found = found.view(torch.int8) - 2 ** (block.scale_bits - 1)
+        return SuperBlocks(found, steps, block.scale_bits)
+
     scale: Any = torch.rand(rows, groups).half()
     zero: Any = None if scheme.sym else codes(scheme.bits, groups)
     if scheme.two_level:
@@ -229,17 +237,7 @@ def random_weight(scheme: Scheme, rows: int, columns: int, share: float) -> Quan
             for bits in (scheme.scale_bits, scheme.zero_bits)
         )
     elif block is not None:
-        steps = (rows, groups // block.groups)
-        offset = 2 ** (block.scale_bits - 1) if scheme.sym else 0
-        scale, zero = (
-            SuperBlocks(
-                codes(block.scale_bits, groups).view(torch.int8 if scheme.sym else torch.uint8) - offset,
-                torch.rand(steps).half(),
-                block.scale_bits,
-            )
-            for _ in range(2)
-        )
-        zero = None if scheme.sym else zero
+        scale, zero = super_blocks(), None if scheme.sym else super_blocks()
     outliers = None
     if share:
         outliers = Outliers.where(torch.rand(rows, columns) < share, torch.randn(rows, columns))

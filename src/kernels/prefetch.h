@@ -1,7 +1,7 @@
 // What is read soon is asked for ahead of time.
 //
 // A tile's codes, statistics and outliers are streams of their own, each read once from its begin to its end. Processors
-// follow a stream by themselves, but only to the end of a page, and learn anew in the next one: with pages of 4 KiB, half
+// follow a stream by themselves, but only to the end of a page, and learn anew in the next one: with pages of 4 KiB, a third
 // of the time of a product was waiting. Asking for addresses that are not there does nothing.
 #pragma once
 
