@@ -28,6 +28,7 @@ from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import Tiles
 from roundel.runtime.kernels import Handle, instruction_sets
+from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.packed_weight import PackedWeight
 from roundel.system.bandwidth import ReadBandwidth, buffer_bytes, largest_cache
 
@@ -51,7 +52,6 @@ OURS: dict[str, tuple[dict[str, Any], float]] = {
 SWEEP = torch.ones(2 * max(largest_cache(), 1 << 25) // 4)
 # After torch's operators their threads go on looking for work for a while.
 REST_SECONDS = 0.02
-MODES = {"fast": 1, "exact": 3}
 LLAMA = ("f32", "q4_0", "q4_k", "q8_0", "q2_k", "q3_k")
 LLAMA_BITS = {"f32": 32, "q4_0": 4.5, "q4_k": 4.5, "q8_0": 8.5, "q2_k": 2.625, "q3_k": 3.4375}
 
@@ -121,11 +121,10 @@ def ours(rows: int, columns: int, tokens: int, instruction_set: str) -> list[Con
         copies = range(copies_of(packed.nbytes))
         weights = [PackedWeight(packed.layout, cloned(packed.parts)) for _ in copies]
         handles = [Handle(weight, instruction_set) for weight in weights]
-        modes = MODES if packed.layout.scheme.bits <= 4 else MODES | {"fast": 2}
-        for mode, digits in modes.items():
+        for mode in MODES:
 
-            def run(handles: list[Handle] = handles, digits: int = digits) -> float:
-                return timed([lambda h=h: h.multiply(x, digits) for h in handles])
+            def run(handles: list[Handle] = handles, mode: Mode = mode) -> float:
+                return timed([lambda h=h: h.multiply(x, mode) for h in handles])
 
             found.append(Contender(f"{name}, {mode}", packed.nbytes, run))
     return found

@@ -42,7 +42,7 @@ struct InstructionSet {
   Round round;
   Take take;
   Statistics stored_statistics, product_statistics;
-  Product (*product)(const Matrix&, int digits, int count);
+  Product (*product)(const Matrix&, Digits digits, int count);
   AddOutliers add_outliers;
   Decode decode;
   int most_tokens;  // at once

@@ -74,13 +74,14 @@ NB_MODULE(_kernels, m) {
           nb::arg("outlier_wide") = false, nb::arg("order") = 0)
       .def(
           "multiply",
-          [](const Matrix& self, uintptr_t x, int64_t tokens, int digits, uintptr_t y, int threads,
+          [](const Matrix& self, uintptr_t x, int64_t tokens, bool exact, uintptr_t y, int threads,
              const std::string& set) {
             const InstructionSet& with = chosen(set);
             nb::gil_scoped_release free;
-            return multiply(self, address<const float>(x), tokens, digits, address<float>(y), threads, with);
+            const Mode mode = exact ? Mode::Exact : Mode::Fast;
+            return multiply(self, address<const float>(x), tokens, mode, address<float>(y), threads, with);
           },
-          nb::arg("x"), nb::arg("tokens"), nb::arg("digits"), nb::arg("y"), nb::arg("threads"),
+          nb::arg("x"), nb::arg("tokens"), nb::arg("exact"), nb::arg("y"), nb::arg("threads"),
           nb::arg("instruction_set") = "")
       .def(
           "multiply_integers",

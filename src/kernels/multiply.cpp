@@ -16,23 +16,28 @@ constexpr int64_t kTaskCodes = 1 << 18;
 // Memory of several tokens' activations.
 class Batch {
  public:
-  Batch(const Matrix& m, int64_t tokens, int digits) : tokens_(tokens) {
+  Batch(const Matrix& m, int64_t tokens, Digits digits) : digits_(digits), tokens_(tokens) {
     const int64_t stream = stream_bytes(m, digits), kept = m.outliers.starts ? m.columns : 0;
     const int64_t floats = blocks(m) + m.groups + kept;
     streams_.resize(tokens * stream);
     floats_.resize(tokens * floats);
+    wide_.resize(tokens * blocks(m));
     for (int64_t t = 0; t < tokens; ++t) {
       float* at = floats_.data() + t * floats;
-      of_.push_back({digits, streams_.data() + t * stream, at, at + blocks(m), kept ? at + blocks(m) + m.groups : nullptr});
+      float* values = kept ? at + blocks(m) + m.groups : nullptr;
+      of_.push_back({digits, streams_.data() + t * stream, wide_.data() + t * blocks(m), at, at + blocks(m), values});
     }
   }
   const Activations& operator[](int64_t token) const { return of_[token]; }
   const Activations* at(int64_t token) const { return of_.data() + token; }
   int64_t tokens() const { return tokens_; }
+  Digits digits() const { return digits_; }
 
  private:
+  Digits digits_;
   int64_t tokens_;
   std::vector<int8_t> streams_;
+  std::vector<uint8_t> wide_;
   std::vector<float> floats_;
   std::vector<Activations> of_;
 };
@@ -64,12 +69,12 @@ Tile stored_tile(const Matrix& m, int64_t number, const InstructionSet& with) {
   return tile;
 }
 
-void multiply_tiles(const Matrix& m, const Batch& x, int digits, float* y, int threads, const InstructionSet& with) {
+void multiply_tiles(const Matrix& m, const Batch& x, float* y, int threads, const InstructionSet& with) {
   const int64_t per_tile = m.chunks * kChunkColumns * kTileRows;
   const int64_t step = std::max<int64_t>(1, kTaskCodes / per_tile), count = (tiles(m) + step - 1) / step;
   Product of[5] = {};
-  for (int tokens : {1, 2, 4}) of[tokens] = with.product(m, digits, tokens);
-  const int most = std::min(with.most_tokens, digits == 1 ? 4 : 2);
+  for (int tokens : {1, 2, 4}) of[tokens] = with.product(m, x.digits(), tokens);
+  const int most = std::min(with.most_tokens, x.digits().least == 1 ? 4 : 2);
 
   parallel(count, threads, [&](int64_t task) {
     float found[4][kTileRows];
@@ -94,24 +99,24 @@ void multiply_tiles(const Matrix& m, const Batch& x, int digits, float* y, int t
 
 }  // namespace
 
-bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float* y, int threads,
+bool multiply(const Matrix& m, const float* x, int64_t tokens, Mode mode, float* y, int threads,
               const InstructionSet& with) {
-  const Batch batch(m, tokens, digits);
+  const Batch batch(m, tokens, digits_of(mode, m.bits));
   std::atomic<bool> finite{true};
   parallel(tokens, threads, [&](int64_t token) {
     if (!with.round(m, x + token * m.columns, batch[token])) finite = false;
   });
   if (!finite) return false;
-  multiply_tiles(m, batch, digits, y, threads, with);
+  multiply_tiles(m, batch, y, threads, with);
   return true;
 }
 
 void multiply_integers(const Matrix& m, const int8_t* x, int64_t tokens, const float* scales, const float* zeros,
                        const float* row_sums, float* y, int threads, const InstructionSet& with) {
-  const Batch batch(m, tokens, 1);
+  const Batch batch(m, tokens, kIntegers);
   parallel(tokens, threads,
            [&](int64_t token) { with.take(m, x + token * m.columns, batch[token]); });
-  multiply_tiles(m, batch, 1, y, threads, with);
+  multiply_tiles(m, batch, y, threads, with);
   for (int64_t token = 0; token < tokens; ++token) {
     float* of = y + token * m.rows;
     for (int64_t row = 0; row < m.rows; ++row) of[row] = scales[token] * (of[row] - zeros[token] * row_sums[row]);

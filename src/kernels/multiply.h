@@ -5,9 +5,8 @@
 
 namespace roundel {
 
-// y [tokens, rows] = x [tokens, columns] W^T, with activations in one, two or three digits. False: they are not finite, or
-// 2^96 and more, and y is nothing.
-bool multiply(const Matrix& m, const float* x, int64_t tokens, int digits, float* y, int threads,
+// y [tokens, rows] = x [tokens, columns] W^T. False: activations are not finite, or 2^96 and more, and y is nothing.
+bool multiply(const Matrix& m, const float* x, int64_t tokens, Mode mode, float* y, int threads,
               const InstructionSet& with);
 
 // The same for integer activations of which each token has a scale and a zero point:

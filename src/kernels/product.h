@@ -66,7 +66,8 @@ struct Work {
   typename Isa::Real scaled[COUNT][Isa::kVectors], offset[COUNT][Isa::kVectors];
 };
 
-template <class Isa, int BITS, int DIGITS, int COUNT, int UNIT, int LAST>
+// STRIDE: digits that a unit has in the streams, of which DIGITS are read.
+template <class Isa, int BITS, int DIGITS, int STRIDE, int COUNT, int UNIT, int LAST>
 inline __attribute__((always_inline)) void add_units(const uint8_t* codes, const int8_t* const* at,
                                                      typename Isa::Sum (*low)[DIGITS][Isa::kVectors],
                                                      typename Isa::Sum (*high)[DIGITS][Isa::kVectors], int first) {
@@ -78,20 +79,20 @@ inline __attribute__((always_inline)) void add_units(const uint8_t* codes, const
       if constexpr (kHigh > 0) h = part<Isa, kHigh, UNIT>(codes + kLow * kUnitBytes, v);
       for (int c = 0; c < COUNT; ++c) {
         for (int d = 0; d < DIGITS; ++d) {
-          const int8_t* four = at[c] + 4 * ((UNIT - first) * DIGITS + d);
+          const int8_t* four = at[c] + 4 * ((UNIT - first) * STRIDE + d);
           low[c][d][v] = Isa::dot(low[c][d][v], l, four);
           if constexpr (kHigh > 0) high[c][d][v] = Isa::dot(high[c][d][v], h, four);
         }
       }
     }
-    add_units<Isa, BITS, DIGITS, COUNT, UNIT + 1, LAST>(codes, at, low, high, first);
+    add_units<Isa, BITS, DIGITS, STRIDE, COUNT, UNIT + 1, LAST>(codes, at, low, high, first);
   }
 }
 
 // A block: units FIRST to LAST of a chunk, the first of its group or a later one. Moves the streams of activations on.
-template <class Isa, int BITS, int DIGITS, int COUNT, int FIRST, int LAST>
-inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const int8_t** streams, const float* const* scales,
-                                                     int64_t block, bool first, Work<Isa, COUNT>& work) {
+template <class Isa, int BITS, int DIGITS, int STRIDE, int COUNT, int FIRST, int LAST>
+inline __attribute__((always_inline)) void add_digits(const uint8_t* codes, const int8_t** streams, const float* const* scales,
+                                                      int64_t block, bool first, Work<Isa, COUNT>& work) {
   constexpr int V = Isa::kVectors;
   typename Isa::Sum low[COUNT][DIGITS][V], high[COUNT][DIGITS][V];
   const int8_t* at[COUNT];
@@ -104,9 +105,9 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
         high[c][d][v] = start;
       }
     }
-    at[c] = streams[c] + 4 * DIGITS;
+    at[c] = streams[c] + 4 * STRIDE;
   }
-  add_units<Isa, BITS, DIGITS, COUNT, FIRST, LAST>(codes, at, low, high, FIRST);
+  add_units<Isa, BITS, DIGITS, STRIDE, COUNT, FIRST, LAST>(codes, at, low, high, FIRST);
   for (int c = 0; c < COUNT; ++c) {
     const auto scale = Isa::broadcast(scales[c][block]);
     for (int v = 0; v < V; ++v) {
@@ -122,8 +123,21 @@ inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const
       for (int d = DIGITS - 2; d >= 0; --d) all = Isa::fma(all, Isa::broadcast(kBase), total[d]);
       work.group[c][v] = first ? Isa::multiply(all, scale) : Isa::fma(all, scale, work.group[c][v]);
     }
-    streams[c] = at[c] + 4 * DIGITS * (LAST - FIRST);
+    streams[c] = at[c] + 4 * STRIDE * (LAST - FIRST);
   }
+}
+
+// A digit that another token of the same call makes us read is zero: a token alone gets the same bits.
+template <class Isa, int BITS, int LEAST, int MOST, int COUNT, int FIRST, int LAST>
+inline __attribute__((always_inline)) void add_block(const uint8_t* codes, const int8_t** streams, const float* const* scales,
+                                                     const uint8_t* const* wide, int64_t block, bool first,
+                                                     Work<Isa, COUNT>& work) {
+  if constexpr (LEAST < MOST) {
+    uint8_t any = 0;
+    for (int c = 0; c < COUNT; ++c) any |= wide[c][block];
+    if (any == 0) return add_digits<Isa, BITS, LEAST, MOST, COUNT, FIRST, LAST>(codes, streams, scales, block, first, work);
+  }
+  add_digits<Isa, BITS, MOST, MOST, COUNT, FIRST, LAST>(codes, streams, scales, block, first, work);
 }
 
 // GGUF's K types have groups of 32 columns at 4 and 5 bits, of 16 at other widths.
@@ -231,15 +245,17 @@ inline void prefetch_outliers(const Tile& tile, int64_t chunk) {
   prefetch(tile.next_values + chunk * kCacheLine, 1);
 }
 
-template <class Isa, int BITS, int DIGITS, int COUNT, int UNITS, Read READ>
+template <class Isa, int BITS, int LEAST, int MOST, int COUNT, int UNITS, Read READ>
 void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, float (*y)[kTileRows]) {
   constexpr int kBlocks = kChunkUnits / UNITS;
   Work<Isa, COUNT> work;
   const int8_t* streams[COUNT];
+  const uint8_t* wide[COUNT];
   const float* scales[COUNT];
   const float* group_sums[COUNT];
   for (int c = 0; c < COUNT; ++c) {
     streams[c] = x[c].stream;
+    wide[c] = x[c].wide;
     scales[c] = x[c].scales;
     group_sums[c] = x[c].group_sums;
     for (int v = 0; v < Isa::kVectors; ++v)
@@ -252,7 +268,7 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
       const int64_t left = m.chunks - block, chunks = of_group < left ? of_group : left;
       for (int64_t i = 0; i < chunks; ++i, ++block, codes += kUnitBytes * BITS) {
         prefetch_outliers(tile, block);
-        add_block<Isa, BITS, DIGITS, COUNT, 0, kChunkUnits>(codes, streams, scales, block, i == 0, work);
+        add_block<Isa, BITS, LEAST, MOST, COUNT, 0, kChunkUnits>(codes, streams, scales, wide, block, i == 0, work);
       }
       end_group<Isa, COUNT, UNITS, READ>(m, group, tile, group_sums, work);
     }
@@ -260,14 +276,14 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
     for (int64_t chunk = 0; chunk < m.chunks; ++chunk, codes += kUnitBytes * BITS) {
       prefetch_outliers(tile, chunk);
       const int64_t first = chunk * kBlocks;
-      add_block<Isa, BITS, DIGITS, COUNT, 0, UNITS>(codes, streams, scales, first, true, work);
+      add_block<Isa, BITS, LEAST, MOST, COUNT, 0, UNITS>(codes, streams, scales, wide, first, true, work);
       end_group<Isa, COUNT, UNITS, READ>(m, first, tile, group_sums, work);
-      add_block<Isa, BITS, DIGITS, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, first + 1, true, work);
+      add_block<Isa, BITS, LEAST, MOST, COUNT, UNITS, 2 * UNITS>(codes, streams, scales, wide, first + 1, true, work);
       end_group<Isa, COUNT, UNITS, READ>(m, first + 1, tile, group_sums, work);
       if constexpr (UNITS == 2) {
-        add_block<Isa, BITS, DIGITS, COUNT, 4, 6>(codes, streams, scales, first + 2, true, work);
+        add_block<Isa, BITS, LEAST, MOST, COUNT, 4, 6>(codes, streams, scales, wide, first + 2, true, work);
         end_group<Isa, COUNT, UNITS, READ>(m, first + 2, tile, group_sums, work);
-        add_block<Isa, BITS, DIGITS, COUNT, 6, 8>(codes, streams, scales, first + 3, true, work);
+        add_block<Isa, BITS, LEAST, MOST, COUNT, 6, 8>(codes, streams, scales, wide, first + 3, true, work);
         end_group<Isa, COUNT, UNITS, READ>(m, first + 3, tile, group_sums, work);
       }
     }
@@ -277,41 +293,42 @@ void multiply_tile(const Matrix& m, const Tile& tile, const Activations* x, floa
 }
 
 // The same for arguments that are known when it runs: `count` tokens at once.
-template <class Isa, int BITS, int DIGITS, int COUNT>
+template <class Isa, int BITS, int LEAST, int MOST, int COUNT>
 Product with_units(const Matrix& m) {
   const Read read = read_of<Isa>(m);
   if constexpr (BITS <= 4) {
-    if (read == Read::Nibbles) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, Read::Nibbles>;
+    if (read == Read::Nibbles) return multiply_tile<Isa, BITS, LEAST, MOST, COUNT, 4, Read::Nibbles>;
   }
   if constexpr (BITS <= 6) {
     if (read == Read::SuperBlocks)
-      return multiply_tile<Isa, BITS, DIGITS, COUNT, super_block_units(BITS), Read::SuperBlocks>;
+      return multiply_tile<Isa, BITS, LEAST, MOST, COUNT, super_block_units(BITS), Read::SuperBlocks>;
   }
-  if (m.block_units == 8) return multiply_tile<Isa, BITS, DIGITS, COUNT, 8, Read::Floats>;
-  if (m.block_units == 4) return multiply_tile<Isa, BITS, DIGITS, COUNT, 4, Read::Floats>;
-  return multiply_tile<Isa, BITS, DIGITS, COUNT, 2, Read::Floats>;
+  if (m.block_units == 8) return multiply_tile<Isa, BITS, LEAST, MOST, COUNT, 8, Read::Floats>;
+  if (m.block_units == 4) return multiply_tile<Isa, BITS, LEAST, MOST, COUNT, 4, Read::Floats>;
+  return multiply_tile<Isa, BITS, LEAST, MOST, COUNT, 2, Read::Floats>;
 }
 
-template <class Isa, int BITS, int DIGITS>
+template <class Isa, int BITS, int LEAST, int MOST>
 Product with_count(const Matrix& m, int count) {
-  if constexpr (Isa::kMostTokens >= 4 && DIGITS == 1) {
-    if (count == 4) return with_units<Isa, BITS, DIGITS, 4>(m);
+  if constexpr (Isa::kMostTokens >= 4 && LEAST == 1) {
+    if (count == 4) return with_units<Isa, BITS, LEAST, MOST, 4>(m);
   }
   if constexpr (Isa::kMostTokens >= 2) {
-    if (count == 2) return with_units<Isa, BITS, DIGITS, 2>(m);
+    if (count == 2) return with_units<Isa, BITS, LEAST, MOST, 2>(m);
   }
-  return with_units<Isa, BITS, DIGITS, 1>(m);
+  return with_units<Isa, BITS, LEAST, MOST, 1>(m);
 }
 
 template <class Isa, int BITS>
-Product with_digits(const Matrix& m, int digits, int count) {
-  if (digits == 1) return with_count<Isa, BITS, 1>(m, count);
-  if (digits == 2) return with_count<Isa, BITS, 2>(m, count);
-  return with_count<Isa, BITS, 3>(m, count);
+Product with_digits(const Matrix& m, Digits digits, int count) {
+  constexpr Digits kFast = digits_of(Mode::Fast, BITS), kExact = digits_of(Mode::Exact, BITS);
+  if (digits.most == kExact.most) return with_count<Isa, BITS, kExact.least, kExact.most>(m, count);
+  if (digits.most == kFast.most) return with_count<Isa, BITS, kFast.least, kFast.most>(m, count);
+  return with_count<Isa, BITS, kIntegers.least, kIntegers.most>(m, count);
 }
 
 template <class Isa>
-Product product_of(const Matrix& m, int digits, int count) {
+Product product_of(const Matrix& m, Digits digits, int count) {
   switch (m.bits) {
     case 2: return with_digits<Isa, 2>(m, digits, count);
     case 3: return with_digits<Isa, 3>(m, digits, count);

@@ -27,7 +27,7 @@ inline int32_t pair(int32_t low, int32_t high) {
 
 // Scale of a block whose largest activation is `largest`, and its inverse.
 inline void scale_of(float largest, int digits, float* scale, float* inverse) {
-  if (digits == kMostDigits) {
+  if (digits == 3) {
     // largest < 2^exponent, by its bits; those of subnormal numbers say less than kLeastExponent.
     int exponent = static_cast<int>(to_bits(largest) >> 23) - 126;
     if (exponent < kLeastExponent) exponent = kLeastExponent;
@@ -87,12 +87,26 @@ inline void split(const float* block, float inverse, int8_t (*digit)[kChunkColum
   }
 }
 
-template <int D>
+// In many sums, each in one order, for vectors; in double, where no square of a float runs over.
+inline double mean_square(const float* x, int64_t count) {
+  double sums[kChunkColumns] = {};
+  int64_t i = 0;
+  for (; i + kChunkColumns <= count; i += kChunkColumns)
+    for (int k = 0; k < kChunkColumns; ++k) sums[k] += static_cast<double>(x[i + k]) * x[i + k];
+  for (int k = 0; i < count; ++i, ++k) sums[k] += static_cast<double>(x[i]) * x[i];
+  double sum = 0;
+  for (double part : sums) sum += part;
+  return sum / static_cast<double>(count);
+}
+
+template <int LEAST, int MOST>
 bool round_row(const Matrix& m, const float* x, Start start, const Activations& to) {
   const int mid = middle(m.bits);
   int8_t* stream = to.stream;
   float group_sum = 0;
-  for (int64_t b = 0; b < blocks(m); ++b, stream += D * (4 + 4 * m.block_units)) {
+  double limit = 0;
+  if constexpr (LEAST < MOST) limit = kStandsOut * mean_square(x, m.columns);
+  for (int64_t b = 0; b < blocks(m); ++b, stream += MOST * (4 + 4 * m.block_units)) {
     const Span span = span_of(m, b);
     const int count = static_cast<int>(span.end - span.begin);
     float gathered[kChunkColumns];
@@ -107,11 +121,18 @@ bool round_row(const Matrix& m, const float* x, Start start, const Activations& 
 
     const uint32_t largest = largest_size(block);
     if (largest >= kTooLarge) return false;
+    const double size = from_bits(largest);
+    const bool wide = LEAST == MOST || size * size > limit;
     float scale, inverse;
-    scale_of(from_bits(largest), D, &scale, &inverse);
-    int8_t digit[D][kChunkColumns];
-    split<D>(block, inverse, digit);
-    const int32_t sum = write_block<D>(digit, m.block_units, mid, start, stream);
+    scale_of(from_bits(largest), wide ? MOST : LEAST, &scale, &inverse);
+    int8_t digit[MOST][kChunkColumns] = {};
+    if (wide) {
+      split<MOST>(block, inverse, digit);
+    } else {
+      split<LEAST>(block, inverse, digit);
+    }
+    const int32_t sum = write_block<MOST>(digit, m.block_units, mid, start, stream);
+    to.wide[b] = wide;
     to.scales[b] = scale;
     group_sum = (span.within == 0 ? 0.0f : group_sum) + static_cast<float>(sum) * scale;
     to.group_sums[span.group] = group_sum;
@@ -122,11 +143,8 @@ bool round_row(const Matrix& m, const float* x, Start start, const Activations& 
 // Round the activations of one row, `columns` of the matrix; false: they are not finite, or 2^96 and more.
 template <class Isa>
 bool round_activations(const Matrix& m, const float* x, const Activations& to) {
-  switch (to.digits) {
-    case 1: return round_row<1>(m, x, Isa::kStart, to);
-    case 2: return round_row<2>(m, x, Isa::kStart, to);
-    default: return round_row<3>(m, x, Isa::kStart, to);
-  }
+  if (to.digits.most == 3) return round_row<3, 3>(m, x, Isa::kStart, to);
+  return to.digits.least == 2 ? round_row<2, 2>(m, x, Isa::kStart, to) : round_row<1, 2>(m, x, Isa::kStart, to);
 }
 
 // The same for integers in [-128, 127] that are given: one digit, scale 1.

@@ -18,7 +18,7 @@ from roundel.model.source import SourceModel
 from roundel.model.streamer import Speed
 from roundel.recipe import Recipe
 from roundel.records.outcome import LayerRecord
-from roundel.runtime.product import Mode
+from roundel.runtime.modes import Mode
 from roundel.system.devices import choose_device
 from roundel.system.ranks import init_ranks
 from roundel.system.surroundings import undisturbed

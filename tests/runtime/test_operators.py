@@ -6,8 +6,9 @@ import torch
 from roundel.grid.scheme import Scheme
 from roundel.runtime import operators
 from roundel.runtime.layout import describe
+from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.product import MODES, Mode, Product
+from roundel.runtime.product import Product
 from runtime.random_weights import FORMS, a_weight
 
 PACKED = PackedWeight.pack(

@@ -8,9 +8,9 @@ from torch import nn
 
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.modules import PackedEmbedding, PackedLinear, pack_linear
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.product import MODES, Mode
 from runtime.random_weights import FORMS, a_weight
 
 

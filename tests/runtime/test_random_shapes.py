@@ -51,7 +51,7 @@ def any_activations(choose: random.Random, columns: int) -> torch.Tensor:
 @pytest.mark.slow(f"{WEIGHTS} random shapes")
 @pytest.mark.parametrize("name", SETS)
 def test_thousands_of_shapes(name: str) -> None:
-    """Products may miss float64, or the reference of as many digits, by 1e-6 of what is summed (random_weights.py)."""
+    """Products may miss float64, or the reference of fast mode, by 1e-6 of what is summed (random_weights.py)."""
     for seed in range(WEIGHTS):
         choose = random.Random(seed)
         weight = any_weight(choose)
@@ -59,13 +59,12 @@ def test_thousands_of_shapes(name: str) -> None:
         assert packed.unpack().equals(weight), seed
         handle, x = Handle(packed, name), any_activations(choose, weight.shape[1])
         room = EXACT * summed(x, weight)
-        found = handle.multiply(x, 3)
+        found = handle.multiply(x, "exact")
         assert found is not None, seed
         assert ((found.double() - exact_product(x, weight)).abs() <= room).all(), seed
-        digits = choose.choice((1, 2))
-        found = handle.multiply(x, digits)
+        found = handle.multiply(x, "fast")
         assert found is not None, seed
-        assert ((found - reference.multiply(x, packed, digits)).abs() <= room).all(), seed
+        assert ((found - reference.multiply(x, packed, "fast")).abs() <= room).all(), seed
         columns = slice(None) if weight.order is None else weight.order
         decoded, first = weight.dequantize()[:, columns], choose.randrange(weight.shape[0])
         assert torch.equal(handle.decode(first, weight.shape[0]), decoded[first:]), seed

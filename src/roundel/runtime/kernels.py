@@ -9,6 +9,7 @@ import torch
 
 from roundel.runtime.extension import EXTENSION
 from roundel.runtime.layout import Layout
+from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
 from roundel.runtime.statistics import level_groups, level_rows, nibble_bits, share_bytes
 
@@ -61,7 +62,7 @@ class Handle:
             order=self._at("order"),
         )
 
-    def multiply(self, x: torch.Tensor, digits: int) -> torch.Tensor | None:
+    def multiply(self, x: torch.Tensor, mode: Mode) -> torch.Tensor | None:
         """`x W^T`: `[..., columns]` float32 to `[..., rows]` float32; None: activations are not finite, or beyond 2^96.
 
         Raises:
@@ -70,7 +71,8 @@ class Handle:
         x = self._inputs(x, torch.float32)
         y = _memory(*x.shape[:-1], self.rows)
         tokens, threads = x.numel() // self.columns, torch.get_num_threads()
-        finite = self._matrix.multiply(x.data_ptr(), tokens, digits, y.data_ptr(), threads, self._set)
+        exact = mode == "exact"
+        finite = self._matrix.multiply(x.data_ptr(), tokens, exact, y.data_ptr(), threads, self._set)
         return y if finite else None
 
     def multiply_integers(

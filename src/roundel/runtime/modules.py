@@ -10,8 +10,9 @@ from roundel.activations.rounding import Codes
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.runtime import operators
 from roundel.runtime.layout import describe
+from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.product import Mode, Product
+from roundel.runtime.product import Product
 
 
 class Packed(nn.Module):

@@ -1,31 +1,16 @@
-"""Products with packed weights: by kernels where they serve, else by torch's operators.
-
-Two modes, by how many digits of 8 bits hold an activation (reference.py):
-
-    exact   three: as products of floats with the decoded weights, to rounding
-    fast    one; two for weights of more than 4 bits, which are finer than what one would add
-"""
-
-from typing import Literal, get_args
+"""Products with packed weights: by kernels where they serve, else by torch's operators."""
 
 import torch
 import torch.nn.functional as F
 
 from roundel.runtime import kernels, reference
+from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
-
-Mode = Literal["exact", "fast"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Of more tokens at once, decoding the weights for torch's matrix product is faster than exact products here.
 _MOST_TOKENS = 16
 # Weights that are decoded at a time.
 _DECODED = 2**22
-
-
-def digits_of(mode: Mode, bits: int) -> int:
-    """Digits that hold an activation."""
-    return reference.EXACT_DIGITS if mode == "exact" else 1 if bits <= 4 else 2
 
 
 class Product:
@@ -39,7 +24,6 @@ class Product:
         self.weight = weight
         self.handle = kernels.Handle(weight) if kernels.serves(weight) else None
         self._columns = weight.layout.columns
-        self._digits = {mode: digits_of(mode, weight.layout.scheme.bits) for mode in MODES}
         self._row_sums: torch.Tensor | None = None
 
     def multiply(self, x: torch.Tensor, mode: Mode) -> torch.Tensor:
@@ -53,14 +37,15 @@ class Product:
             raise ValueError(f"[..., {columns}] is expected, and {list(x.shape)} is given")
         # Gradients of the activations pass through torch's products only.
         learning = x.requires_grad and torch.is_grad_enabled()
-        digits = self._digits["exact" if learning else mode]
+        if learning:
+            mode = "exact"
         if self.handle is None:
-            return reference.multiply(x, self.weight, digits).to(x.dtype)
+            return reference.multiply(x, self.weight, mode).to(x.dtype)
         # A token at a time, what surrounds the product counts: no operator runs that has nothing to do.
         floats = x if x.dtype is torch.float32 else x.float()
         found = None
         if not learning and (mode == "fast" or x.numel() <= _MOST_TOKENS * columns):
-            found = self.handle.multiply(floats, digits)
+            found = self.handle.multiply(floats, mode)
         if found is None:  # many tokens, gradients, or activations beyond what the kernels take
             found = self._decode_and_multiply(floats)
         return found if x.dtype is torch.float32 else found.to(x.dtype)

@@ -4,9 +4,11 @@ The kernels take activations as integers, with a scale for each block of columns
 
     x = scale * (digit_0 + 254 digit_1 + 254^2 digit_2),   digits in [-127, 127]
 
-One digit is what llama.cpp calls Q8. Three hold 23 bits of the largest of a block, as a float holds 24 of each, and
-sums of integers are exact: no more is lost than in products of floats. `round_activations` is that rounding; with
-three digits it is left out here, since a product in float32 has it for what it is.
+Three hold 23 bits of the largest of a block, as a float holds 24 of each, and sums of integers are exact: no more
+is lost than in products of floats. They are left out here, since a product in float32 has an activation for what it is.
+`round_activations` is the rounding of fast mode: one digit, which is what llama.cpp calls Q8. Where the largest of a
+block is far above its token's root mean square, one would be too coarse for all the others, and a few such blocks make
+nearly all of a token's error: these have two.
 """
 
 from dataclasses import replace
@@ -15,11 +17,14 @@ import torch
 import torch.nn.functional as F
 
 from roundel.runtime.layout import UNIT, Layout
+from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
 
-_BASE = 254
-_LARGEST = {1: 127, 2: 127 * _BASE + 126}
-EXACT_DIGITS = 3
+# Activations that are told apart on one side of zero, with one digit and with two.
+ONE_DIGIT = 127
+TWO_DIGITS = 127 * 254 + 126
+# A block stands out if its largest is more than 4 times the root mean square of its token.
+STANDS_OUT = 4**2
 
 
 def decode(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -27,23 +32,23 @@ def decode(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Te
     return weight.unpack().dequantize(dtype)
 
 
-def multiply(x: torch.Tensor, weight: PackedWeight, digits: int = EXACT_DIGITS) -> torch.Tensor:
+def multiply(x: torch.Tensor, weight: PackedWeight, mode: Mode) -> torch.Tensor:
     """`x W^T` in float32.
 
     Args:
         x: `[..., columns]`, floating point.
         weight: `[rows, columns]`, on the device of x.
-        digits: of activations, 1 to 3.
+        mode: how activations are held.
 
     Returns:
         `[..., rows]` float32.
     """
     x, found = x.float(), weight.unpack()
-    if digits == EXACT_DIGITS:
+    if mode == "exact":
         return F.linear(x, found.dequantize())
     # Outliers are few and large: they meet activations as they are.
     grid = replace(found, outliers=None).dequantize()
-    y = F.linear(round_activations(x, weight.layout, digits, found.order), grid)
+    y = F.linear(round_activations(x, weight.layout, found.order), grid)
     if found.outliers is None:
         return y
     y += F.linear(x, found.dequantize() - grid)
@@ -52,19 +57,18 @@ def multiply(x: torch.Tensor, weight: PackedWeight, digits: int = EXACT_DIGITS) 
     return y if finite.all() else torch.where(finite, y, F.linear(x, found.dequantize()))
 
 
-def round_activations(
-    x: torch.Tensor, layout: Layout, digits: int, order: torch.Tensor | None = None
-) -> torch.Tensor:
-    """`x [..., columns]` float32 as so many digits hold it, in the same type and order."""
+def round_activations(x: torch.Tensor, layout: Layout, order: torch.Tensor | None = None) -> torch.Tensor:
+    """`x [..., columns]` float32 as fast mode holds it, in the same type and order."""
     columns = x if order is None else x[..., order.long()]
     width = UNIT * layout.block_units
     blocks = layout.with_padding(columns).unflatten(-1, (-1, width))
     largest = blocks.abs().amax(-1, keepdim=True)
-    most = float(_LARGEST[digits])
+    most = torch.full_like(largest, TWO_DIGITS)
+    if layout.scheme.bits <= 4:  # others are finer than what one digit would add
+        limit = STANDS_OUT * x.double().square().mean(-1)[..., None, None]
+        most.masked_fill_(largest.double().square() <= limit, ONE_DIGIT)
     empty = largest < 1e-30
-    # Divided as the kernels do it: a number over a tensor is that number times the inverse, to torch.
-    inverse = torch.full_like(largest, most) / largest
-    codes = (blocks * inverse.masked_fill(empty, 0)).round_()
+    codes = (blocks * (most / largest).masked_fill(empty, 0)).round_()
     rounded = layout.without_padding((codes * (largest / most).masked_fill(empty, 0)).flatten(-2))
     finite = x.isfinite().all(-1, keepdim=True)
     if order is not None:

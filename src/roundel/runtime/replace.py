@@ -16,9 +16,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from roundel.grid.quantized_weight import QuantizedWeight
+from roundel.runtime.modes import Mode
 from roundel.runtime.modules import Packed, PackedEmbedding, PackedLinear
 from roundel.runtime.packed_weight import PackedWeight
-from roundel.runtime.product import Mode
 
 _LINEARS = (nn.Linear.forward, Conv1D.forward)
 # transformers has one such class for each model of Gemma's kind.

@@ -9,7 +9,7 @@ import torch
 
 from roundel.calibration.options import check_encoding
 from roundel.errors import OutputError, RecipeError
-from roundel.runtime.product import Mode
+from roundel.runtime.modes import Mode
 from roundel.system.devices import choose_device
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE, Ranks

@@ -32,7 +32,7 @@ from roundel.model.source import SourceModel, open_absent, open_tokenizer
 from roundel.model.storage import InMemory, OnDisk, Storage, put, tie
 from roundel.model.turns import in_turn
 from roundel.runtime.kernels import instruction_sets
-from roundel.runtime.product import MODES, Mode
+from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.replace import places_in, replace_weight
 from roundel.system.memory import give_back_memory
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from roundel.errors import RecipeError
-from roundel.runtime.product import Mode
+from roundel.runtime.modes import Mode
 from roundel.system.progress import Progress
 from roundel.workflows.packed import Packing
 

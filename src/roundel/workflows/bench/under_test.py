@@ -12,7 +12,7 @@ from roundel.errors import ModelError, NonFiniteError
 from roundel.model.bytes_read import bytes_read
 from roundel.model.source import positions
 from roundel.model.text_path import reading_text, text_model
-from roundel.runtime.product import Mode
+from roundel.runtime.modes import Mode
 from roundel.system.memory import peak_memory
 from roundel.workflows.open import find_model, open_model
 from roundel.workflows.packed import Packing
