@@ -29,9 +29,9 @@ constexpr Digits digits_of(Mode mode, int bits) {
   return mode == Mode::Exact ? Digits{3, 3} : bits <= 4 ? Digits{1, 2} : Digits{2, 2};
 }
 
-// A block stands out if its largest is more than 4 times the root mean square of its token. In all others a digit rounds
-// to 4/127 of that at most, which is an error of 1e-4 of the token's power at the very worst.
-constexpr double kStandsOut = 4 * 4;
+// A block stands out if its largest is more than 3 times the root mean square of its token. In all others a digit rounds
+// to steps of 3/127 of that at most, which is an error of 5e-5 of the power of the token at the very worst.
+constexpr double kStandsOut = 3 * 3;
 
 // What a sum of products starts with: minus the middle of the codes times the activations, so that codes count from
 // their middle. Sums that are kept in pairs of 16 bits want it in two halves.

@@ -13,7 +13,7 @@ from runtime.random_weights import GROUPS, a_weight, blocks
 def test_activations_are_rounded_within_their_blocks(group: int, bits: int, ordered: bool) -> None:
     """Steps of the largest of a block over 127, or over 127 254 + 126, half of which is what is lost.
 
-    The finer ones where the largest is more than 4 times the root mean square of all, or codes have more than 4 bits.
+    The finer ones where the largest is more than 3 times the root mean square of all, or codes have more than 4 bits.
     """
     scheme = Scheme(bits=bits, group_size=group)
     weight = a_weight(scheme, 3, 213, 0, ordered=ordered)
@@ -27,7 +27,7 @@ def test_activations_are_rounded_within_their_blocks(group: int, bits: int, orde
     for block in blocks(scheme, 213):
         original, rounded = x[:, order[block]].double(), found[:, order[block]].double()
         largest = original.abs().amax(1, keepdim=True)
-        most = torch.where((largest > 4 * size) | (bits > 4), 127 * 254 + 126, 127)
+        most = torch.where((largest > 3 * size) | (bits > 4), 127 * 254 + 126, 127)
         told.update(most.flatten().tolist())
         step = torch.where(largest == 0, 1.0, largest / most)
         assert torch.allclose(rounded.abs().amax(1, keepdim=True), largest, rtol=3e-7, atol=0)

@@ -23,8 +23,8 @@ from roundel.runtime.packed_weight import PackedWeight
 # Activations that are told apart on one side of zero, with one digit and with two.
 ONE_DIGIT = 127
 TWO_DIGITS = 127 * 254 + 126
-# A block stands out if its largest is more than 4 times the root mean square of its token.
-STANDS_OUT = 4**2
+# A block stands out if its largest is more than 3 times the root mean square of its token.
+STANDS_OUT = 3**2
 
 
 def decode(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
