@@ -18,12 +18,12 @@ from roundel.errors import OutputError
 
 pytestmark = pytest.mark.slow("measures the peak of memory in processes of their own")
 
-WIDTH, INNER = 768, 2048
+WIDTH, INNER = 1024, 2816
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough that its weights, and not the interpreter, decide the peak: 7 M weights a block."""
+    """Wide enough that its weights, and not the interpreter, decide the peak: 13 M weights a block."""
     folder = tmp_path_factory.mktemp("wide")
     config = LlamaConfig(
         vocab_size=512, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=2, num_attention_heads=8,
