@@ -12,6 +12,7 @@ A Llama block of random weights on random inputs of 4 x 256 tokens: only time is
 """
 
 import time
+import timeit
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,6 @@ HEADS = {576: (9, 3), 2048: (32, 4)}
 class Problem:
     """A block, what goes in and what comes out."""
 
-    layer: LlamaDecoderLayer
     linears: dict[str, LinearView]
     run: Callable[[torch.Tensor], torch.Tensor]
     inputs: torch.Tensor
@@ -104,7 +104,7 @@ def make_problem(shape: str, amp: str) -> Problem:
     with torch.no_grad():
         targets = torch.cat([run(inputs[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)])
     linears = {view.name: view for view in linears_in(layer, "")}
-    return Problem(layer, linears, run, inputs, targets, chosen)
+    return Problem(linears, run, inputs, targets, chosen)
 
 
 def step_seconds(problem: Problem, recipe: roundel.Recipe) -> float:
@@ -140,7 +140,7 @@ def block_seconds(problem: Problem, steps: int) -> float:
             view.parameter.grad = None
 
     try:
-        return median(seconds(once) for _ in range(steps))
+        return median(timeit.repeat(once, number=1, repeat=steps))
     finally:
         for view in problem.linears.values():
             view.forget_gradient()
@@ -162,14 +162,7 @@ def products_seconds(problem: Problem, steps: int) -> float:
             torch.mm(dy, weight)
             torch.mm(dy.t(), x)
 
-    return median(seconds(once) for _ in range(steps))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    return median(timeit.repeat(once, number=1, repeat=steps))
 
 
 def parse() -> Namespace:

@@ -336,7 +336,11 @@ def test_the_import_decides_and_its_place_does_not(make: Make, tmp_path: Path) -
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     light = "import roundel; assert not {'torch', 'transformers'} & sys.modules.keys()"
-    for lines in ((light, _TRANSFORMERS), ("import transformers", "import roundel", _TRANSFORMERS)):
+    for lines in (
+        (light, _TRANSFORMERS),
+        (_TRANSFORMERS, "import roundel"),
+        ("import transformers", "import roundel", _TRANSFORMERS),
+    ):
         found = run(*lines, _OPEN)
         assert found.stdout.strip() == "PackedLinear", found.stderr
     # One process for both: the first open fails, and so does the second, whatever the first left.

@@ -21,10 +21,10 @@ from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
 
 # Activations that are told apart on one side of zero, with one digit and with two.
-ONE_DIGIT = 127
-TWO_DIGITS = 127 * 254 + 126
+_ONE_DIGIT = 127
+_TWO_DIGITS = 127 * 254 + 126
 # A block stands out if its largest is more than 3 times the root mean square of its token.
-STANDS_OUT = 3**2
+_STANDS_OUT = 3**2
 
 
 def decode(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -63,10 +63,10 @@ def round_activations(x: torch.Tensor, layout: Layout, order: torch.Tensor | Non
     width = UNIT * layout.block_units
     blocks = layout.with_padding(columns).unflatten(-1, (-1, width))
     largest = blocks.abs().amax(-1, keepdim=True)
-    most = torch.full_like(largest, TWO_DIGITS)
+    most = torch.full_like(largest, _TWO_DIGITS)
     if layout.scheme.bits <= 4:  # others are finer than what one digit would add
-        limit = STANDS_OUT * x.double().square().mean(-1)[..., None, None]
-        most.masked_fill_(largest.double().square() <= limit, ONE_DIGIT)
+        limit = _STANDS_OUT * x.double().square().mean(-1)[..., None, None]
+        most.masked_fill_(largest.double().square() <= limit, _ONE_DIGIT)
     empty = largest < 1e-30
     codes = (blocks * (most / largest).masked_fill(empty, 0)).round_()
     rounded = layout.without_padding((codes * (largest / most).masked_fill(empty, 0)).flatten(-2))
