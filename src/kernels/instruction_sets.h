@@ -2,6 +2,9 @@
 #pragma once
 
 #include "activations.h"
+#include "best_grid.h"
+#include "code_sums.h"
+#include "learned_rounding.h"
 #include "matrix.h"
 
 namespace roundel {
@@ -36,6 +39,12 @@ using Decode = void (*)(const Matrix&, const Tile&, int64_t first, int64_t last,
 // Adds a token's products with the outliers of the tile's rows to [16].
 using AddOutliers = void (*)(const Matrix&, int64_t tile, const float* x, float* y);
 
+// Of weights whose grids are not fixed yet, one row each.
+using RoundLearned = void (*)(const LearnedRounding&, int64_t row, Number type, void* to);
+using Descend = void (*)(const LearnedRounding&, int64_t row, Number type, const void* gradient, const Descent&);
+using ChooseGrids = void (*)(const Candidates&, int64_t row);
+using SumCodes = void (*)(const CodeSums&, int64_t row);
+
 struct InstructionSet {
   const char* name;
   bool (*present)();
@@ -46,6 +55,10 @@ struct InstructionSet {
   AddOutliers add_outliers;
   Decode decode;
   int most_tokens;  // at once
+  RoundLearned round_learned;
+  Descend descend;
+  ChooseGrids choose_grids;
+  SumCodes sum_codes;
 };
 
 // Best first; the last one, "portable", is everywhere.

@@ -53,6 +53,35 @@ struct Avx2 {
   static Real real_load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
 
+  static Real divide(Real a, Real b) { return _mm256_div_ps(a, b); }
+  static Real round(Real a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Real larger(Real a, Real b) { return _mm256_max_ps(a, b); }
+  static Real smaller(Real a, Real b) { return _mm256_min_ps(a, b); }
+  // x where 0 <= a <= most, else 0.
+  static Real inside(Real a, Real most, Real x) {
+    const Real low = _mm256_cmp_ps(a, real_zero(), _CMP_GE_OQ), high = _mm256_cmp_ps(a, most, _CMP_LE_OQ);
+    return _mm256_and_ps(x, _mm256_and_ps(low, high));
+  }
+  // `size` with the sign of a; 0 where a is.
+  static Real signed_size(Real a, Real size) {
+    const Real sign = _mm256_and_ps(a, _mm256_set1_ps(-0.0f));
+    return _mm256_and_ps(_mm256_or_ps(size, sign), _mm256_cmp_ps(a, real_zero(), _CMP_NEQ_OQ));
+  }
+  // The sum of all: those 4 apart first, then 2 and 1.
+  static float across(Real a) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+  }
+  // Rounded, halves to even.
+  static void store_bfloat16(uint16_t* p, Real a) {
+    const __m256i bits = _mm256_castps_si256(a), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+    const __m256i top = _mm256_srli_epi32(up, 16);
+    const __m128i both = _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), both);
+  }
+
   using Table = __m256;
   using Index = __m256i;
 

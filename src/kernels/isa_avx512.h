@@ -50,6 +50,34 @@ struct Avx512 {
   static Real real_load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
 
+  static Real divide(Real a, Real b) { return _mm512_div_ps(a, b); }
+  static Real round(Real a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Real larger(Real a, Real b) { return _mm512_max_ps(a, b); }
+  static Real smaller(Real a, Real b) { return _mm512_min_ps(a, b); }
+  // x where 0 <= a <= most, else 0.
+  static Real inside(Real a, Real most, Real x) {
+    const __mmask16 low = _mm512_cmp_ps_mask(a, real_zero(), _CMP_GE_OQ);
+    return _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(low, a, most, _CMP_LE_OQ), x);
+  }
+  // `size` with the sign of a; 0 where a is.
+  static Real signed_size(Real a, Real size) {
+    const Real sign = _mm512_and_ps(a, _mm512_set1_ps(-0.0f));
+    return _mm512_maskz_or_ps(_mm512_cmp_ps_mask(a, real_zero(), _CMP_NEQ_OQ), size, sign);
+  }
+  // The sum of all: those 8 apart first, then 4, 2 and 1.
+  static float across(Real a) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+  }
+  // Rounded, halves to even.
+  static void store_bfloat16(uint16_t* p, Real a) {
+    const __m512i bits = _mm512_castps_si512(a), last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+  }
+
   using Table = __m512;
   using Index = __m512i;
 

@@ -21,7 +21,11 @@ constexpr InstructionSet instance(const char* name, bool (*present)()) {
           product_of<Isa>,
           multiply_outliers<Isa>,
           decode_tile<Isa>,
-          Isa::kMostTokens};
+          Isa::kMostTokens,
+          round_learned<Isa>,
+          descend<Isa>,
+          choose_grids<Isa>,
+          sum_codes<Isa>};
 }
 
 }  // namespace

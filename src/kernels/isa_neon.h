@@ -36,6 +36,32 @@ struct NeonReals {
   static Real real_load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Real x) { vst1q_f32(p, x); }
 
+  static Real divide(Real a, Real b) { return vdivq_f32(a, b); }
+  static Real round(Real a) { return vrndnq_f32(a); }
+  static Real larger(Real a, Real b) { return vmaxq_f32(a, b); }
+  static Real smaller(Real a, Real b) { return vminq_f32(a, b); }
+  // x where 0 <= a <= most, else 0.
+  static Real inside(Real a, Real most, Real x) {
+    const uint32x4_t is = vandq_u32(vcgeq_f32(a, real_zero()), vcleq_f32(a, most));
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), is));
+  }
+  // `size` with the sign of a; 0 where a is.
+  static Real signed_size(Real a, Real size) {
+    const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x80000000u));
+    const uint32x4_t both = vorrq_u32(vreinterpretq_u32_f32(size), sign);
+    return vreinterpretq_f32_u32(vbicq_u32(both, vceqq_f32(a, real_zero())));
+  }
+  // The sum of all: those 2 apart first.
+  static float across(Real a) {
+    const float32x2_t half = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(half, 0) + vget_lane_f32(half, 1);
+  }
+  // Rounded, halves to even.
+  static void store_bfloat16(uint16_t* p, Real a) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a), last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    vst1_u16(p, vshrn_n_u32(vaddq_u32(bits, vaddq_u32(last, vdupq_n_u32(0x7fff))), 16));
+  }
+
   struct Table { float step, shift, base; };
   using Index = uint32x4_t;
 

@@ -1,6 +1,7 @@
 // Plain C++, for every other processor; compilers make vectors of its loops where they can.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 
 #include "activations.h"
@@ -85,6 +86,46 @@ struct Portable {
     return to;
   }
   static void store(float* p, const Real& x) { std::memcpy(p, x.of, sizeof x.of); }
+
+  static Real divide(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] /= b.of[r];
+    return a;
+  }
+  static Real round(Real a) {
+    for (auto& x : a.of) x = std::nearbyint(x);
+    return a;
+  }
+  static Real larger(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] = a.of[r] > b.of[r] ? a.of[r] : b.of[r];
+    return a;
+  }
+  static Real smaller(Real a, const Real& b) {
+    for (int r = 0; r < kTileRows; ++r) a.of[r] = a.of[r] < b.of[r] ? a.of[r] : b.of[r];
+    return a;
+  }
+  // x where 0 <= a <= most, else 0.
+  static Real inside(const Real& a, const Real& most, Real x) {
+    for (int r = 0; r < kTileRows; ++r) x.of[r] = 0 <= a.of[r] && a.of[r] <= most.of[r] ? x.of[r] : 0;
+    return x;
+  }
+  // `size` with the sign of a; 0 where a is.
+  static Real signed_size(const Real& a, Real size) {
+    for (int r = 0; r < kTileRows; ++r) size.of[r] = a.of[r] > 0 ? size.of[r] : a.of[r] < 0 ? -size.of[r] : 0;
+    return size;
+  }
+  // The sum of all: those 8 apart first, then 4, 2 and 1.
+  static float across(Real a) {
+    for (int apart = kTileRows / 2; apart > 0; apart /= 2)
+      for (int r = 0; r < apart; ++r) a.of[r] += a.of[r + apart];
+    return a.of[0];
+  }
+  // Rounded, halves to even.
+  static void store_bfloat16(uint16_t* p, const Real& a) {
+    for (int r = 0; r < kTileRows; ++r) {
+      const uint32_t bits = to_bits(a.of[r]);
+      p[r] = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+    }
+  }
 
   struct Table { float step, shift, base; };
   struct Index { uint8_t of[kTileRows]; };

@@ -12,10 +12,10 @@ error elsewhere, and the model's KL rose by half.
 A method supplies one parametrization per Linear: start values, a differentiable fake-quantized weight, the
 final codes. Everything else is here.
 
-The fake-quantized weights are computed once per step and become the leaves of the block's own graph (without a copy:
-the modules compute with these very tensors); their gradients, summed over the micro-batches, are then sent through the
-parametrization once. So the cost of a method's own mathematics does not grow with gradient accumulation, and any block
-runs unmodified.
+The fake-quantized weights are computed once per step and become the leaves of the block's own graph, without a copy:
+the modules compute with these very tensors, which have the type that the block multiplies in, so that nothing is cast.
+Their gradients, summed over the micro-batches, are then sent through the parametrization once. So the cost of a
+method's own mathematics does not grow with gradient accumulation, and any block runs unmodified.
 
 Several ranks tune a block together: each computes the gradients of its own samples of a minibatch, and their sum goes
 through everybody's parametrization, so that all take the same step. A minibatch of B takes one sample of each residue
@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch.autograd.graph import get_gradient_edge
 from torch.optim.lr_scheduler import LambdaLR
 
 from roundel.errors import NonFiniteError
@@ -71,6 +70,7 @@ class BlockData:
         inputs: of the block, this rank's samples.
         targets: the unquantized block's outputs.
         device: where `run` computes.
+        dtype: in which `run` multiplies.
         originals: the unquantized model's inputs, where `input_mixing` wants them.
         ranks: that tune the block together.
         samples: how many all ranks have; None: as many as there are inputs.
@@ -81,6 +81,7 @@ class BlockData:
     inputs: Samples
     targets: Samples
     device: torch.device
+    dtype: torch.dtype = torch.float32
     originals: Samples | None = None
     ranks: Ranks = ALONE
     samples: int | None = None
@@ -175,7 +176,7 @@ def tune(
         if options.keep == "best-fixed" and step and step % options.judge_every == 0:
             candidate = trainer.export()
             best.offer(step, trainer.judge(candidate), candidate)
-        loss = trainer.gradients(generator)
+        loss, gradients = trainer.gradients(generator)
         if not math.isfinite(loss):
             raise NonFiniteError(
                 f"the loss of {data.name} became {loss} at iteration {step}; finite losses are expected: "
@@ -183,6 +184,9 @@ def tune(
             )
         if options.keep == "best-minibatch" and loss < best.loss:
             best.offer(step, loss, trainer.export())
+        for name, parametrization in trainer.parametrizations.items():
+            # One at a time: a gradient of the weight may go before the next Linear's parameters get theirs.
+            parametrization.end_step(gradients.pop(name)(), optimizer)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -285,6 +289,8 @@ class _Trainer:
         self.batch_size = options.batch_size
         self.accumulate = options.gradient_accumulate_steps
         self.ranks = data.ranks
+        # Sums of several gradients are made in float32.
+        self.dtype = data.dtype if self.accumulate == 1 and self.ranks.size == 1 else torch.float32
         count = data.count
         self.trained = count - min(options.holdout, max(count // 4, 0 if count == 1 else 1))
         # One sample alone is trained and judged on: there is nothing to hold out.
@@ -319,14 +325,10 @@ class _Trainer:
             losses += self._losses(rows, self.data.inputs[rows]).tolist()
         return sum(self.ranks.in_order(losses, places, len(self.held))) / len(self.held)
 
-    def gradients(self, generator: torch.Generator) -> float:
-        """Leave the gradients of one step in the parameters; return its loss."""
-        # Not the weights themselves: an expert's are copied into its stack, and need not be there twice.
-        edges = {}
+    def gradients(self, generator: torch.Generator) -> tuple[float, dict[str, Callable[[], torch.Tensor]]]:
+        """The loss of one step, and the gradients of the weights, as they come from the other ranks."""
         for name, parametrization in self.parametrizations.items():
-            weight = parametrization()
-            edges[name] = get_gradient_edge(weight)
-            self.linears[name].hold(weight.detach())
+            self.linears[name].hold(parametrization.begin_step(self.dtype))
             self.linears[name].want_gradient()
         total = 0.0
         for _ in range(self.accumulate):
@@ -338,11 +340,10 @@ class _Trainer:
             loss = self._losses(rows, inputs).sum() / (len(batch) * self.accumulate)
             total += float(loss.detach())
             (loss * _LOSS_SCALE).backward()
-        summed = {name: self.ranks.begin_sum(self.linears[name].take_gradient()) for name in edges}
-        for name in list(edges):
-            # One at a time: a gradient of the weight may go before the next Linear's parameters get theirs.
-            torch.autograd.backward([edges.pop(name)], [summed.pop(name)()])
-        return self.ranks.total(total)
+        summed = {
+            name: self.ranks.begin_sum(self.linears[name].take_gradient()) for name in self.parametrizations
+        }
+        return self.ranks.total(total), summed
 
     def _mixture(self, size: int, generator: torch.Generator) -> torch.Tensor | None:
         """Which inputs of a minibatch are the unquantized model's."""

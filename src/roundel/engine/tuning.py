@@ -48,6 +48,7 @@ def tune_block(
         streams.inputs,
         outputs,
         job.device,
+        passes.amp or torch.float32,
         streams.original if recipe.input_mixing else None,
         job.ranks,
         streams.inputs.whole[0],

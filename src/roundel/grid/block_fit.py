@@ -16,7 +16,8 @@ from itertools import product
 
 import torch
 
-from roundel.grid.affine import QParams, decode_, minmax_start, nearest_codes, round_minima, zero_in_codes
+from roundel.grid.affine import QParams, minmax_start, nearest_codes, round_minima, zero_in_codes
+from roundel.grid.best_grid import grid_errors
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.minima import MinimaFit, solve_pairs
 from roundel.grid.scheme import Scheme
@@ -60,9 +61,9 @@ def _stack(levels: list[Level | None]) -> Level | None:
 def _fit(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme, search: bool) -> QParams:
     groups = to_groups(weight, scheme)
     if scheme.minima:
-        fit = MinimaFit(groups, importance, scheme.levels, below=scheme.super_block)
+        fit = MinimaFit(groups, importance, scheme, below=scheme.super_block)
         if search:
-            fit.search(scheme.bits)
+            fit.search()
         if not scheme.super_block:
             return QParams(scheme.round_scale(fit.scale), round_minima(fit.minimum, scheme))
         scale, zero = fit.scale, fit.minimum
@@ -156,9 +157,14 @@ class _BlockFit:
         low_step: torch.Tensor | None,
         low_code: torch.Tensor | None,
     ) -> torch.Tensor:
-        scale, zero = self._grid(step, code, low_step, low_code)
-        error = decode_(self._codes(scale, zero), scale, zero, self.scheme).sub_(self.groups)
-        return error.square_().mul_(self.importance).sum(-1, keepdim=True)
+        scale, zero = (self._by_group(x) for x in self._grid(step, code, low_step, low_code))
+        importance = self.importance.flatten(1, 2)
+        error = grid_errors(self.groups.flatten(1, 2), importance, self.scheme, scale, zero)
+        return error.view_as(code)
+
+    def _by_group(self, x: torch.Tensor) -> torch.Tensor:
+        """`[rows, S, k, 1]` as `[rows, G, 1]`."""
+        return x.flatten(1, 2)
 
     def try_neighbours(self) -> None:
         """Move the codes of each group where that lowers its error."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from roundel.grid.affine import QParams, join_starts
+from roundel.grid.best_grid import choose_grids
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import Tiles
@@ -42,8 +43,6 @@ _LEAST_SHARE = 1 / 32
 # Farthest that a real zero point in 16 bits may lie from the codes: from there on it is no longer fine enough.
 # (On two levels, twice the range of the codes: farther ones would cost their tile its resolution.)
 _FARTHEST_PLAIN = 256
-# Elements of the largest intermediate tensor: it stays in a core's second-level cache.
-_CHUNK = 256 * 1024
 
 
 def joint_start(
@@ -61,26 +60,26 @@ def joint_start(
     importance = importance_groups(diagonal, weight, scheme)[0]
     parts = []
     for index in range(groups.shape[1]):
-        group = _pad_rows(groups[:, index].t(), scheme.tile_rows if scheme.two_level else 1)
+        group = _pad_rows(groups[:, index], scheme.tile_rows if scheme.two_level else 1)
         parts.append(_Fit(group, importance[index], scheme, search).start(weight.shape[0]))
     return join_starts(parts)
 
 
 def _pad_rows(group: torch.Tensor, rows: int) -> torch.Tensor:
-    """`[g, out]` to `[g, P]`, P a multiple of `rows`: the last row again, which changes no tile's range."""
-    missing = -group.shape[1] % rows
-    return torch.cat([group, group[:, -1:].expand(-1, missing)], 1) if missing else group.contiguous()
+    """`[out, g]` to `[P, g]`, P a multiple of `rows`: the last row again, which changes no tile's range."""
+    missing = -len(group) % rows
+    return torch.cat([group, group[-1:].expand(missing, -1)]) if missing else group.contiguous()
 
 
 class _Fit:
-    """The fit of one column group, `group [g, P]`.
+    """The fit of one column group, `group [P, g]`.
 
     Candidates are `[S, K, L, P]`: S ranges of the zero points' tiles, K scales, L zero points for each, P rows.
     """
 
     def __init__(self, group: torch.Tensor, importance: torch.Tensor, scheme: Scheme, search: bool) -> None:
         self.group, self.importance, self.scheme, self.search = group, importance, scheme, search
-        smallest, largest = group.amin(0), group.amax(0)
+        smallest, largest = group.amin(1), group.amax(1)
         if scheme.sym:
             scale = torch.maximum(-smallest, largest) / (scheme.midpoint - 0.5)
         else:
@@ -98,7 +97,7 @@ class _Fit:
         scale = scales.around(self.scale[None], _SCALE_REACH if self.search else 0)[0, :, 0]  # [K, P]
         zeros = self._zero_grid(scales)
         zero = self._zeros(scale, zeros)  # [S, K, L, P]
-        error, choice = self._errors(scale, zero).flatten(1, 2).min(1)  # [S, P]
+        error, choice = self._best(scale, zero)
         chosen_scale = scale.gather(0, choice // zero.shape[2])
         chosen_zero = zero.flatten(1, 2).gather(1, choice[:, None])[:, 0]
         if len(error) > 1:
@@ -142,17 +141,19 @@ class _Fit:
         """The zero point that puts the middle of the codes on the middle of the range."""
         return self.centre - self.middle / scale
 
-    def _errors(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        """E of every candidate, `[S, K, L, P]`."""
-        rows = max(1, _CHUNK // (zero[..., 0].numel() * len(self.group)))
-        parts = []
-        for first in range(0, scale.shape[1], rows):
-            part = slice(first, first + rows)
-            group = self.group[:, part] / scale[:, None, part]  # [K, g, rows]
-            position = group[:, None] + zero[..., None, part]  # [S, K, L, g, rows]
-            error = position.round().clamp_(0, self.scheme.levels).sub_(position).square_()
-            parts.append(torch.matmul(self.importance, error).mul_(scale[:, None, part].square()))
-        return torch.cat(parts, -1)
+    def _best(self, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least E for each range of the zero points, and the number of its pair among K x L, `[S, P]` each."""
+        scales = scale[:, None].expand_as(zero[0]).flatten(0, 1)
+        rows, importance = self.group[:, None], self.importance[None, None]
+        found = []
+        for zeros in zero.flatten(1, 2):
+            error = torch.full_like(self.scale, torch.inf)[:, None, None]
+            choice = choose_grids(
+                rows, importance, self.scheme, scales[..., None, None], zeros[..., None, None], error
+            )
+            found.append((error.flatten(), choice.flatten().clamp_min(0)))
+        errors, choices = zip(*found, strict=True)
+        return torch.stack(errors), torch.stack(choices).to(torch.int64)
 
 
 def _sound_scales(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> torch.Tensor:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from roundel.grid.best_grid import choose_grids, grid_errors, sum_codes, take_chosen
+from roundel.grid.scheme import Scheme
 from roundel.grid.search import range_shares
 
 _ROUNDS = 4
@@ -25,14 +27,14 @@ class MinimaFit:
     Attributes:
         groups: `[rows, G, g]` fp32.
         importance: `[1, G, g]`.
-        levels: n.
+            scheme: one that stores minima.
         below: minima are never above zero.
         scale, minimum: `[rows, G, 1]`.
     """
 
     groups: torch.Tensor
     importance: torch.Tensor
-    levels: int
+    scheme: Scheme
     below: bool
 
     def __post_init__(self) -> None:
@@ -40,50 +42,37 @@ class MinimaFit:
         if self.below:
             # Zero is in range: a group far above it would need a minimum that is none.
             lo, hi = lo.clamp(max=0), hi.clamp(min=0)
-        self.scale, self.minimum = ((hi - lo) / self.levels).clamp_min(_SMALL), lo
-        self.error = self.errors(self.scale, self.minimum)
+        self.scale, self.minimum = ((hi - lo) / self.scheme.levels).clamp_min(_SMALL), lo
+        self.error = grid_errors(self.groups, self.importance, self.scheme, self.scale, self.minimum)
 
-    def codes(self, scale: torch.Tensor, minimum: torch.Tensor) -> torch.Tensor:
-        """The nearest codes, `[rows, G, g]` fp32."""
-        return (self.groups / scale).add_(-minimum / scale).round_().clamp_(0, self.levels)
-
-    def errors(self, scale: torch.Tensor, minimum: torch.Tensor) -> torch.Tensor:
-        """E of every group, `[rows, G, 1]`."""
-        error = self.codes(scale, minimum).mul_(scale).add_(minimum).sub_(self.groups)
-        return error.square_().mul_(self.importance).sum(-1, keepdim=True)
-
-    def search(self, bits: int) -> "MinimaFit":
+    def search(self) -> "MinimaFit":
         """Try other ranges, and refine the best."""
-        lo, hi = self.minimum, self.minimum + self.levels * self.scale
-        for low_share in range_shares(bits):
-            for high_share in range_shares(bits):
-                self._offer((high_share * hi - low_share * lo) / self.levels, low_share * lo)
+        levels = self.scheme.levels
+        lo, hi = self.minimum, self.minimum + levels * self.scale
+        shares = torch.tensor(range_shares(self.scheme.bits), dtype=torch.float32, device=lo.device)
+        low, high = shares[:, None, None, None] * lo, shares[:, None, None, None] * hi
+        scales = ((high - low[:, None]) / levels).flatten(0, 1)
+        self._offer(scales, low.repeat_interleave(len(shares), 0))
         for _ in range(_ROUNDS):
-            self._offer(*self._best_for_present_codes())
+            scale, minimum = self._best_for_present_codes()
+            self._offer(scale[None], minimum[None])
         return self
 
-    def _offer(self, scale: torch.Tensor, minimum: torch.Tensor) -> None:
-        """Take the candidate wherever it is strictly better."""
-        scale = scale.clamp_min(_SMALL)
-        error = self.errors(scale, minimum)
-        better = error < self.error
-        self.scale = torch.where(better, scale, self.scale)
-        self.minimum = torch.where(better, minimum, self.minimum)
-        self.error = torch.where(better, error, self.error)
+    def _offer(self, scales: torch.Tensor, minima: torch.Tensor) -> None:
+        """Take the best of the candidates `[C, rows, G, 1]` wherever it is strictly better."""
+        scales = scales.clamp_min(_SMALL)
+        choice = choose_grids(self.groups, self.importance, self.scheme, scales, minima, self.error)
+        self.scale = take_chosen(choice, scales, self.scale)
+        self.minimum = take_chosen(choice, minima, self.minimum)
 
     def _best_for_present_codes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = self.codes(self.scale, self.minimum)
         h = self.importance
-        weighted = codes * h
-        sums = (
-            h.sum(-1, keepdim=True),
-            weighted.sum(-1, keepdim=True),
-            (weighted * codes).sum(-1, keepdim=True),
-        )
-        w, qw = (self.groups * h).sum(-1, keepdim=True), (weighted * self.groups).sum(-1, keepdim=True)
-        scale, minimum = solve_pairs(sums[2], sums[1], sums[0], qw, w)
+        sums = sum_codes(self.groups, h, self.scheme, self.scale, self.minimum)
+        codes, squares, products = sums
+        weights = (self.groups * h).sum(-1, keepdim=True)
+        scale, minimum = solve_pairs(squares, codes, h.sum(-1, keepdim=True), products, weights)
         if self.below:
-            alone = qw / sums[2].clamp_min(1e-30)
+            alone = products / squares.clamp_min(1e-30)
             scale = torch.where(minimum > 0, alone, scale)
             minimum = minimum.clamp(max=0)
         sound = torch.isfinite(scale) & torch.isfinite(minimum) & (scale > 0)

@@ -19,11 +19,13 @@ Rejected: exponents other than 2 (OmniQuant and FlexRound's release use 2.4). Wi
 layer's own loss, and the least-squares refit needs it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from roundel.grid.affine import QParams, minmax_start, nearest_codes
+from roundel.grid.affine import QParams, minmax_start
+from roundel.grid.best_grid import choose_grids, grid_errors, sum_codes, take_chosen
 from roundel.grid.groups import importance_groups, to_groups
 from roundel.grid.scheme import Scheme
 
@@ -75,21 +77,14 @@ class _Best:
     zero: torch.Tensor  # [rows, G, 1]
 
     def __post_init__(self) -> None:
-        self.error = self._error(self.scale, self.zero.round())
+        self.error = grid_errors(self.groups, self.importance, self.scheme, self.scale, self.zero.round())
 
-    def _error(self, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        error = nearest_codes(self.groups, scale, zero, self.scheme)
-        error.sub_(zero).mul_(scale).sub_(self.groups).square_().mul_(self.importance)
-        return error.sum(-1, keepdim=True)
-
-    def offer(self, scale: torch.Tensor, zero: torch.Tensor) -> None:
-        """Take the candidate (integer zero point) wherever it is strictly better."""
-        scale = self.scheme.round_scale(scale)
-        error = self._error(scale, zero)
-        better = error < self.error
-        self.scale = torch.where(better, scale, self.scale)
-        self.zero = torch.where(better, zero, self.zero)
-        self.error = torch.where(better, error, self.error)
+    def offer(self, scales: torch.Tensor, zeros: torch.Tensor) -> None:
+        """Take the best of the candidates `[C, rows, G, 1]` (integer zero points) wherever it is strictly better."""
+        scales = self.scheme.round_scale(scales)
+        choice = choose_grids(self.groups, self.importance, self.scheme, scales, zeros, self.error)
+        self.scale = take_chosen(choice, scales, self.scale)
+        self.zero = take_chosen(choice, zeros, self.zero)
 
 
 def range_shares(bits: int) -> tuple[float, ...]:
@@ -108,34 +103,35 @@ def _step(bits: int) -> float:
 
 
 def _try_ranges(best: _Best, start: QParams) -> None:
-    levels = best.scheme.levels
+    levels, shares = best.scheme.levels, _column(range_shares(best.scheme.bits), start.scale)
     lo, hi = -start.zero * start.scale, (levels - start.zero) * start.scale
-    for low_share in range_shares(best.scheme.bits):
-        for high_share in range_shares(best.scheme.bits):
-            scale = (high_share * hi - low_share * lo) / levels
-            rounded = best.scheme.round_scale(scale)
-            best.offer(scale, (-low_share * lo / rounded).round_().clamp_(0, levels))
+    low, high = shares * lo, shares * hi
+    scales = best.scheme.round_scale(((high - low[:, None]) / levels).flatten(0, 1))
+    zeros = (-low.repeat_interleave(len(shares), 0) / scales).round_().clamp_(0, levels)
+    best.offer(scales, zeros)
 
 
 def _try_symmetric(best: _Best, start: QParams) -> None:
     signs = (1.0, -1.0) if best.scheme.sym_range == "full" else (1.0,)
-    for share in range_shares(best.scheme.bits):
-        for sign in signs:
-            best.offer(start.scale * (share * sign), start.zero)
+    shares = [share * sign for share in range_shares(best.scheme.bits) for sign in signs]
+    scales = start.scale * _column(shares, start.scale)
+    best.offer(scales, start.zero.expand_as(scales))
 
 
 def _try_neighbours(best: _Best) -> None:
     step = _step(best.scheme.bits)
-    scale, zero = best.scale, best.zero.round()
-    for shift in (0,) if best.scheme.sym else (-1, 0, 1):
-        for factor in (1 - 2 * step, 1 - step, 1, 1 + step, 1 + 2 * step):
-            best.offer(scale * factor, (zero + shift).clamp(0, best.scheme.levels))
+    factors = _column((1 - 2 * step, 1 - step, 1, 1 + step, 1 + 2 * step), best.scale)
+    shifts = _column((0,) if best.scheme.sym else (-1, 0, 1), best.scale)
+    zeros = (best.zero.round() + shifts).clamp(0, best.scheme.levels)
+    best.offer((best.scale * factors).repeat(len(shifts), 1, 1, 1), zeros.repeat_interleave(len(factors), 0))
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """`[C, 1, 1, 1]`, a number for each candidate."""
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None, None]
 
 
 def _refit(best: _Best) -> None:
-    steps = nearest_codes(best.groups, best.scale, best.zero.round(), best.scheme)
-    steps -= best.zero.round()
-    weighted = steps * best.importance
-    top = (weighted * best.groups).sum(-1, keepdim=True)
-    bottom = (weighted * steps).sum(-1, keepdim=True)
-    best.offer(torch.where(bottom > 0, top / bottom, best.scale), best.zero.round())
+    zero = best.zero.round()
+    _, squares, products = sum_codes(best.groups, best.importance, best.scheme, best.scale, zero)
+    best.offer(torch.where(squares > 0, products / squares, best.scale)[None], zero[None])

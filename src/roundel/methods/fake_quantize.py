@@ -16,9 +16,12 @@ the same time. This keeps nothing beside the inputs, which are there anyway, and
 writes down less is faster by as much.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from roundel.grid.affine import decode_, zero_in_codes
+from roundel.grid.lanes import sum_groups
 from roundel.grid.scheme import Scheme
 
 
@@ -47,8 +50,62 @@ def fake_quantize(
     return weight
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Whose gradients are asked for."""
+
+    scale: bool = False
+    zero: bool = False
+    offset: bool = False
+    divisor: bool = False
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of scale and zero point, `[out, G, 1]`, of V and log D, `[out, G, g]`; None: nobody asked."""
+
+    scale: torch.Tensor | None = None
+    zero: torch.Tensor | None = None
+    offset: torch.Tensor | None = None
+    divisor: torch.Tensor | None = None
+
+
+# In place wherever possible: of a wide layer each copy is hundreds of megabytes.
+def rounding_gradients(
+    groups: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    scheme: Scheme,
+    offset: torch.Tensor | None,
+    log_divisor: torch.Tensor | None,
+    grad: torch.Tensor,
+    wanted: Wanted,
+) -> Gradients:
+    """The gradients of what `fake_quantize` was given, from `grad [out, G, g]`, that of its result."""
+    grad_scale = grad_zero = grad_offset = grad_divisor = None
+    position = _position(groups, scale, log_divisor)
+    code_zero = zero_in_codes(scale, zero, scheme)
+    rounded = _round(position.clone() if offset is None else position + offset, code_zero, scheme)
+    inside = (rounded >= 0).logical_and_(rounded <= scheme.levels)
+    position.mul_(inside)
+    if wanted.scale:
+        # (q - z) - u inside
+        rounded.clamp_(0, scheme.levels).sub_(code_zero * inside if scheme.minima else zero).sub_(position)
+        grad_scale = sum_groups(rounded.mul_(grad))
+    del rounded
+    if wanted.divisor:
+        grad_divisor = position.mul_(grad).mul_(-scale)
+    del position
+    if wanted.offset or wanted.zero:
+        passed = grad * inside
+        if wanted.zero:
+            moved = sum_groups(grad) - sum_groups(passed)
+            grad_zero = moved if scheme.minima else -moved * scale
+        grad_offset = passed.mul_(scale) if wanted.offset else None
+    return Gradients(grad_scale, grad_zero, grad_offset, grad_divisor)
+
+
 class _FakeQuantize(torch.autograd.Function):
-    # In place wherever possible: of a wide layer each copy is hundreds of megabytes.
     @staticmethod
     def forward(  # type: ignore[no-untyped-def,override]
         ctx,
@@ -70,31 +127,10 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def,override]
         groups, scale, zero, offset, log_divisor = ctx.saved_tensors
-        scheme: Scheme = ctx.scheme
-        _, needs_scale, needs_zero, needs_offset, needs_divisor, _ = ctx.needs_input_grad
-        grad_scale = grad_zero = grad_offset = grad_divisor = None
-        position = _position(groups, scale, log_divisor)
-        code_zero = zero_in_codes(scale, zero, scheme)
-        rounded = _round(position.clone() if offset is None else position + offset, code_zero, scheme)
-        inside = (rounded >= 0).logical_and_(rounded <= scheme.levels)
-        position.mul_(inside)
-        if needs_scale:
-            # (q - z) - u inside
-            rounded.clamp_(0, scheme.levels).sub_(code_zero * inside if scheme.minima else zero).sub_(
-                position
-            )
-            grad_scale = rounded.mul_(grad).sum(-1, keepdim=True)
-        del rounded
-        if needs_divisor:
-            grad_divisor = position.mul_(grad).mul_(-scale)
-        del position
-        if needs_offset or needs_zero:
-            passed = grad * inside
-            if needs_zero:
-                moved = grad.sum(-1, keepdim=True) - passed.sum(-1, keepdim=True)
-                grad_zero = moved if scheme.minima else -moved * scale
-            grad_offset = passed.mul_(scale) if needs_offset else None
-        return None, grad_scale, grad_zero, grad_offset, grad_divisor, None
+        found = rounding_gradients(
+            groups, scale, zero, ctx.scheme, offset, log_divisor, grad, Wanted(*ctx.needs_input_grad[1:5])
+        )
+        return None, found.scale, found.zero, found.offset, found.divisor, None
 
 
 def _position(groups: torch.Tensor, scale: torch.Tensor, log_divisor: torch.Tensor | None) -> torch.Tensor:

@@ -20,6 +20,14 @@ class SignSGD(torch.optim.Optimizer):
     def __init__(self, params: list[dict[str, object]]) -> None:
         super().__init__(params, defaults={"lr": 1e-3})
 
+    def step_size(self, parameter: torch.Tensor) -> float:
+        """How far a parameter of these groups moves in the present step."""
+        return next(
+            float(group["lr"])
+            for group in self.param_groups
+            if any(member is parameter for member in group["params"])
+        )
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient; `closure` is torch's interface and unused."""

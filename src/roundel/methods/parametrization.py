@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from roundel.grid.affine import QParams, nearest_codes, zero_in_codes
 from roundel.grid.groups import from_groups, to_groups
@@ -27,9 +28,12 @@ class Parametrization(nn.Module):
         outliers: weights beside the grid, which stay.
 
     A method sets `offset`, V as `[out, G, g]`, where it has one.
+
+    A training step is `begin_step`, the block's own passes with that weight, and `end_step` with its gradient.
     """
 
     offset: nn.Parameter | None
+    _edge: GradientEdge | None = None
 
     def __init__(
         self, weight: torch.Tensor, start: QParams, scheme: Scheme, outliers: Outliers | None = None
@@ -37,7 +41,7 @@ class Parametrization(nn.Module):
         super().__init__()
         self.register_parameter("offset", None)
         self.in_features = weight.shape[1]
-        self.groups = to_groups(weight, scheme)  # [out, G, g]
+        self.groups = to_groups(weight, scheme).contiguous()  # [out, G, g]
         self.start, self.scheme, self.outliers = start, scheme, outliers
 
     @abstractmethod
@@ -69,6 +73,22 @@ class Parametrization(nn.Module):
         if self.outliers is None:
             return weight
         return weight + self.outliers.add_to(torch.zeros_like(weight))
+
+    def begin_step(self, dtype: torch.dtype) -> torch.Tensor:
+        """The fake-quantized weight `[out, in]`, rounded to `dtype`; its graph is kept here until `end_step`."""
+        # Not the weight itself: an expert's is copied into its stack, and need not be there twice.
+        weight = self()
+        self._edge = get_gradient_edge(weight)
+        return weight.detach().to(dtype)
+
+    def end_step(self, gradient: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Leave gradients in the parameters, from that of the weight `[out, in]`.
+
+        A parameter that has taken its step of `optimizer` here has none: one pass may do both.
+        """
+        assert self._edge is not None
+        edge, self._edge = self._edge, None
+        torch.autograd.backward([edge], [gradient.float()])
 
     @torch.no_grad()
     def export(self) -> QuantizedWeight:

@@ -25,6 +25,8 @@ from roundel.grid.affine import QParams
 from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import straight_through
+from roundel.methods.learned_rounding import descend, offset_gradients, round_learned
+from roundel.methods.optimizer import SignSGD
 from roundel.methods.parametrization import Parametrization
 
 
@@ -57,6 +59,7 @@ class RoundingOffsets(Parametrization):
         self.offset = nn.Parameter(torch.zeros_like(self.groups))  # V
         self.low = nn.Parameter(torch.ones_like(start.scale), requires_grad=tune_range and not scheme.sym)
         self.high = nn.Parameter(torch.ones_like(start.scale), requires_grad=tune_range)
+        self._grid: tuple[torch.Tensor, torch.Tensor] | None = None  # of a step under way, with its graph
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """V at `lr`, alpha and beta at `minmax_lr`."""
@@ -88,6 +91,37 @@ class RoundingOffsets(Parametrization):
         scale = straight_through(wanted, self.scheme.round_scale(wanted.detach()))
         zero = self.low * start.zero * start.scale / scale
         return scale, straight_through(zero, zero.detach().round().clamp(0, n))
+
+    def begin_step(self, dtype: torch.dtype) -> torch.Tensor:
+        """As `forward`, without a graph over anything of the weight's size."""
+        self._grid = self.grid()
+        scale, zero = (x.detach() for x in self._grid)
+        offset, plain = self.offset.detach(), self.outliers is None
+        weight = round_learned(
+            self.groups, scale, zero, self.scheme, offset, self.in_features, dtype if plain else torch.float32
+        )
+        if self.outliers is not None:
+            weight += self.outliers.add_to(torch.zeros_like(weight))
+        return weight.to(dtype)
+
+    def end_step(self, gradient: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """V takes its step here if that is a signed one; alpha and beta get their gradients."""
+        assert self._grid is not None
+        grid, self._grid = self._grid, None
+        scale, zero = (x.detach() for x in grid)
+        ranges = any(x.requires_grad for x in grid)
+        if isinstance(optimizer, SignSGD):
+            step = optimizer.step_size(self.offset)
+            found = descend(
+                self.groups, scale, zero, self.scheme, self.offset.detach(), gradient, step, ranges=ranges
+            )
+        else:
+            self.offset.grad, found = offset_gradients(
+                self.groups, scale, zero, self.scheme, self.offset.detach(), gradient, ranges=ranges
+            )
+        if found is not None:
+            learned = [(x, grad) for x, grad in zip(grid, found, strict=True) if x.requires_grad]
+            torch.autograd.backward([x for x, _ in learned], [grad for _, grad in learned])
 
     def _stored(self, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest that the start's own form can store."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from roundel.runtime.extension import EXTENSION
+from roundel.compiled.extension import EXTENSION, instruction_sets
 from roundel.runtime.layout import Layout
 from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
@@ -23,10 +23,7 @@ _NUMBERS = {
 }
 _LOW_NIBBLE, _HIGH_NIBBLE = 6, 7
 
-
-def instruction_sets() -> list[str]:
-    """Those that this installation and this processor have, best first; empty: there are no kernels."""
-    return [] if EXTENSION is None else list(EXTENSION.instruction_sets())
+__all__ = ["Handle", "instruction_sets", "serves"]
 
 
 def serves(weight: PackedWeight) -> bool:

@@ -2,7 +2,7 @@
 
 import torch
 
-from roundel.runtime.extension import EXTENSION
+from roundel.compiled.extension import EXTENSION
 from roundel.runtime.layout import TILE_ROWS, Layout
 
 # Codes of so many weights are packed at a time by torch's operators: the way there takes several bytes for each.

@@ -1,0 +1,41 @@
+#include "grids.h"
+
+#include <algorithm>
+
+#include "threads.h"
+
+namespace roundel {
+namespace {
+
+// A task should be long beside the taking of it, and tasks many beside the threads.
+constexpr int64_t kTaskWeights = 1 << 14;
+
+template <class Work>
+void for_rows(const Groups& shape, int threads, const Work& work) {
+  const int64_t step = std::max<int64_t>(1, kTaskWeights / std::max<int64_t>(1, shape.columns));
+  parallel((shape.rows + step - 1) / step, threads, [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * step, shape.rows);
+    for (int64_t row = task * step; row < end; ++row) work(row);
+  });
+}
+
+}  // namespace
+
+void round_learned(const LearnedRounding& r, Number type, void* to, int threads, const InstructionSet& with) {
+  for_rows(r.shape, threads, [&](int64_t row) { with.round_learned(r, row, type, to); });
+}
+
+void descend(const LearnedRounding& r, Number type, const void* gradient, const Descent& descent, int threads,
+             const InstructionSet& with) {
+  for_rows(r.shape, threads, [&](int64_t row) { with.descend(r, row, type, gradient, descent); });
+}
+
+void choose_grids(const Candidates& c, int threads, const InstructionSet& with) {
+  for_rows(c.shape, threads, [&](int64_t row) { with.choose_grids(c, row); });
+}
+
+void sum_codes(const CodeSums& c, int threads, const InstructionSet& with) {
+  for_rows(c.shape, threads, [&](int64_t row) { with.sum_codes(c, row); });
+}
+
+}  // namespace roundel

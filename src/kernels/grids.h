@@ -1,0 +1,22 @@
+// Weights whose grids are not fixed yet, by as many threads as there are: rows are independent of each other.
+#pragma once
+
+#include "instruction_sets.h"
+
+namespace roundel {
+
+// The weights on their grids, [rows, columns] of float or of bfloat16.
+void round_learned(const LearnedRounding& r, Number type, void* to, int threads, const InstructionSet& with);
+
+// One signed step of the rounding offsets from the gradient of the rounded weights, [rows, columns] of float or of
+// bfloat16; with the gradients of scales and zero points.
+void descend(const LearnedRounding& r, Number type, const void* gradient, const Descent& descent, int threads,
+             const InstructionSet& with);
+
+// The best of several grids for every group.
+void choose_grids(const Candidates& c, int threads, const InstructionSet& with);
+
+// Sums over the codes of every group.
+void sum_codes(const CodeSums& c, int threads, const InstructionSet& with);
+
+}  // namespace roundel
