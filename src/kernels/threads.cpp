@@ -11,6 +11,8 @@
 #include <pthread.h>
 #endif
 
+#include "team.h"
+
 namespace roundel {
 namespace {
 
@@ -25,6 +27,17 @@ inline void relax() {
   asm volatile("yield");
 #endif
 }
+
+// Whoever is free takes the next.
+struct Tasks {
+  const int64_t count;
+  const std::function<void(int64_t)>& work;
+  std::atomic<int64_t> next{0};
+
+  void take() {
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) work(i);
+  }
+};
 
 class Pool {
  public:
@@ -100,6 +113,14 @@ Pool& the_pool() {
 
 }  // namespace
 
-void parallel(int64_t count, int threads, const std::function<void(int64_t)>& work) { the_pool().run(count, threads, work); }
+void parallel(int64_t count, int threads, const std::function<void(int64_t)>& work) {
+  const RunTeam run_team = threads > 1 && count > 1 ? torch_team() : nullptr;
+  if (run_team == nullptr) {
+    the_pool().run(count, threads, work);
+    return;
+  }
+  Tasks tasks{count, work};
+  run_team([](void* all) { static_cast<Tasks*>(all)->take(); }, &tasks, std::min<int64_t>(threads, count), 0);
+}
 
 }  // namespace roundel

@@ -1,4 +1,4 @@
-// A pool of threads of our own: torch's are in a library inside its wheel, under a name that nobody can link against.
+// Work for several threads: torch's (team.h), or a pool of our own where these cannot be had.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 namespace roundel {
 
 // Call `work(i)` for every i in [0, count) from at most `threads` threads, this one among them. Calls from several
-// threads at once share one pool: who comes second works alone.
+// threads at once share the pool: who comes second works alone.
 void parallel(int64_t count, int threads, const std::function<void(int64_t)>& work);
 
 }  // namespace roundel

@@ -31,7 +31,7 @@ from roundel.grid.scheme import Scheme
 
 _ROUNDS = 3
 # Weights per chunk: intermediate tensors of this size stay in a core's second-level cache.
-_CHUNK = 128 * 1024
+_CHUNK = 256 * 1024
 
 
 def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor | None = None) -> QParams:
