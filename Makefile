@@ -36,10 +36,12 @@ kernels-check:
 	cmake -S tests/kernels -B build/kernels-check
 	cmake --build build/kernels-check --parallel $(or $(CMAKE_BUILD_PARALLEL_LEVEL),2)
 	build/kernels-check/check_sets 3000
+	build/kernels-check/check_grids 3000
 	cmake -S tests/kernels -B build/kernels-sanitized -D SANITIZE=ON -D CMAKE_CXX_FLAGS_RELEASE=-O1 \
 	    -D SIMDE=$(if $(wildcard /usr/include/simde/x86/avx512.h),ON,OFF)
 	cmake --build build/kernels-sanitized --parallel $(or $(CMAKE_BUILD_PARALLEL_LEVEL),2)
 	build/kernels-sanitized/check_sets 500
+	build/kernels-sanitized/check_grids 500
 
 # The same for NEON, by a cross compiler and an emulator (Debian: g++-aarch64-linux-gnu, qemu-user).
 kernels-check-arm:
@@ -47,7 +49,8 @@ kernels-check-arm:
 	  cmake -S tests/kernels -B build/kernels-arm -D CMAKE_SYSTEM_NAME=Linux -D CMAKE_SYSTEM_PROCESSOR=aarch64 \
 	      -D CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ && \
 	  cmake --build build/kernels-arm --parallel $(or $(CMAKE_BUILD_PARALLEL_LEVEL),2) && \
-	  qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-arm/check_sets 3000; \
+	  qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-arm/check_sets 3000 && \
+	  qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-arm/check_grids 3000; \
 	else echo "left out: aarch64-linux-gnu-g++ and qemu-aarch64 are not both here"; fi
 
 $(VENV)/torch.stamp: $(LOCK)

@@ -28,7 +28,7 @@ from roundel.recipe import Recipe
 from roundel.system.devices import RETURNED_BYTES, kept_of_freed
 from roundel.system.memory import free_memory
 
-_FLOAT = 4
+_FLOAT, _HALF = 4, 2
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
 # The same with error feedback: before, in columns, rounded so far, errors, and what is written.
@@ -109,7 +109,9 @@ def make_plan(
     if not independent:
         batch = -(-batch // ranks)
     step = {PlanPart.BATCH: batch * footprint.sample, PlanPart.HALVES: footprint.once}
-    memory |= _method_state(recipe, views, step)
+    # Where several processes or passes sum gradients, they do it in float32.
+    halves = footprint.once > 0 and recipe.gradient_accumulate_steps == 1 and (independent or ranks == 1)
+    memory |= _method_state(recipe, views, memory[PlanPart.BLOCK], step, halves=halves)
     if home.device.type == "cpu":
         memory[PlanPart.FREED] = kept_of_freed(sum(memory.values()) - resident)
     output = _output_bytes(model, coverage, recipe) + extra
@@ -153,8 +155,13 @@ def make_plan(
     )
 
 
-def _method_state(recipe: Recipe, views: list[LinearView], step: dict[PlanPart, int]) -> dict[PlanPart, int]:
-    """What a method holds of a block, beside the block itself; `step` is what one step of tuning takes."""
+def _method_state(
+    recipe: Recipe, views: list[LinearView], block: int, step: dict[PlanPart, int], *, halves: bool
+) -> dict[PlanPart, int]:
+    """What a method holds of a block of so many bytes, the block included.
+
+    `step` is what one step of tuning takes; `halves`: its weights are in half precision, and nowhere in float32.
+    """
     shapes = [view.shape for view in views]
     weights = sum(out * width for out, width in shapes)
     largest = max((out * width for out, width in shapes), default=0)
@@ -165,10 +172,14 @@ def _method_state(recipe: Recipe, views: list[LinearView], step: dict[PlanPart, 
     # Error feedback comes first, tuning after it.
     stages: list[dict[PlanPart, int]] = []
     if recipe.hessian_guided:
-        stages.append({**_hessians(views), PlanPart.LINEAR: _COLUMN_COPIES * _FLOAT * largest})
+        stages.append({PlanPart.BLOCK: block, **_hessians(views), PlanPart.LINEAR: _COLUMN_COPIES * _FLOAT * largest})
     if recipe.tuned or not stages:
-        learned = _learned_state(recipe, shapes, weights) if recipe.tuned else {}
-        stages.append({**learned, **step, PlanPart.LINEAR: _WEIGHT_COPIES * _FLOAT * largest})
+        # An expert's weights stay in their stack.
+        held = sum(view.parameter.numel() for view in views if not isinstance(view.module, Expert))
+        held = held if recipe.tuned and halves else 0
+        learned = _learned_state(recipe, shapes, weights, held) if recipe.tuned else {}
+        linear = {PlanPart.LINEAR: _WEIGHT_COPIES * _FLOAT * largest}
+        stages.append({PlanPart.BLOCK: block - _FLOAT * held, **learned, **step, **linear})
     if len(stages) > 1:
         state[PlanPart.COMPENSATED] = _FLOAT * weights
     stages.sort(key=lambda stage: sum(stage.values()))
@@ -202,8 +213,13 @@ def _more_inputs(shapes: list[tuple[int, int]]) -> int:
     return 2 * narrow**2 if widths.count(narrow) > 2 else 0
 
 
-def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) -> dict[PlanPart, int]:
-    """Parameters, their gradients and the optimizer's moments; what is computed on the way from them."""
+def _learned_state(
+    recipe: Recipe, shapes: list[tuple[int, int]], weights: int, held: int
+) -> dict[PlanPart, int]:
+    """Parameters, their gradients and the optimizer's moments; what is computed on the way from them.
+
+    `held`: how many of the weights are in half precision, as their gradients are then.
+    """
     entries = kept = 0
     if recipe.divides:
         kept = _FLOAT  # log D
@@ -214,9 +230,11 @@ def _learned_state(recipe: Recipe, shapes: list[tuple[int, int]], weights: int) 
     if not recipe.divides or recipe.offsets:
         entries += weights
     moments = 2 if recipe.optimizer == "adamw" else 0
+    # Offsets alone take a signed step as soon as the gradient of their weight is there, and have none of their own.
+    own = 0 if not recipe.divides and recipe.optimizer == "signsgd" else entries
     return {
         PlanPart.PARAMETERS: _FLOAT * entries * (1 + moments),
-        PlanPart.GRADIENTS: _FLOAT * max(weights, entries),
+        PlanPart.GRADIENTS: max(_FLOAT * weights - _HALF * held, _FLOAT * own),
         PlanPart.DIVISORS: kept * weights,
     }
 

@@ -1,0 +1,227 @@
+// Learned rounding and the search for grids, by every instruction set of this build, on random groups: against plain loops
+// here, which round after every operation as the kernels do, and so to the last bit. Sums have one order everywhere.
+//
+//     check_grids [weights] [seed]
+//
+// All memory is as large as it is said to be and no larger, so that sanitizers see what reads or writes beyond it.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "../../src/kernels/grids.h"
+#include "../../src/kernels/numbers.h"
+
+using namespace roundel;
+
+namespace {
+
+struct Random {
+  std::mt19937_64 engine;
+  int between(int least, int most) {
+    return least + static_cast<int>(engine() % static_cast<uint64_t>(most - least + 1));
+  }
+  float normal() {
+    int sum = 0;
+    for (int i = 0; i < 4; ++i) sum += between(-1000000, 1000000);
+    return static_cast<float>(sum) * 1e-6f;
+  }
+  std::vector<float> normals(int64_t count, float scale = 1) {
+    std::vector<float> to(count);
+    for (float& x : to) x = between(1, 20) == 1 ? 0 : normal() * scale;
+    return to;
+  }
+};
+
+uint16_t bfloat16(float value) {
+  const uint32_t bits = to_bits(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// A sum as `total` of lanes.h has it.
+struct Sum {
+  float of[16] = {};
+  void add(int64_t place, float x) { of[place % 16] += x; }
+  float total() const {
+    float sums[16];
+    std::copy(of, of + 16, sums);
+    for (int apart = 8; apart > 0; apart /= 2)
+      for (int i = 0; i < apart; ++i) sums[i] += sums[i + apart];
+    return sums[0];
+  }
+};
+
+struct Case {
+  Groups shape;
+  GridKind kind;
+  std::vector<float> weight, offset, scale, zero, importance, gradient, scales, zeros;
+  static constexpr int kCandidates = 5;
+
+  explicit Case(Random& random) {
+    shape.rows = random.between(1, 20);
+    shape.group = random.between(0, 1) ? 16 * random.between(1, 8) : random.between(1, 100);
+    shape.columns = random.between(1, 300);
+    shape.groups = (shape.columns + shape.group - 1) / shape.group;
+    const int type = random.between(0, 2);
+    kind = {static_cast<float>((1 << random.between(2, 8)) - 1), type == 0, type == 2};
+    const int64_t all = shape.rows * shape.groups;
+    weight = random.normals(all * shape.group);
+    offset = random.normals(all * shape.group, 0.3f);
+    gradient = random.normals(shape.rows * shape.columns);
+    importance = random.normals(shape.groups * shape.group);
+    for (float& h : importance) h *= h;
+    scales = random.normals(kCandidates * all);
+    for (float& s : scales) s = (std::fabs(s) + 0.5f) * 4 / kind.levels * (random.between(1, 8) == 1 ? -1.0f : 1.0f);
+    zeros = random.normals(kCandidates * all);
+    if (type == 0)
+      for (float& z : zeros) z = static_cast<float>(random.between(0, static_cast<int>(kind.levels)));
+    if (type == 1)
+      for (float& z : zeros) z = (z + 0.5f) * kind.levels;
+    scale.assign(scales.begin(), scales.begin() + all);
+    zero.assign(zeros.begin(), zeros.begin() + all);
+  }
+
+  LearnedRounding rounding(std::vector<float>& offsets) const {
+    return {shape, kind, weight.data(), scale.data(), zero.data(), offsets.data()};
+  }
+  float code_zero(float s, float z) const { return kind.minima ? -z / s : z; }
+  // Before it is clamped.
+  float code(float position, float s, float z) const {
+    return kind.round_zero ? std::nearbyint(position) + z : std::nearbyint(position + code_zero(s, z));
+  }
+  float clamped(float code) const { return std::min(std::max(code, 0.0f), kind.levels); }
+  float decoded(float code, float s, float z) const { return kind.minima ? code * s + z : (code - z) * s; }
+  // Columns of group k.
+  int64_t width(int64_t k) const { return std::min(shape.group, shape.columns - k * shape.group); }
+};
+
+[[noreturn]] void fail(const InstructionSet& set, const char* what, int seed) {
+  std::printf("%s: %s of weight %d are not those of plain loops\n", set.name, what, seed);
+  std::exit(1);
+}
+
+// Zeros of either sign are the same number.
+template <class T>
+bool same(const std::vector<T>& a, const std::vector<T>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](T x, T y) { return x == y; });
+}
+
+void check_rounding(const Case& c, const InstructionSet& set, int threads, int seed) {
+  std::vector<float> wanted(c.shape.rows * c.shape.columns), found(wanted.size());
+  std::vector<uint16_t> narrow(wanted.size());
+  for (int64_t row = 0; row < c.shape.rows; ++row) {
+    for (int64_t column = 0; column < c.shape.columns; ++column) {
+      const int64_t k = column / c.shape.group, group = row * c.shape.groups + k;
+      const int64_t at = group * c.shape.group + column % c.shape.group;
+      const float s = c.scale[group], z = c.zero[group], position = c.weight[at] / s + c.offset[at];
+      wanted[row * c.shape.columns + column] = c.decoded(c.clamped(c.code(position, s, z)), s, z);
+    }
+  }
+  std::vector<float> offset = c.offset;
+  round_learned(c.rounding(offset), Number::Float32, found.data(), threads, set);
+  if (!same(found, wanted)) fail(set, "rounded weights", seed);
+  round_learned(c.rounding(offset), Number::Bfloat16, narrow.data(), threads, set);
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (from_bfloat16(narrow[i]) != from_bfloat16(bfloat16(wanted[i]))) fail(set, "weights in bfloat16", seed);
+}
+
+void check_descent(const Case& c, const InstructionSet& set, int threads, int seed) {
+  const float step = 0.0125f;
+  std::vector<float> wanted = c.offset, found = c.offset, of_scale(c.scale.size()), of_zero(c.scale.size());
+  std::vector<float> found_scale(c.scale.size()), found_zero(c.scale.size());
+  for (int64_t group = 0; group < static_cast<int64_t>(c.scale.size()); ++group) {
+    const int64_t k = group % c.shape.groups, row = group / c.shape.groups;
+    const float s = c.scale[group], z = c.zero[group];
+    Sum scales, all, passed;
+    for (int64_t i = 0; i < c.width(k); ++i) {
+      const int64_t at = group * c.shape.group + i;
+      const float u = c.weight[at] / s, g = c.gradient[row * c.shape.columns + k * c.shape.group + i];
+      const float code = c.code(u + c.offset[at], s, z);
+      const bool inside = 0 <= code && code <= c.kind.levels;
+      const float from = c.kind.minima ? (inside ? c.code_zero(s, z) : 0) : z;
+      scales.add(i, (c.clamped(code) - from - (inside ? u : 0)) * g);
+      all.add(i, g);
+      passed.add(i, inside ? g : 0);
+      const float slope = (inside ? g : 0) * s;
+      wanted[at] -= slope > 0 ? step : slope < 0 ? -step : 0;
+    }
+    const float moved = all.total() - passed.total();
+    of_scale[group] = scales.total();
+    of_zero[group] = c.kind.minima ? moved : -moved * s;
+  }
+  const Descent descent{step, found_scale.data(), found_zero.data()};
+  descend(c.rounding(found), Number::Float32, c.gradient.data(), descent, threads, set);
+  if (!same(found, wanted)) fail(set, "offsets", seed);
+  if (!same(found_scale, of_scale) || !same(found_zero, of_zero)) fail(set, "gradients of ranges", seed);
+  std::vector<uint16_t> narrow;
+  for (float g : c.gradient) narrow.push_back(bfloat16(g));
+  found = c.offset;
+  descend(c.rounding(found), Number::Bfloat16, narrow.data(), {step, nullptr, nullptr}, threads, set);
+  if (!same(found, wanted)) fail(set, "offsets by bfloat16", seed);
+}
+
+void check_search(const Case& c, const InstructionSet& set, int threads, int seed) {
+  const int64_t groups = static_cast<int64_t>(c.scale.size());
+  std::vector<int32_t> wanted(groups, -1), found(groups, -1);
+  std::vector<float> least(groups, std::numeric_limits<float>::infinity()), error = least;
+  std::vector<float> codes(groups), squares(groups), products(groups), found_codes(groups), found_squares(groups),
+      found_products(groups);
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t k = group % c.shape.groups;
+    for (int number = 0; number < Case::kCandidates; ++number) {
+      const float s = c.scales[number * groups + group], z = c.zeros[number * groups + group];
+      Sum missed, a, aa, aw;
+      for (int64_t i = 0; i < c.shape.group; ++i) {
+        const float w = c.weight[group * c.shape.group + i], h = c.importance[k * c.shape.group + i];
+        const float code = c.clamped(c.code(w / s, s, z)), miss = c.decoded(code, s, z) - w;
+        missed.add(i, miss * miss * h);
+        const float distance = c.kind.minima ? code : code - z, weighted = distance * h;
+        a.add(i, weighted);
+        aa.add(i, weighted * distance);
+        aw.add(i, weighted * w);
+      }
+      if (missed.total() < least[group]) {
+        least[group] = missed.total();
+        wanted[group] = number;
+      }
+      if (number == 0) codes[group] = a.total(), squares[group] = aa.total(), products[group] = aw.total();
+    }
+  }
+  choose_grids({c.shape, c.kind, c.weight.data(), c.importance.data(), Case::kCandidates, c.scales.data(),
+                c.zeros.data(), found.data(), error.data()},
+               threads, set);
+  if (!same(found, wanted) || !same(error, least)) fail(set, "the best grids", seed);
+  sum_codes({c.shape, c.kind, c.weight.data(), c.importance.data(), c.scale.data(), c.zero.data(), found_codes.data(),
+             found_squares.data(), found_products.data()},
+            threads, set);
+  if (!same(found_codes, codes) || !same(found_squares, squares) || !same(found_products, products))
+    fail(set, "sums of codes", seed);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int weights = count > 1 ? std::atoi(arguments[1]) : 1000, first = count > 2 ? std::atoi(arguments[2]) : 0;
+  int known;
+  const InstructionSet* const* all = instruction_sets(&known);
+  for (int i = 0; i < known; ++i) {
+    bool present = all[i]->present();
+#ifdef ROUNDEL_SIMDE
+    present = present || std::strncmp(all[i]->name, "avx512", 6) == 0;
+#endif
+    if (!present) continue;
+    for (int seed = first; seed < first + weights; ++seed) {
+      Random random{std::mt19937_64(seed)};
+      const Case c(random);
+      check_rounding(c, *all[i], 1 + seed % 3, seed);
+      check_descent(c, *all[i], 1 + seed % 3, seed);
+      check_search(c, *all[i], 1 + seed % 3, seed);
+    }
+    std::printf("%s: grids of %d weights are those of plain loops\n", all[i]->name, weights);
+  }
+  return 0;
+}
