@@ -172,7 +172,8 @@ def _method_state(
     # Error feedback comes first, tuning after it.
     stages: list[dict[PlanPart, int]] = []
     if recipe.hessian_guided:
-        stages.append({PlanPart.BLOCK: block, **_hessians(views), PlanPart.LINEAR: _COLUMN_COPIES * _FLOAT * largest})
+        linear = {PlanPart.LINEAR: _COLUMN_COPIES * _FLOAT * largest}
+        stages.append({PlanPart.BLOCK: block, **_hessians(views), **linear})
     if recipe.tuned or not stages:
         # An expert's weights stay in their stack.
         held = sum(view.parameter.numel() for view in views if not isinstance(view.module, Expert))
