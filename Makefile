@@ -8,7 +8,7 @@ LOCK := pyproject.toml constraints.txt src/kernels/CMakeLists.txt $(wildcard src
 # What builds the kernels is pinned too; pip takes it into an environment of its own.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
-SHOW_KERNELS := "from roundel.runtime.kernels import instruction_sets; \
+SHOW_KERNELS := "from roundel.compiled.extension import instruction_sets; \
     print('kernels:', ', '.join(instruction_sets()) or 'none; pip install -v -e . says why')"
 
 .PHONY: demo check test lint clean kernels-check kernels-check-arm

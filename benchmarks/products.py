@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from roundel.compiled.extension import instruction_sets
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import Tiles
-from roundel.runtime.kernels import Handle, instruction_sets
+from roundel.runtime.kernels import Handle
 from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.packed_weight import PackedWeight
 from roundel.system.bandwidth import ReadBandwidth, buffer_bytes, largest_cache

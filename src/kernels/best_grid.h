@@ -8,13 +8,9 @@
 namespace roundel {
 
 //     E(s, z) = sum_j h_j (w^_j - w_j)^2
-struct Candidates {
-  Groups shape;
-  GridKind kind;
-  const float* weight;      // [rows, groups, group]
-  const float* importance;  // [groups, group]: h
+struct Candidates : Weights {
   int64_t count;
-  const float* scales;      // [count, rows, groups]
+  const float* scales;  // [count, rows, groups]
   const float* zeros;
   // Of the best one, [rows, groups]: its number, and its error. What is there already stays where none has less.
   int32_t* choice;

@@ -6,12 +6,8 @@
 namespace roundel {
 
 // Over the group, with a = q - z (q, where there are minima): of h a, h a a and h a w.
-struct CodeSums {
-  Groups shape;
-  GridKind kind;
-  const float* weight;      // [rows, groups, group]
-  const float* importance;  // [groups, group]: h
-  const float* scale;       // [rows, groups]
+struct CodeSums : Weights {
+  const float* scale;  // [rows, groups]
   const float* zero;
   float *codes, *squares, *products;  // [rows, groups]
 };

@@ -17,6 +17,14 @@ struct Groups {
   int64_t rows, columns, groups, group;
 };
 
+// What every kernel for such grids reads.
+struct Weights {
+  Groups shape;
+  GridKind kind;
+  const float* weight;      // [rows, groups, group]
+  const float* importance;  // [groups, group]: h, of each column; null where nobody asks
+};
+
 namespace {
 
 // Scale and zero point of one group.

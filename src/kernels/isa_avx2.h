@@ -73,8 +73,8 @@ struct Avx2 {
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
   }
-  // Rounded, halves to even.
-  static void store_bfloat16(uint16_t* p, Real a) {
+  // Rounded to bfloat16, halves to even.
+  static void store(uint16_t* p, Real a) {
     const __m256i bits = _mm256_castps_si256(a), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
     const __m256i top = _mm256_srli_epi32(up, 16);

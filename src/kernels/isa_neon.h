@@ -56,8 +56,8 @@ struct NeonReals {
     const float32x2_t half = vadd_f32(vget_low_f32(a), vget_high_f32(a));
     return vget_lane_f32(half, 0) + vget_lane_f32(half, 1);
   }
-  // Rounded, halves to even.
-  static void store_bfloat16(uint16_t* p, Real a) {
+  // Rounded to bfloat16, halves to even.
+  static void store(uint16_t* p, Real a) {
     const uint32x4_t bits = vreinterpretq_u32_f32(a), last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     vst1_u16(p, vshrn_n_u32(vaddq_u32(bits, vaddq_u32(last, vdupq_n_u32(0x7fff))), 16));
   }

@@ -119,8 +119,8 @@ struct Portable {
       for (int r = 0; r < apart; ++r) a.of[r] += a.of[r + apart];
     return a.of[0];
   }
-  // Rounded, halves to even.
-  static void store_bfloat16(uint16_t* p, const Real& a) {
+  // Rounded to bfloat16, halves to even.
+  static void store(uint16_t* p, const Real& a) {
     for (int r = 0; r < kTileRows; ++r) {
       const uint32_t bits = to_bits(a.of[r]);
       p[r] = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);

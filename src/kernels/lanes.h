@@ -24,47 +24,30 @@ inline Lanes<Isa> everywhere(float x) {
   return to;
 }
 
+// Floats, or numbers of 16 bits, which are bfloat16.
+template <class T>
+constexpr Number kNumber = sizeof(T) == sizeof(float) ? Number::Float32 : Number::Bfloat16;
+
 // The first `count` of them; zeros behind.
-template <class Isa>
-inline Lanes<Isa> load(const float* from, int64_t count) {
-  float kept[kLanes] = {};
+template <class Isa, class T>
+inline Lanes<Isa> load(const T* from, int64_t count) {
+  T kept[kLanes] = {};
   if (count < kLanes) {
-    std::memcpy(kept, from, count * sizeof(float));
+    std::memcpy(kept, from, count * sizeof(T));
     from = kept;
   }
   Lanes<Isa> to;
-  for (int i = 0; i < Lanes<Isa>::kParts; ++i) to.of[i] = Isa::real_load(from + i * Isa::kRows);
+  for (int i = 0; i < Lanes<Isa>::kParts; ++i) to.of[i] = Isa::template numbers<kNumber<T>>(from, i * Isa::kRows);
   return to;
 }
 
-template <class Isa>
-inline Lanes<Isa> load(const uint16_t* bfloat16, int64_t count) {
-  uint16_t kept[kLanes] = {};
-  if (count < kLanes) {
-    std::memcpy(kept, bfloat16, count * sizeof(uint16_t));
-    bfloat16 = kept;
-  }
-  Lanes<Isa> to;
-  for (int i = 0; i < Lanes<Isa>::kParts; ++i)
-    to.of[i] = Isa::template numbers<Number::Bfloat16>(bfloat16, i * Isa::kRows);
-  return to;
-}
-
-template <class Isa>
-inline void store(float* to, const Lanes<Isa>& x, int64_t count) {
-  float kept[kLanes];
-  float* at = count < kLanes ? kept : to;
+// Rounded to bfloat16 where that is wanted, halves to even.
+template <class Isa, class T>
+inline void store(T* to, const Lanes<Isa>& x, int64_t count) {
+  T kept[kLanes];
+  T* at = count < kLanes ? kept : to;
   for (int i = 0; i < Lanes<Isa>::kParts; ++i) Isa::store(at + i * Isa::kRows, x.of[i]);
-  if (count < kLanes) std::memcpy(to, kept, count * sizeof(float));
-}
-
-// Rounded to bfloat16, halves to even.
-template <class Isa>
-inline void store(uint16_t* to, const Lanes<Isa>& x, int64_t count) {
-  uint16_t kept[kLanes];
-  uint16_t* at = count < kLanes ? kept : to;
-  for (int i = 0; i < Lanes<Isa>::kParts; ++i) Isa::store_bfloat16(at + i * Isa::kRows, x.of[i]);
-  if (count < kLanes) std::memcpy(to, kept, count * sizeof(uint16_t));
+  if (count < kLanes) std::memcpy(to, kept, count * sizeof(T));
 }
 
 // The function of every part.

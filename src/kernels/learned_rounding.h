@@ -7,13 +7,10 @@
 
 namespace roundel {
 
-struct LearnedRounding {
-  Groups shape;
-  GridKind kind;
-  const float* weight;  // [rows, groups, group]
-  const float* scale;   // [rows, groups]
+struct LearnedRounding : Weights {
+  const float* scale;  // [rows, groups]
   const float* zero;
-  float* offset;        // as `weight`; null: there are none
+  float* offset;       // as `weight`
 };
 
 // What a step does with the gradient of the rounded weights, and what it leaves for the ranges.
@@ -32,11 +29,10 @@ void round_row(const LearnedRounding& r, int64_t row, Out* to) {
     const int64_t at = row * r.shape.groups + k, begin = k * r.shape.group;
     const Grid<Isa> grid(r.kind, r.scale[at], r.zero[at]);
     const float* weight = r.weight + at * r.shape.group;
-    const float* offset = r.offset == nullptr ? nullptr : r.offset + at * r.shape.group;
+    const float* offset = r.offset + at * r.shape.group;
     const int64_t width = std::min(r.shape.group, r.shape.columns - begin);
     for (int64_t i = 0; i < width; i += kLanes) {
-      auto position = load<Isa>(weight + i, width - i) / grid.scale;
-      if (offset != nullptr) position = position + load<Isa>(offset + i, width - i);
+      const auto position = load<Isa>(weight + i, width - i) / grid.scale + load<Isa>(offset + i, width - i);
       store<Isa>(to + begin + i, grid.decoded(clamp(grid.rounded(position), grid.levels)), width - i);
     }
   }

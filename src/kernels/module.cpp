@@ -132,63 +132,64 @@ NB_MODULE(_kernels, m) {
       nb::arg("groups"), nb::arg("chunks"), nb::arg("codes"), nb::arg("first"), nb::arg("last"), nb::arg("to"),
       nb::arg("threads"));
 
-  nb::class_<Groups>(m, "Groups").def(nb::init<int64_t, int64_t, int64_t, int64_t>(), nb::arg("rows"),
-                                      nb::arg("columns"), nb::arg("groups"), nb::arg("group"));
-  nb::class_<GridKind>(m, "GridKind").def(nb::init<float, bool, bool>(), nb::arg("levels"), nb::arg("round_zero"),
-                                          nb::arg("minima"));
-  m.def(
-      "round_learned",
-      [](const Groups& shape, const GridKind& kind, uintptr_t weight, uintptr_t scale, uintptr_t zero, uintptr_t offset,
-         int type, uintptr_t to, int threads, const std::string& set) {
-        const LearnedRounding rounding{shape, kind, address<const float>(weight), address<const float>(scale),
-                                       address<const float>(zero), address<float>(offset)};
-        const InstructionSet& with = chosen(set);
-        nb::gil_scoped_release free;
-        round_learned(rounding, static_cast<Number>(type), address(to), threads, with);
-      },
-      nb::kw_only(), nb::arg("shape"), nb::arg("kind"), nb::arg("weight"), nb::arg("scale"), nb::arg("zero"),
-      nb::arg("offset"), nb::arg("type"), nb::arg("to"), nb::arg("threads"), nb::arg("instruction_set") = "");
-  m.def(
-      "descend",
-      [](const Groups& shape, const GridKind& kind, uintptr_t weight, uintptr_t scale, uintptr_t zero, uintptr_t offset,
-         int type, uintptr_t gradient, float step, uintptr_t grad_scale, uintptr_t grad_zero, int threads,
-         const std::string& set) {
-        const LearnedRounding rounding{shape, kind, address<const float>(weight), address<const float>(scale),
-                                       address<const float>(zero), address<float>(offset)};
-        const Descent descent{step, address<float>(grad_scale), address<float>(grad_zero)};
-        const InstructionSet& with = chosen(set);
-        nb::gil_scoped_release free;
-        descend(rounding, static_cast<Number>(type), address<const void>(gradient), descent, threads, with);
-      },
-      nb::kw_only(), nb::arg("shape"), nb::arg("kind"), nb::arg("weight"), nb::arg("scale"), nb::arg("zero"),
-      nb::arg("offset"), nb::arg("type"), nb::arg("gradient"), nb::arg("step"), nb::arg("grad_scale"),
-      nb::arg("grad_zero"), nb::arg("threads"), nb::arg("instruction_set") = "");
-  m.def(
-      "choose_grids",
-      [](const Groups& shape, const GridKind& kind, uintptr_t weight, uintptr_t importance, int64_t count,
-         uintptr_t scales, uintptr_t zeros, uintptr_t choice, uintptr_t error, int threads, const std::string& set) {
-        const Candidates candidates{shape, kind, address<const float>(weight), address<const float>(importance), count,
-                                    address<const float>(scales), address<const float>(zeros), address<int32_t>(choice),
-                                    address<float>(error)};
-        const InstructionSet& with = chosen(set);
-        nb::gil_scoped_release free;
-        choose_grids(candidates, threads, with);
-      },
-      nb::kw_only(), nb::arg("shape"), nb::arg("kind"), nb::arg("weight"), nb::arg("importance"), nb::arg("count"),
-      nb::arg("scales"), nb::arg("zeros"), nb::arg("choice"), nb::arg("error"), nb::arg("threads"),
-      nb::arg("instruction_set") = "");
-  m.def(
-      "sum_codes",
-      [](const Groups& shape, const GridKind& kind, uintptr_t weight, uintptr_t importance, uintptr_t scale,
-         uintptr_t zero, uintptr_t codes, uintptr_t squares, uintptr_t products, int threads, const std::string& set) {
-        const CodeSums sums{shape, kind, address<const float>(weight), address<const float>(importance),
-                            address<const float>(scale), address<const float>(zero), address<float>(codes),
-                            address<float>(squares), address<float>(products)};
-        const InstructionSet& with = chosen(set);
-        nb::gil_scoped_release free;
-        sum_codes(sums, threads, with);
-      },
-      nb::kw_only(), nb::arg("shape"), nb::arg("kind"), nb::arg("weight"), nb::arg("importance"), nb::arg("scale"),
-      nb::arg("zero"), nb::arg("codes"), nb::arg("squares"), nb::arg("products"), nb::arg("threads"),
-      nb::arg("instruction_set") = "");
+  nb::class_<Weights>(m, "Weights")
+      .def(
+          "__init__",
+          [](Weights* self, int64_t rows, int64_t columns, int64_t groups, int64_t group, float levels, bool round_zero,
+             bool minima, uintptr_t weight, uintptr_t importance) {
+            new (self) Weights{Groups{rows, columns, groups, group}, GridKind{levels, round_zero, minima},
+                               address<const float>(weight), address<const float>(importance)};
+          },
+          nb::kw_only(), nb::arg("rows"), nb::arg("columns"), nb::arg("groups"), nb::arg("group"), nb::arg("levels"),
+          nb::arg("round_zero"), nb::arg("minima"), nb::arg("weight"), nb::arg("importance") = 0)
+      .def(
+          "round_learned",
+          [](const Weights& self, uintptr_t scale, uintptr_t zero, uintptr_t offset, int type, uintptr_t to, int threads,
+             const std::string& set) {
+            const LearnedRounding rounding{self, address<const float>(scale), address<const float>(zero),
+                                           address<float>(offset)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            round_learned(rounding, static_cast<Number>(type), address(to), threads, with);
+          },
+          nb::kw_only(), nb::arg("scale"), nb::arg("zero"), nb::arg("offset"), nb::arg("type"), nb::arg("to"),
+          nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "descend",
+          [](const Weights& self, uintptr_t scale, uintptr_t zero, uintptr_t offset, int type, uintptr_t gradient,
+             float step, uintptr_t grad_scale, uintptr_t grad_zero, int threads, const std::string& set) {
+            const LearnedRounding rounding{self, address<const float>(scale), address<const float>(zero),
+                                           address<float>(offset)};
+            const Descent descent{step, address<float>(grad_scale), address<float>(grad_zero)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            descend(rounding, static_cast<Number>(type), address<const void>(gradient), descent, threads, with);
+          },
+          nb::kw_only(), nb::arg("scale"), nb::arg("zero"), nb::arg("offset"), nb::arg("type"), nb::arg("gradient"),
+          nb::arg("step"), nb::arg("grad_scale"), nb::arg("grad_zero"), nb::arg("threads"),
+          nb::arg("instruction_set") = "")
+      .def(
+          "choose_grids",
+          [](const Weights& self, int64_t count, uintptr_t scales, uintptr_t zeros, uintptr_t choice, uintptr_t error,
+             int threads, const std::string& set) {
+            const Candidates candidates{self, count, address<const float>(scales), address<const float>(zeros),
+                                        address<int32_t>(choice), address<float>(error)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            choose_grids(candidates, threads, with);
+          },
+          nb::kw_only(), nb::arg("count"), nb::arg("scales"), nb::arg("zeros"), nb::arg("choice"), nb::arg("error"),
+          nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "sum_codes",
+          [](const Weights& self, uintptr_t scale, uintptr_t zero, uintptr_t codes, uintptr_t squares,
+             uintptr_t products, int threads, const std::string& set) {
+            const CodeSums sums{self, address<const float>(scale), address<const float>(zero), address<float>(codes),
+                                address<float>(squares), address<float>(products)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            sum_codes(sums, threads, with);
+          },
+          nb::kw_only(), nb::arg("scale"), nb::arg("zero"), nb::arg("codes"), nb::arg("squares"), nb::arg("products"),
+          nb::arg("threads"), nb::arg("instruction_set") = "");
 }

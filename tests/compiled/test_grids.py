@@ -152,7 +152,7 @@ def test_what_is_no_group_is_refused() -> None:
     case = Case(KINDS["integers"], (7, 160), 0)
     with pytest.raises(ValueError, match="is expected"):
         grids.round_learned(
-            case.groups, case.scale[:-1], case.zero, None, case.scheme, case.width, torch.float32
+            case.groups, case.scale[:-1], case.zero, case.offset, case.scheme, case.width, torch.float32
         )
     with pytest.raises(ValueError, match="is expected"):
         grids.descend(

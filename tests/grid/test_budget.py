@@ -28,8 +28,7 @@ def test_a_budget_is_kept_and_used_up(out: int, width: int, extra: float) -> Non
     shape = (out, width)
     target = TWO_LEVEL.stored_bits(*shape) / (out * width) + extra
     count = outliers_within(target, TWO_LEVEL, shape, permuted=False)
-    # A quotient of whole bits may miss the target by its own last bit.
-    assert with_outliers(shape, count, TWO_LEVEL).bits_per_weight() <= target * (1 + 1e-12)
+    assert with_outliers(shape, count, TWO_LEVEL).bits_per_weight() <= target
     # The target in bits is rounded down, so half a bit of slack.
     assert with_outliers(shape, count + 1, TWO_LEVEL).stored_bits() > target * out * width - 0.5
 

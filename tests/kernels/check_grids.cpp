@@ -15,27 +15,18 @@
 
 #include "../../src/kernels/grids.h"
 #include "../../src/kernels/numbers.h"
+#include "checks.h"
 
 using namespace roundel;
 
 namespace {
 
-struct Random {
-  std::mt19937_64 engine;
-  int between(int least, int most) {
-    return least + static_cast<int>(engine() % static_cast<uint64_t>(most - least + 1));
-  }
-  float normal() {
-    int sum = 0;
-    for (int i = 0; i < 4; ++i) sum += between(-1000000, 1000000);
-    return static_cast<float>(sum) * 1e-6f;
-  }
-  std::vector<float> normals(int64_t count, float scale = 1) {
-    std::vector<float> to(count);
-    for (float& x : to) x = between(1, 20) == 1 ? 0 : normal() * scale;
-    return to;
-  }
-};
+// Some are zero.
+std::vector<float> normals(Random& random, int64_t count, float scale = 1) {
+  std::vector<float> to(count);
+  for (float& x : to) x = random.one_in(20) ? 0 : random.normal() * scale;
+  return to;
+}
 
 uint16_t bfloat16(float value) {
   const uint32_t bits = to_bits(value);
@@ -69,14 +60,14 @@ struct Case {
     const int type = random.between(0, 2);
     kind = {static_cast<float>((1 << random.between(2, 8)) - 1), type == 0, type == 2};
     const int64_t all = shape.rows * shape.groups;
-    weight = random.normals(all * shape.group);
-    offset = random.normals(all * shape.group, 0.3f);
-    gradient = random.normals(shape.rows * shape.columns);
-    importance = random.normals(shape.groups * shape.group);
+    weight = normals(random, all * shape.group);
+    offset = normals(random, all * shape.group, 0.3f);
+    gradient = normals(random, shape.rows * shape.columns);
+    importance = normals(random, shape.groups * shape.group);
     for (float& h : importance) h *= h;
-    scales = random.normals(kCandidates * all);
-    for (float& s : scales) s = (std::fabs(s) + 0.5f) * 4 / kind.levels * (random.between(1, 8) == 1 ? -1.0f : 1.0f);
-    zeros = random.normals(kCandidates * all);
+    scales = normals(random, kCandidates * all);
+    for (float& s : scales) s = (std::fabs(s) + 0.5f) * 4 / kind.levels * (random.one_in(8) ? -1.0f : 1.0f);
+    zeros = normals(random, kCandidates * all);
     if (type == 0)
       for (float& z : zeros) z = static_cast<float>(random.between(0, static_cast<int>(kind.levels)));
     if (type == 1)
@@ -85,8 +76,9 @@ struct Case {
     zero.assign(zeros.begin(), zeros.begin() + all);
   }
 
+  Weights weights() const { return {shape, kind, weight.data(), importance.data()}; }
   LearnedRounding rounding(std::vector<float>& offsets) const {
-    return {shape, kind, weight.data(), scale.data(), zero.data(), offsets.data()};
+    return {weights(), scale.data(), zero.data(), offsets.data()};
   }
   float code_zero(float s, float z) const { return kind.minima ? -z / s : z; }
   // Before it is clamped.
@@ -191,12 +183,11 @@ void check_search(const Case& c, const InstructionSet& set, int threads, int see
       if (number == 0) codes[group] = a.total(), squares[group] = aa.total(), products[group] = aw.total();
     }
   }
-  choose_grids({c.shape, c.kind, c.weight.data(), c.importance.data(), Case::kCandidates, c.scales.data(),
-                c.zeros.data(), found.data(), error.data()},
-               threads, set);
+  choose_grids({c.weights(), Case::kCandidates, c.scales.data(), c.zeros.data(), found.data(), error.data()}, threads,
+               set);
   if (!same(found, wanted) || !same(error, least)) fail(set, "the best grids", seed);
-  sum_codes({c.shape, c.kind, c.weight.data(), c.importance.data(), c.scale.data(), c.zero.data(), found_codes.data(),
-             found_squares.data(), found_products.data()},
+  sum_codes({c.weights(), c.scale.data(), c.zero.data(), found_codes.data(), found_squares.data(),
+             found_products.data()},
             threads, set);
   if (!same(found_codes, codes) || !same(found_squares, squares) || !same(found_products, products))
     fail(set, "sums of codes", seed);
@@ -206,22 +197,15 @@ void check_search(const Case& c, const InstructionSet& set, int threads, int see
 
 int main(int count, char** arguments) {
   const int weights = count > 1 ? std::atoi(arguments[1]) : 1000, first = count > 2 ? std::atoi(arguments[2]) : 0;
-  int known;
-  const InstructionSet* const* all = instruction_sets(&known);
-  for (int i = 0; i < known; ++i) {
-    bool present = all[i]->present();
-#ifdef ROUNDEL_SIMDE
-    present = present || std::strncmp(all[i]->name, "avx512", 6) == 0;
-#endif
-    if (!present) continue;
+  for (const InstructionSet* set : present_sets()) {
     for (int seed = first; seed < first + weights; ++seed) {
       Random random{std::mt19937_64(seed)};
       const Case c(random);
-      check_rounding(c, *all[i], 1 + seed % 3, seed);
-      check_descent(c, *all[i], 1 + seed % 3, seed);
-      check_search(c, *all[i], 1 + seed % 3, seed);
+      check_rounding(c, *set, 1 + seed % 3, seed);
+      check_descent(c, *set, 1 + seed % 3, seed);
+      check_search(c, *set, 1 + seed % 3, seed);
     }
-    std::printf("%s: grids of %d weights are those of plain loops\n", all[i]->name, weights);
+    std::printf("%s: grids of %d weights are those of plain loops\n", set->name, weights);
   }
   return 0;
 }

@@ -18,6 +18,7 @@
 #include "../../src/kernels/multiply.h"
 #include "../../src/kernels/numbers.h"
 #include "../../src/kernels/packing.h"
+#include "checks.h"
 
 using namespace roundel;
 
@@ -27,22 +28,6 @@ namespace {
 constexpr double kExact = 6e-7;
 // Products with subnormal scales are subnormal: what floats are rounded to there is no share of them.
 constexpr double kLeast = 1e-36;
-
-struct Random {
-  std::mt19937_64 engine;
-  int between(int least, int most) {
-    return least + static_cast<int>(engine() % static_cast<uint64_t>(most - least + 1));
-  }
-  bool one_in(int count) { return between(1, count) == 1; }
-  // Nearly normal, and the same with every library.
-  float normal() {
-    int sum = 0;
-    for (int i = 0; i < 4; ++i) sum += between(-1000000, 1000000);
-    return static_cast<float>(sum) * 1e-6f;
-  }
-  template <class T>
-  T any(std::initializer_list<T> of) { return of.begin()[between(0, static_cast<int>(of.size()) - 1)]; }
-};
 
 // Random numbers of a type; a few of those of 16 bits are subnormal.
 std::vector<uint8_t> numbers(Random& random, Number type, int64_t count) {
@@ -402,16 +387,7 @@ void check_packing(const Matrix& m, Random& random, int seed) {
 int main(int count, char** arguments) {
   const int matrices = count > 1 ? std::atoi(arguments[1]) : 1000, first = count > 2 ? std::atoi(arguments[2]) : 0;
   std::vector<Tally> tallies;
-  int known;
-  const InstructionSet* const* all = instruction_sets(&known);
-  for (int i = 0; i < known; ++i) {
-    bool present = all[i]->present();
-#ifdef ROUNDEL_SIMDE
-    present = present || std::strncmp(all[i]->name, "avx512", 6) == 0;
-#endif
-    if (present) tallies.push_back({all[i]});
-    else std::printf("%s: this processor does not have it\n", all[i]->name);
-  }
+  for (const InstructionSet* set : present_sets()) tallies.push_back({set});
   for (int seed = first; seed < first + matrices; ++seed) {
     Random random{std::mt19937_64(seed)};
     const Case c(random);

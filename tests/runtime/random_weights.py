@@ -3,18 +3,18 @@
 import pytest
 import torch
 
+from roundel.compiled.extension import instruction_sets
 from roundel.grid.block_types import BLOCK_TYPES
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.grid.super_blocks import SuperBlocks, code_limits
 from roundel.grid.two_level import Statistic, Tiles, statistic_values
-from roundel.runtime import kernels
 
-SETS = kernels.instruction_sets() or [
+SETS = instruction_sets() or [
     pytest.param("", marks=pytest.mark.skip(reason="this installation has no kernels"))
 ]
-needs_kernels = pytest.mark.skipif(not kernels.instruction_sets(), reason="this installation has no kernels")
+needs_kernels = pytest.mark.skipif(not instruction_sets(), reason="this installation has no kernels")
 
 GROUPS = (1, 8, 12, 16, 32, 100, 128, -1)
 TILE_ROWS = (16, 32, 8, 5)

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from roundel.compiled.extension import instruction_sets
 from roundel.grid.block_types import BLOCK_TYPES
 from roundel.grid.scheme import Scheme
-from roundel.runtime import kernels, reference
+from roundel.runtime import reference
 from roundel.runtime.kernels import Handle
 from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.packed_weight import PackedWeight
@@ -72,11 +73,11 @@ def test_kernels_are_here_where_they_could_be_built() -> None:
     """Where a compiler fails, the installation is left without them, and nothing else says so."""
     if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which(os.environ.get("CXX", "g++")))):
         pytest.skip("no cmake and C++ compiler here")
-    assert kernels.instruction_sets(), (
+    assert instruction_sets(), (
         "this machine has cmake and a C++ compiler, but roundel was installed without its kernels: see what "
         "`pip install -v .` says"
     )
-    assert kernels.instruction_sets()[-1] == "portable"
+    assert instruction_sets()[-1] == "portable"
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 _found: Any
 try:
     from roundel.compiled import _kernels as _found  # type: ignore[attr-defined,no-redef]
@@ -9,6 +11,15 @@ except ImportError:
     _found = None
 
 EXTENSION: Any = _found
+
+# As enum Number in src/kernels/matrix.h.
+NUMBERS = {
+    torch.float32: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.uint8: 4,
+    torch.int8: 5,
+}
 
 
 def instruction_sets() -> list[str]:

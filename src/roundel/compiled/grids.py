@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from roundel.compiled.extension import EXTENSION
+from roundel.compiled.extension import EXTENSION, NUMBERS
 
-# As enum Number in src/kernels/matrix.h.
-_NUMBERS = {torch.float32: 1, torch.bfloat16: 3}
+# Types of rounded weights, and of their gradients.
+_ROUNDED = (torch.float32, torch.bfloat16)
 
 
 class GridKind(Protocol):
@@ -35,32 +35,30 @@ class GridKind(Protocol):
 
 def serve(groups: torch.Tensor, *, weights: torch.dtype = torch.float32) -> bool:
     """Whether there are kernels for these groups, and for rounded weights of that type."""
-    return EXTENSION is not None and groups.device.type == "cpu" and weights in _NUMBERS
+    return EXTENSION is not None and groups.device.type == "cpu" and weights in _ROUNDED
 
 
 def round_learned(
     groups: torch.Tensor,
     scale: torch.Tensor,
     zero: torch.Tensor,
-    offset: torch.Tensor | None,
+    offset: torch.Tensor,
     kind: GridKind,
     in_features: int,
     dtype: torch.dtype,
     instruction_set: str = "",
 ) -> torch.Tensor:
     """The weights on their grids, `[out, in]` of `dtype`, offsets `[out, G, g]` added before they are rounded."""
+    weights = _Weights(groups, kind, in_features)
     to = torch.empty((groups.shape[0], in_features), dtype=dtype, device="cpu")
-    kept = [groups.contiguous(), scale.contiguous(), zero.contiguous()]
-    EXTENSION.round_learned(
-        **_shape(groups, kind, in_features),
-        weight=_at(kept[0], groups.shape),
-        scale=_at(kept[1], _statistics(groups)),
-        zero=_at(kept[2], _statistics(groups)),
-        offset=0 if offset is None else _at(offset, groups.shape),
-        type=_NUMBERS[dtype],
+    weights.call(
+        "round_learned",
+        instruction_set,
+        scale=weights.statistic(scale),
+        zero=weights.statistic(zero),
+        offset=weights.present(offset, groups.shape),
+        type=NUMBERS[dtype],
         to=to.data_ptr(),
-        threads=torch.get_num_threads(),
-        instruction_set=instruction_set,
     )
     return to
 
@@ -83,21 +81,20 @@ def descend(
         gradient: of the rounded weights, `[out, in]` float32 or bfloat16.
         ranges: return the gradients of scale and zero point, `[out, G, 1]`.
     """
-    of_ranges = (_statistic(groups), _statistic(groups)) if ranges else None
-    kept = [groups.contiguous(), scale.contiguous(), zero.contiguous(), gradient.contiguous()]
-    EXTENSION.descend(
-        **_shape(groups, kind, gradient.shape[1]),
-        weight=_at(kept[0], groups.shape),
-        scale=_at(kept[1], _statistics(groups)),
-        zero=_at(kept[2], _statistics(groups)),
-        offset=_at(offset, groups.shape),
-        type=_NUMBERS[gradient.dtype],
-        gradient=kept[3].data_ptr(),
+    weights = _Weights(groups, kind, gradient.shape[1])
+    of_ranges = (weights.new_statistic(), weights.new_statistic()) if ranges else None
+    gradient = gradient.contiguous()
+    weights.call(
+        "descend",
+        instruction_set,
+        scale=weights.statistic(scale),
+        zero=weights.statistic(zero),
+        offset=weights.present(offset, groups.shape),
+        type=NUMBERS[gradient.dtype],
+        gradient=gradient.data_ptr(),
         step=step,
         grad_scale=0 if of_ranges is None else of_ranges[0].data_ptr(),
         grad_zero=0 if of_ranges is None else of_ranges[1].data_ptr(),
-        threads=torch.get_num_threads(),
-        instruction_set=instruction_set,
     )
     return of_ranges
 
@@ -121,20 +118,16 @@ def choose_grids(
     Returns:
         `[out, G, 1]` int32: the number of the first of the best; -1: none has less error than what is there.
     """
+    weights = _Weights(groups, kind, importance=importance)
     choice = torch.full(error.shape, -1, dtype=torch.int32, device="cpu")
-    kept = [x.contiguous() for x in (groups, importance, scales, zeros)]
-    statistics = (len(scales), *_statistics(groups))
-    EXTENSION.choose_grids(
-        **_shape(groups, kind, groups.shape[1] * groups.shape[2]),
-        weight=_at(kept[0], groups.shape),
-        importance=_at(kept[1], (1, *groups.shape[1:])),
+    weights.call(
+        "choose_grids",
+        instruction_set,
         count=len(scales),
-        scales=_at(kept[2], statistics),
-        zeros=_at(kept[3], statistics),
+        scales=weights.statistic(scales, len(scales)),
+        zeros=weights.statistic(zeros, len(scales)),
         choice=choice.data_ptr(),
-        error=_at(error, _statistics(groups)),
-        threads=torch.get_num_threads(),
-        instruction_set=instruction_set,
+        error=weights.present(error, weights.statistics),
     )
     return choice
 
@@ -151,43 +144,85 @@ def sum_codes(
 
     a is the distance of the code from the zero point, or the code where there are minima, h the importance `[1, G, g]`.
     """
-    sums = (_statistic(groups), _statistic(groups), _statistic(groups))
-    kept = [x.contiguous() for x in (groups, importance, scale, zero)]
-    EXTENSION.sum_codes(
-        **_shape(groups, kind, groups.shape[1] * groups.shape[2]),
-        weight=_at(kept[0], groups.shape),
-        importance=_at(kept[1], (1, *groups.shape[1:])),
-        scale=_at(kept[2], _statistics(groups)),
-        zero=_at(kept[3], _statistics(groups)),
+    weights = _Weights(groups, kind, importance=importance)
+    sums = (weights.new_statistic(), weights.new_statistic(), weights.new_statistic())
+    weights.call(
+        "sum_codes",
+        instruction_set,
+        scale=weights.statistic(scale),
+        zero=weights.statistic(zero),
         codes=sums[0].data_ptr(),
         squares=sums[1].data_ptr(),
         products=sums[2].data_ptr(),
-        threads=torch.get_num_threads(),
-        instruction_set=instruction_set,
     )
     return sums
 
 
-def _shape(groups: torch.Tensor, kind: GridKind, columns: int) -> dict[str, Any]:
-    rows, count, width = groups.shape
-    return {
-        "shape": EXTENSION.Groups(rows=rows, columns=columns, groups=count, group=width),
-        "kind": EXTENSION.GridKind(levels=kind.levels, round_zero=kind.round_zero, minima=kind.minima),
-    }
+class _Weights:
+    """Weights in groups as the kernels know them; it keeps the tensors that they read.
 
+    They take addresses, and nothing stops them at the end of what is there: shapes and types are checked here.
 
-def _statistics(groups: torch.Tensor) -> tuple[int, ...]:
-    return (*groups.shape[:2], 1)
+    Args:
+        groups: `[out, G, g]`.
+        kind: how codes and weights belong together.
+        columns: of a row, without the padding of its last group; None: padding counts as well.
+        importance: `[1, G, g]`, where the kernel asks for it.
+    """
 
-
-def _statistic(groups: torch.Tensor) -> torch.Tensor:
-    return torch.empty(_statistics(groups), dtype=torch.float32, device="cpu")
-
-
-def _at(tensor: torch.Tensor, shape: tuple[int, ...]) -> int:
-    """The address of what a kernel reads as float32 of that shape: nothing stops it at the end of what is there."""
-    if tuple(tensor.shape) != tuple(shape) or tensor.dtype is not torch.float32 or not tensor.is_contiguous():
-        raise ValueError(
-            f"contiguous float32 of shape {list(shape)} is expected, and {list(tensor.shape)} {tensor.dtype} is given"
+    def __init__(
+        self,
+        groups: torch.Tensor,
+        kind: GridKind,
+        columns: int | None = None,
+        importance: torch.Tensor | None = None,
+    ) -> None:
+        self._kept: list[torch.Tensor] = []
+        rows, count, width = groups.shape
+        self.statistics = (rows, count, 1)
+        self._weights = EXTENSION.Weights(
+            rows=rows,
+            columns=count * width if columns is None else columns,
+            groups=count,
+            group=width,
+            levels=kind.levels,
+            round_zero=kind.round_zero,
+            minima=kind.minima,
+            weight=self._read(groups, groups.shape),
+            importance=0 if importance is None else self._read(importance, (1, count, width)),
         )
-    return tensor.data_ptr()
+
+    def call(self, kernel: str, instruction_set: str, **arguments: Any) -> None:
+        """Run a kernel, on as many threads as torch has."""
+        getattr(self._weights, kernel)(
+            **arguments, threads=torch.get_num_threads(), instruction_set=instruction_set
+        )
+
+    def statistic(self, values: torch.Tensor, count: int | None = None) -> int:
+        """The address of one number for each group, or of so many."""
+        return self._read(values, self.statistics if count is None else (count, *self.statistics))
+
+    def new_statistic(self) -> torch.Tensor:
+        """To be written."""
+        return torch.empty(self.statistics, dtype=torch.float32, device="cpu")
+
+    def present(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> int:
+        """The address of what a kernel writes to.
+
+        Raises:
+            ValueError: it is no contiguous float32 of that shape.
+        """
+        if (
+            tuple(tensor.shape) != tuple(shape)
+            or tensor.dtype is not torch.float32
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"contiguous float32 of shape {list(shape)} is expected, and {list(tensor.shape)} {tensor.dtype} is "
+                "given"
+            )
+        return tensor.data_ptr()
+
+    def _read(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> int:
+        self._kept.append(tensor.contiguous())
+        return self.present(self._kept[-1], shape)

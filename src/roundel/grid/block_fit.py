@@ -157,14 +157,10 @@ class _BlockFit:
         low_step: torch.Tensor | None,
         low_code: torch.Tensor | None,
     ) -> torch.Tensor:
-        scale, zero = (self._by_group(x) for x in self._grid(step, code, low_step, low_code))
-        importance = self.importance.flatten(1, 2)
-        error = grid_errors(self.groups.flatten(1, 2), importance, self.scheme, scale, zero)
+        scale, zero = self._grid(step, code, low_step, low_code)
+        by_group = (x.flatten(1, 2) for x in (scale, zero))  # [rows, G, 1]
+        error = grid_errors(self.groups.flatten(1, 2), self.importance.flatten(1, 2), self.scheme, *by_group)
         return error.view_as(code)
-
-    def _by_group(self, x: torch.Tensor) -> torch.Tensor:
-        """`[rows, S, k, 1]` as `[rows, G, 1]`."""
-        return x.flatten(1, 2)
 
     def try_neighbours(self) -> None:
         """Move the codes of each group where that lowers its error."""

@@ -64,8 +64,10 @@ def outliers_within(target_bits: float, scheme: Scheme, shape: tuple[int, int], 
 
 
 def _room(target_bits: float, shape: tuple[int, int]) -> int:
-    """Whole bits of the budget; a product that misses one by its own rounding still has it."""
-    return int(target_bits * shape[0] * shape[1] + 1e-6)
+    """Whole bits of the budget; a product that misses one by its own rounding has it, if the quotient is in it."""
+    weights = shape[0] * shape[1]
+    bits = int(target_bits * weights + 1e-6)
+    return bits if bits / weights <= target_bits else bits - 1
 
 
 def _fixed_bits(scheme: Scheme, shape: tuple[int, int], permuted: bool) -> int:

@@ -67,8 +67,7 @@ class MinimaFit:
 
     def _best_for_present_codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         h = self.importance
-        sums = sum_codes(self.groups, h, self.scheme, self.scale, self.minimum)
-        codes, squares, products = sums
+        codes, squares, products = sum_codes(self.groups, h, self.scheme, self.scale, self.minimum)
         weights = (self.groups * h).sum(-1, keepdim=True)
         scale, minimum = solve_pairs(squares, codes, h.sum(-1, keepdim=True), products, weights)
         if self.below:

@@ -69,10 +69,11 @@ class Parametrization(nn.Module):
         """The fake-quantized weight `[out, in]` fp32, differentiable in the parameters."""
         scale, zero = self.grid()
         groups = fake_quantize(self.groups, scale, zero, self.scheme, self.offset, self.log_divisor())
-        weight = from_groups(groups, self.in_features)
-        if self.outliers is None:
-            return weight
-        return weight + self.outliers.add_to(torch.zeros_like(weight))
+        return self.with_outliers(from_groups(groups, self.in_features))
+
+    def with_outliers(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight `[out, in]` fp32 with what stays beside the grid."""
+        return weight if self.outliers is None else weight + self.outliers.add_to(torch.zeros_like(weight))
 
     def begin_step(self, dtype: torch.dtype) -> torch.Tensor:
         """The fake-quantized weight `[out, in]`, rounded to `dtype`; its graph is kept here until `end_step`."""

@@ -96,13 +96,12 @@ class RoundingOffsets(Parametrization):
         """As `forward`, without a graph over anything of the weight's size."""
         self._grid = self.grid()
         scale, zero = (x.detach() for x in self._grid)
-        offset, plain = self.offset.detach(), self.outliers is None
+        # Outliers are added before anything is rounded to the type.
+        rounded = dtype if self.outliers is None else torch.float32
         weight = round_learned(
-            self.groups, scale, zero, self.scheme, offset, self.in_features, dtype if plain else torch.float32
+            self.groups, scale, zero, self.scheme, self.offset.detach(), self.in_features, rounded
         )
-        if self.outliers is not None:
-            weight += self.outliers.add_to(torch.zeros_like(weight))
-        return weight.to(dtype)
+        return self.with_outliers(weight).to(dtype)
 
     def end_step(self, gradient: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         """V takes its step here if that is a signed one; alpha and beta get their gradients."""

@@ -7,23 +7,14 @@ from typing import Any
 
 import torch
 
-from roundel.compiled.extension import EXTENSION, instruction_sets
+from roundel.compiled.extension import EXTENSION, NUMBERS
 from roundel.runtime.layout import Layout
 from roundel.runtime.modes import Mode
 from roundel.runtime.packed_weight import PackedWeight
 from roundel.runtime.statistics import level_groups, level_rows, nibble_bits, share_bytes
 
-# As enum Number in src/kernels/matrix.h.
-_NUMBERS = {
-    torch.float32: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-    torch.uint8: 4,
-    torch.int8: 5,
-}
+# Two more of enum Number, which torch has no types for.
 _LOW_NIBBLE, _HIGH_NIBBLE = 6, 7
-
-__all__ = ["Handle", "instruction_sets", "serves"]
 
 
 def serves(weight: PackedWeight) -> bool:
@@ -143,16 +134,16 @@ class Handle:
 
     def _statistic(self, layout: Layout, name: str) -> Any:
         if name in self._parts:
-            return EXTENSION.Statistic(type=_NUMBERS[self._parts[name].dtype], values=self._at(name))
+            return EXTENSION.Statistic(type=NUMBERS[self._parts[name].dtype], values=self._at(name))
         if share_bytes(layout):
             number, codes = (_LOW_NIBBLE if name == "scale" else _HIGH_NIBBLE), self._at("scale.codes")
         else:
-            number, codes = _NUMBERS[self._parts[f"{name}.codes"].dtype], self._at(f"{name}.codes")
+            number, codes = NUMBERS[self._parts[f"{name}.codes"].dtype], self._at(f"{name}.codes")
         tiles = layout.scheme.two_level
         return EXTENSION.Statistic(
             type=number,
             values=codes,
-            level_type=_NUMBERS[self._parts[f"{name}.step"].dtype],
+            level_type=NUMBERS[self._parts[f"{name}.step"].dtype],
             step=self._at(f"{name}.step"),
             shift=self._at(f"{name}.shift"),
             level_rows=level_rows(layout) if tiles else 0,

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
+from roundel.compiled.extension import instruction_sets
 from roundel.errors import FormatError, ModelError, RecipeError, RoundelError
 from roundel.formats.found_integers import FoundIntegers, find_integers, why_unpacked
 from roundel.formats.gguf.decoded_tensors import GgufTensors
@@ -31,7 +32,6 @@ from roundel.model.place import Place
 from roundel.model.source import SourceModel, open_absent, open_tokenizer
 from roundel.model.storage import InMemory, OnDisk, Storage, put, tie
 from roundel.model.turns import in_turn
-from roundel.runtime.kernels import instruction_sets
 from roundel.runtime.modes import MODES, Mode
 from roundel.runtime.replace import places_in, replace_weight
 from roundel.system.memory import give_back_memory
