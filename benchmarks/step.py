@@ -117,7 +117,7 @@ def step_seconds(problem: Problem, recipe: roundel.Recipe) -> float:
     parametrizations = {
         name: make_parametrization(target, recipe, generator) for name, target in targets.items()
     }
-    data = BlockData("block", problem.run, problem.inputs, problem.targets, CPU)
+    data = BlockData("block", problem.run, problem.inputs, problem.targets, CPU, problem.amp or torch.float32)
     starts = {name: target.rounded for name, target in targets.items()}
     ends: list[float] = []
     tune(
