@@ -5,8 +5,8 @@
 
 Both get the same rows of token ids, bits and groups (asymmetric grids), each in a process of its own, on all cores;
 PYTHON is the interpreter of an environment with auto-round, which runs with its own defaults. Whose turn is first
-changes from pair to pair. What was written is opened and measured on the same windows. Seconds of the processor are those
-of the whole process and its children: imports, opening the model and writing it included.
+changes from pair to pair. What was written is opened and measured on the same windows. Seconds of the processor are
+those of the whole process and its children: imports, opening the model and writing it included.
 """
 
 import json
@@ -42,7 +42,9 @@ def main() -> None:
                 names = [f"auto-round {iters}" for iters in arguments.theirs] + arguments.recipe
                 for name in names if pair % 2 == 0 else names[::-1]:
                     row = {"bits": bits, "pair": pair, "name": name}
-                    row |= run(arguments, name, bits, tokens, Path(folder) / f"{bits}-{pair}-{name}")
+                    row |= run(
+                        arguments, name, bits, tokens, Path(folder) / f"{bits}-{pair}-{names.index(name)}"
+                    )
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     print("\n| bits | | KL | processor, s | wall, s |\n|---|---|---|---|---|")
@@ -75,10 +77,11 @@ def run(arguments: Namespace, name: str, bits: int, tokens: Path, output: Path) 
         ]  # fmt: skip
     else:
         recipe, *settings = name.split()
+        data = [f"{key}={getattr(arguments, key)}" for key in ("nsamples", "seqlen", "seed")]
         command = [
             sys.executable, "-m", "roundel", "quantize", arguments.model, "-o", str(output), "--recipe", recipe,
             *grid, "--calibration", str(tokens), "--held-out", "none",
-            *(word for setting in [f"seed={arguments.seed}", *settings] for word in ("--set", setting)),
+            *(word for setting in [*data, *settings] for word in ("--set", setting)),
         ]  # fmt: skip
     began, before = time.perf_counter(), busy()
     done = subprocess.run(command, capture_output=True, text=True)

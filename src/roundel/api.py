@@ -41,6 +41,7 @@ from roundel.workflows.quantize import quantize_request
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Quantized as Quantized
 from roundel.workflows.sweep import sweep_request
+from roundel.workflows.within import parse_limit
 
 
 @undisturbed
@@ -60,6 +61,7 @@ def quantize(
     streams: StreamOptions = StreamOptions(),
     like: str | Path | None = None,
     held_out: str | None = HELD_OUT,
+    within: float | str | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
     **opening: Unpack[ModelArguments],
@@ -86,6 +88,8 @@ def quantize(
         like: a GGUF file that llama.cpp's converter made of the same model: a GGUF output gets its metadata and names.
         held_out: with an output folder: text on which the written result is measured against the original, for its
             report (a file or a name, as for `evaluate`); None: it is not measured.
+        within: how long the run may take: seconds, or `20m`, `1.5h`. What one block takes on this machine decides the
+            recipe's iters, nsamples, seqlen and batch_size then; `None`: they are what the recipe says.
         push_to_hub: with an output folder: repository of the hub to which it is uploaded at the end, as for `push`, by
             the token that huggingface_hub finds. That this may be done is seen to before the work.
         private: that repository is private, where it is made.
@@ -107,6 +111,7 @@ def quantize(
         like=_path(like),
         held_out=held_out,
         hub=hub,
+        within=None if within is None else parse_limit(within),
     )
     return quantize_request(request, chosen, _path(output), where, ranks, options)
 
@@ -178,6 +183,7 @@ def plan(
     device: str = "auto",
     streams: StreamOptions = StreamOptions(),
     trial: bool = True,
+    within: float | str | None = None,
     **opening: Unpack[ModelArguments],
 ) -> tuple[Plan, Trial | None]:
     """What `quantize` with these arguments, and `stream=True`, will need; nothing is written.
@@ -185,13 +191,15 @@ def plan(
     Args:
         model, recipe, calibration, output, tokenizer, device, streams: as for `quantize`.
         trial: quantize one block on a few samples for a few iterations, to measure time and memory.
+        within: as for `quantize`; what it chooses is said to `progress`.
 
     Raises:
         RoundelError: as `quantize` would before its work.
     """
     chosen, where = _recipe(recipe), choose_device(device)
     request = ModelRequest.find(model, ModelOptions(**opening), tokenizer, calibration)
-    return plan_request(request, chosen, Path(output).expanduser(), where, streams, trial=trial)
+    limit = None if within is None else parse_limit(within)
+    return plan_request(request, chosen, Path(output).expanduser(), where, streams, trial=trial, within=limit)
 
 
 @undisturbed

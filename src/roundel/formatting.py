@@ -19,6 +19,14 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def about(seconds: float) -> str:
+    """A time for people who wait: `3.2 s`, `41 s`, `12 min`, `1.8 h`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def printable(text: str) -> str:
     """A text that any terminal and any file in UTF-8 takes: control characters and lone surrogates (bytes of a file's
     name that are no text) as `\\x1b`."""

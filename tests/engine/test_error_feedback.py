@@ -103,7 +103,21 @@ def test_raised_damping_is_listed(llama: Path, load_model, monkeypatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(cholesky.torch.linalg, "cholesky_ex", fails_at_first)
     notes = [layer["note"] for layer in quantize(llama, **GPTQ).manifest["layers"] if layer["note"]]
-    assert notes == ["damping raised to 0.1"]
+    assert notes == 3 * ["damping raised to 0.1"]  # queries, keys and values share the factor
+
+
+def test_linears_that_share_their_input_share_one_factorization(llama: Path, monkeypatch) -> None:
+    from roundel.methods import cholesky
+
+    honest, calls = cholesky.factorize, []
+
+    def counted(hessian: torch.Tensor, damping: float):
+        calls.append(1)
+        return honest(hessian, damping)
+
+    monkeypatch.setattr(cholesky, "factorize", counted)
+    blocks = len(quantize(llama, **GPTQ).manifest["blocks"])
+    assert len(calls) == 4 * blocks  # q, k, v; o; gate, up; down
 
 
 def test_the_error_of_every_block_is_recorded_on_request(llama: Path) -> None:

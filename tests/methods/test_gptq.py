@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roundel.grid.scheme import Scheme
+from roundel.methods.cholesky import SharedFactor
 from roundel.methods.gptq import gptq
 from roundel.methods.options import HessianOptions
 from roundel.methods.rtn import make_start
@@ -142,6 +143,26 @@ def test_columns_that_were_never_fed_are_rounded_to_nearest() -> None:
     assert everything_dead.equals(
         make_start(weight, SCHEMES["groups"], "minmax", None).quantize(weight, SCHEMES["groups"])
     )
+
+
+@pytest.mark.parametrize("order", ["identity", "act_order", "group_aware", "spearman"])
+def test_a_shared_factor_is_the_own_one(order: str) -> None:
+    """Whatever was rounded before: by the same Hessian, by another, in another order or with other damping."""
+    weight, hessian = problem(8)
+    other, another = problem(9)
+    scheme, options = SCHEMES["groups"], HessianOptions(order=order)
+    shared = SharedFactor()
+    for before, moments, how in (
+        (other, hessian, options),
+        (other, another, options),
+        (other, hessian, HessianOptions(order="act_order" if order != "act_order" else "identity")),
+        (other, hessian, HessianOptions(order=order, damping=0.5)),
+    ):
+        gptq(before, moments, scheme, how, "search", shared)
+        alone = gptq(weight, hessian, scheme, options, "search")
+        beside = gptq(weight, hessian, scheme, options, "search", shared)
+        assert beside.weight.equals(alone.weight)
+        assert torch.equal(beside.compensated, alone.compensated)
 
 
 def test_what_each_column_was_rounded_from() -> None:

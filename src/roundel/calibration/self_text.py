@@ -26,7 +26,8 @@ from roundel.calibration.prefix import text_prefix
 from roundel.errors import CalibrationError, NonFiniteError
 from roundel.model.text_path import text_model
 
-_ROWS_AT_ONCE = 32
+# Rows that are written together.
+ROWS_AT_ONCE = 32
 
 
 @torch.no_grad()
@@ -67,8 +68,8 @@ def sample_from_model(
     parts = []
     with torch.random.fork_rng(), _unconfigured(writer):
         torch.manual_seed(options.seed)
-        for first in range(0, options.nsamples, _ROWS_AT_ONCE):
-            rows = min(_ROWS_AT_ONCE, options.nsamples - first)
+        for first in range(0, options.nsamples, ROWS_AT_ONCE):
+            rows = min(ROWS_AT_ONCE, options.nsamples - first)
             prompt = torch.tensor(start, device=device).repeat(rows, 1)
             try:
                 # The class's: a folder with code of its own may have put another function in its place.

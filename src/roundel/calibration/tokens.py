@@ -23,7 +23,13 @@ from roundel.errors import CalibrationError
 
 
 class TooLittleTextError(CalibrationError):
-    """The documents have fewer tokens than are expected."""
+    """The documents have fewer tokens than are expected.
+
+    Attributes:
+        enough: samples of the wanted length that they suffice for.
+    """
+
+    enough = 0
 
 
 def pack_documents(
@@ -73,10 +79,12 @@ def pack_documents(
         what = f"the calibration text of {name}" if name else "the calibration text"
         fewer = f"take {enough} samples of it" if name else f"set nsamples to {enough}"
         advice = f"give more text, or {fewer} or less" if enough else "give more text"
-        raise TooLittleTextError(
+        error = TooLittleTextError(
             f"{what} has {len(stream)} tokens; {wanted} samples of {length} tokens are {wanted * own}: {advice}"
             + ("" if enough else f", or set seqlen below {len(stream)}")
         )
+        error.enough = enough
+        raise error
     rows = torch.tensor(stream[: wanted * own], dtype=torch.int64).view(wanted, own)
     return with_prefix(rows, prefix)
 

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from roundel.formatting import printable
+from roundel.formatting import about, printable
+from roundel.system.pace import Pace
 from roundel.system.progress import Progress
 from roundel.system.torchrun import number
 
@@ -83,74 +84,111 @@ def terminal_progress(*, stoppable: bool = False) -> Progress:
 
 
 class TerminalProgress(Progress):
-    """Nested bars; plain lines where stderr is no terminal (logs, `make demo | tee`)."""
+    """Nested bars with the time that is left; plain lines where stderr is no terminal (logs, `make demo | tee`)."""
 
     def __init__(self) -> None:
         self._bars: Bars | None = None
-        self._tasks: list[TaskID] = []
-        self._plain: list[_PlainStage] = []
+        self._stages: list[_Stage] = []
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Progress]:
         """One bar for the stage, below that of the stage around it."""
-        if not err.is_terminal:
-            with self._plain_stage(title, total):
-                yield self
-            return
-        outermost = self._bars is None
+        if err.is_terminal:
+            self._stages.append(_Bar(title, total, self._begun_bars()))
+        else:
+            # Inner stages (the steps of a block) would be too many lines: the outermost speaks.
+            self._stages.append(_PlainStage(title, total, silent=bool(self._stages)))
+        try:
+            yield self
+        finally:
+            self._stages.pop().close()
+            if not self._stages and self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+
+    def _begun_bars(self) -> Bars:
         if self._bars is None:
             self._bars = Bars(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}", markup=False),
                 TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=err,
                 transient=True,
             )
             self._bars.start()
-        task = self._bars.add_task(printable(title), total=total, note="")
-        self._tasks.append(task)
-        try:
-            yield self
-        finally:
-            self._tasks.pop()
-            self._bars.remove_task(task)
-            if outermost:
-                self._bars.stop()
-                self._bars = None
+        return self._bars
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move the innermost bar."""
-        if self._bars is not None:
-            self._bars.update(self._tasks[-1], advance=steps, note=printable(note))
-        elif self._plain:
-            self._plain[-1].advance(steps, note)
+        """Move the innermost bar, and with it the time that is left to those around it."""
+        if self._stages:
+            self._stages[-1].pace.advance(steps)
+            self._show(steps, note)
+
+    def found(self, steps: int) -> None:
+        """Move the innermost bar over what was done before."""
+        if self._stages:
+            self._stages[-1].pace.found(steps)
+            self._show(steps, "")
+
+    def _show(self, steps: int, note: str) -> None:
+        self._stages[-1].show(steps, 0.0, note)
+        share = self._stages[-1].pace.share()
+        for stage in self._stages[-2::-1]:
+            stage.show(0, share, None)
+            share = stage.pace.share(share)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         err.print(text, style="yellow")
 
-    @contextmanager
-    def _plain_stage(self, title: str, total: int) -> Iterator[None]:
-        # Inner stages (the steps of a block) would be too many lines: the outermost speaks.
-        self._plain.append(_PlainStage(title, total, silent=bool(self._plain)))
-        try:
-            yield
-        finally:
-            self._plain.pop()
+
+class _Stage:
+    """One stage of the work on a screen or in a log."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.pace = title, Pace(total)
+
+    def show(self, steps: int, of_present: float, note: str | None) -> None:
+        """So many steps more are done, and a share of the step under way; None: the note is what it was."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The stage is over."""
+
+    def left(self, of_present: float) -> str:
+        seconds = self.pace.left(of_present)
+        return "" if not seconds else f"{about(seconds)} left"
 
 
-class _PlainStage:
+class _Bar(_Stage):
+    def __init__(self, title: str, total: int, bars: Bars) -> None:
+        super().__init__(title, total)
+        self._bars = bars
+        self._task: TaskID = bars.add_task(printable(title), total=total, note="", left="")
+
+    def show(self, steps: int, of_present: float, note: str | None) -> None:
+        self._bars.update(self._task, advance=steps, left=self.left(of_present))
+        if note is not None:
+            self._bars.update(self._task, note=printable(note))
+
+    def close(self) -> None:
+        self._bars.remove_task(self._task)
+
+
+class _PlainStage(_Stage):
     def __init__(self, title: str, total: int, silent: bool) -> None:
-        self.title, self.total, self.silent = title, total, silent
-        self.done = self.told = 0
+        super().__init__(title, total)
+        self.silent, self.told = silent, 0
         if not silent:
             err.print(f"{title} ...")
 
-    def advance(self, steps: int, note: str) -> None:
-        self.done += steps
-        part = self.done * _PLAIN_LINES // max(self.total, 1)
+    def show(self, steps: int, of_present: float, note: str | None) -> None:
+        done, total = self.pace.done, self.pace.total
+        part = done * _PLAIN_LINES // max(total, 1)
         if part > self.told and not self.silent:
             self.told = part
-            err.print(f"  {self.title}: {self.done} of {self.total} {note}".rstrip())
+            more = ", ".join(filter(None, [self.left(of_present), note]))
+            err.print(f"  {self.title}: {done} of {total}{more and f', {more}'}")

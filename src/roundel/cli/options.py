@@ -7,7 +7,7 @@ import typer
 
 from roundel.errors import RecipeError
 from roundel.evaluation.defaults import HELD_OUT
-from roundel.recipe import MethodName, Recipe, load_settings, parse_assignments
+from roundel.recipe import CHOSEN_KEYS, MethodName, Recipe, load_settings, parse_assignments
 
 RevisionOption = Annotated[
     str | None,
@@ -51,6 +51,14 @@ PrivateOption = Annotated[bool, typer.Option(help="Make the repository a private
 _NOT_MEASURED = "none"
 
 
+WithinOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Take no longer than 20m, 1.5h, ...: chooses iters, nsamples, seqlen and batch_size by what one block "
+        "takes here.",
+    ),
+]
 StreamName = Literal["float32", "bfloat16", "float16"]
 MethodOption = Annotated[MethodName | None, typer.Option(help="How the integers are chosen.")]
 
@@ -164,6 +172,19 @@ def choose_recipe(recipe: str | None, given: dict[str, Any], settings: list[str]
         return Recipe.create(**changes)
     base = Recipe.create(**load_settings(recipe))
     return base.with_settings(**changes) if changes else base
+
+
+def check_within(within: str | None, given: dict[str, Any], settings: list[str] | None) -> None:
+    """See that a limit of time, and what it chooses, are not both given.
+
+    Raises:
+        RecipeError: they are.
+    """
+    fixed = [key for key in CHOSEN_KEYS if key in joined_settings(given, settings)]
+    if within is not None and fixed:
+        raise RecipeError(
+            f"--within chooses {', '.join(CHOSEN_KEYS)}, and {' and '.join(fixed)} is given too: leave one of them out"
+        )
 
 
 def joined_settings(given: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:

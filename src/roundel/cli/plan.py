@@ -14,13 +14,15 @@ from roundel.cli.options import (
     MethodOption,
     RecipeOption,
     SettingsOption,
+    WithinOption,
+    check_within,
     choose_recipe,
     data_settings,
     opening,
     streams,
     tuning_settings,
 )
-from roundel.formatting import size
+from roundel.formatting import about, size
 
 if TYPE_CHECKING:
     from roundel.engine.plan import Plan
@@ -41,12 +43,14 @@ def plan_command(
     method: MethodOption = None,
     calibration: Annotated[str | None, typer.Option(help="As for `roundel quantize`.")] = None,
     settings: SettingsOption = None,
+    within: WithinOption = None,
     low_memory: Annotated[bool, typer.Option(help="As for `roundel quantize`.")] = False,
     trial: Annotated[bool, typer.Option(help="Try one block, to measure time and memory.")] = True,
     device: DeviceOption = "auto",
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
     given = {"method": method, "calibration": calibration, **data, **tuning}
+    check_within(within, given, settings)
     chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
@@ -57,6 +61,7 @@ def plan_command(
         device=device,
         streams=roundel.StreamOptions(**where),
         trial=trial,
+        within=within,
         progress=terminal_progress(stoppable=True),
         **model_options,
     )
@@ -93,13 +98,6 @@ def _table(counted: "Plan") -> Table:
 
 def _describe(tried: "Trial") -> str:
     return (
-        f"One block tried: {_time(tried.block_seconds)} a block, {_time(tried.seconds)} in all, give or take "
+        f"One block tried: {about(tried.block_seconds)} a block, {about(tried.seconds)} in all, give or take "
         f"{tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"
     )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -16,6 +16,8 @@ from roundel.cli.options import (
     ProcessesOption,
     RecipeOption,
     SettingsOption,
+    WithinOption,
+    check_within,
     choose_recipe,
     data_settings,
     opening,
@@ -102,6 +104,7 @@ def quantize_command(
         ),
     ] = None,
     settings: SettingsOption = None,
+    within: WithinOption = None,
     low_memory: Annotated[
         bool,
         typer.Option(
@@ -112,7 +115,9 @@ def quantize_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Quantize a model and write it, checked against the tuned weights, to a new folder."""
-    chosen = choose_recipe(recipe, {**grids, "calibration": calibration, **data, **tuning}, settings)
+    given = {**grids, "calibration": calibration, **data, **tuning}
+    check_within(within, given, settings)
+    chosen = choose_recipe(recipe, given, settings)
     if low_memory:
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)
@@ -128,6 +133,7 @@ def quantize_command(
         device=device,
         stream=True,
         streams=roundel.StreamOptions(**where),
+        within=within,
         progress=progress,
         **write,
         **upload,

@@ -8,7 +8,7 @@ import torch
 from roundel.engine.job import Job
 from roundel.engine.streams import Stream, batches, run_all
 from roundel.model.capture import BlockRunner
-from roundel.model.linears import LinearView
+from roundel.model.linears import LinearView, multiplying_in
 from roundel.system.devices import autocast_dtype, autocasting
 
 
@@ -51,7 +51,8 @@ class BlockPass:
             return self.run(index, hidden)
 
         job, name = self.job, self.job.stack.block_name(index)
-        with job.ranks.raise_together():
+        half = nullcontext() if self.amp is None else multiplying_in(self.amp, job.linears(index))
+        with job.ranks.raise_together(), half:
             run_all(run, inputs, outputs, job.recipe.batch_size, job.device, name)
 
     def feed_head(self, head: LinearView, inputs: Stream) -> None:

@@ -50,7 +50,8 @@ _LOCK = "lock"
 _MARK = "roundel-work"
 _MARK_TEXT = "Roundel keeps here what an unfinished run has done; the same command goes on with it.\n"
 _TEXT = "text.safetensors"
-_FILES = (_IDENTITY, _SEAL, _TEXT, "piece-*.safetensors", "tuning-*.safetensors", "*.bin", ".*.part")
+_CHOICE = "choice.json"
+_FILES = (_IDENTITY, _SEAL, _TEXT, _CHOICE, "piece-*.safetensors", "tuning-*.safetensors", "*.bin", ".*.part")
 _FOLDERS = (_CONVERTED, f"{_CONVERTED}-*", "building", "reading-*")
 _VERSION = 1
 
@@ -234,6 +235,23 @@ class Journal:
             tokens: torch.Tensor = file.get_tensor("tokens")
             return tokens
 
+    def save_choice(self, key: dict[str, Any], chosen: dict[str, Any]) -> None:
+        """Settings that were chosen by measuring; `key` is what was asked for."""
+        text = json.dumps({"key": key, "chosen": chosen}, sort_keys=True)
+        write_durably(self.folder / _CHOICE, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def choice(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        """The settings of an earlier run with the same key: measured again they would be others."""
+        path = self.folder / _CHOICE
+        if not path.is_file():
+            return None
+        with suppress(ValueError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and found.get("key") == json.loads(json.dumps(key)):
+                chosen: dict[str, Any] = found["chosen"]
+                return chosen
+        return None
+
     @property
     def _text(self) -> Path:
         return self.folder / _TEXT
@@ -246,7 +264,7 @@ class Journal:
     def clear(self) -> None:
         """Forget what was finished."""
         with reported(self.folder):
-            self._remove(but=(_TEXT, _CONVERTED, f"{_CONVERTED}-*"))
+            self._remove(but=(_TEXT, _CHOICE, _CONVERTED, f"{_CONVERTED}-*"))
 
     def _remove(self, but: tuple[str, ...] = ()) -> None:
         """Everything of a run's, by name."""

@@ -14,6 +14,11 @@ from roundel.system.ranks import Ranks
 _STRIPE = 512
 
 
+def squares(inputs: torch.Tensor) -> torch.Tensor:
+    """`sum_t x_tj^2`, `[in]` fp32, of `inputs [..., in]`."""
+    return inputs.detach().float().reshape(-1, inputs.shape[-1]).square().sum(0)
+
+
 class HessianDiagonal:
     """Accumulates `mean_t x_tj^2` over batches of inputs, in fp32."""
 
@@ -23,10 +28,12 @@ class HessianDiagonal:
 
     def add(self, inputs: torch.Tensor) -> None:
         """Count `inputs [..., in]`."""
-        flat = inputs.detach().float().reshape(-1, inputs.shape[-1])
-        squares = flat.square().sum(0)
-        self.total = squares if self.total is None else self.total.add_(squares)
-        self.tokens += flat.shape[0]
+        self.add_squares(squares(inputs), inputs.shape[:-1].numel())
+
+    def add_squares(self, summed: torch.Tensor, tokens: int) -> None:
+        """Count the `squares [in]` of so many tokens."""
+        self.total = summed.clone() if self.total is None else self.total.add_(summed)
+        self.tokens += tokens
 
     def reduce(self, ranks: Ranks, width: int, device: torch.device) -> None:
         """Count what other ranks have seen."""

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from roundel.engine.moments import Hessian, HessianDiagonal
+from roundel.engine.moments import Hessian, HessianDiagonal, squares
 from roundel.model.linears import LinearView
 from roundel.system.ranks import Ranks
 
@@ -46,6 +46,29 @@ def _told(listen: Listen) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], Non
     return hook
 
 
+class OncePerInput:
+    """Numbers of an input `[..., in]`, computed once where Linears are handed the same tensor one after the other.
+
+    q, k and v are, gate and up too.
+
+    Args:
+        compute: what is asked of an input.
+    """
+
+    def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._compute = compute
+        self._last: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._last is not None:
+            last, version, found = self._last
+            if last() is inputs and version == inputs._version:
+                return found
+        found = self._compute(inputs)
+        self._last = weakref.ref(inputs), inputs._version, found
+        return found
+
+
 class TokenCounts(Watch):
     """Counts the tokens that reach each Linear while a block runs: not all, where a router sends them to experts."""
 
@@ -66,15 +89,12 @@ class TokenCounts(Watch):
 
 
 class InputSizes(Watch):
-    """Collects max|x_j| of every input channel while a block runs, for the report.
-
-    Linears that are handed the same tensor one after the other (q, k and v are) have it looked at once.
-    """
+    """Collects max|x_j| of every input channel while a block runs, for the report."""
 
     def __init__(self, linears: list[LinearView]) -> None:
         self.linears = linears
         self._largest: dict[str, torch.Tensor] = {}
-        self._last: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+        self._sizes = OncePerInput(_sizes)
         super().__init__([(view, self._looking(view.name)) for view in linears])
 
     def _looking(self, name: str) -> Listen:
@@ -84,17 +104,6 @@ class InputSizes(Watch):
                 self._largest[name] = sizes if before is None else torch.maximum(before, sizes)
 
         return look
-
-    def _sizes(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self._last is not None:
-            last, version, sizes = self._last
-            if last() is inputs and version == inputs._version:
-                return sizes
-        rows = inputs.detach().flatten(0, -2)
-        # Both extremes, in two passes without a copy of the rows.
-        sizes = torch.maximum(rows.amax(0), -rows.amin(0)).float()
-        self._last = weakref.ref(inputs), inputs._version, sizes
-        return sizes
 
     def reduce(self, ranks: Ranks) -> None:
         """See what other ranks have seen."""
@@ -119,13 +128,26 @@ class InputSizes(Watch):
         return {name: sizes.cpu() for name, sizes in self._largest.items()}
 
 
+def _sizes(inputs: torch.Tensor) -> torch.Tensor:
+    """`max_t |x_tj|`, `[in]` fp32: both extremes, in two passes without a copy of the rows."""
+    rows = inputs.detach().flatten(0, -2)
+    return torch.maximum(rows.amax(0), -rows.amin(0)).float()
+
+
 class InputStatistics(Watch):
     """Collects each Linear's `mean x_j^2` while a block runs."""
 
     def __init__(self, linears: list[LinearView]) -> None:
         self.linears = linears
         self.diagonals = {view.name: HessianDiagonal() for view in linears}
-        super().__init__([(view, self.diagonals[view.name].add) for view in linears])
+        self._squares = OncePerInput(squares)
+        super().__init__([(view, self._adding(self.diagonals[view.name])) for view in linears])
+
+    def _adding(self, diagonal: HessianDiagonal) -> Listen:
+        def add(inputs: torch.Tensor) -> None:
+            diagonal.add_squares(self._squares(inputs), inputs.shape[:-1].numel())
+
+        return add
 
     def reduce(self, ranks: Ranks) -> None:
         """Count what other ranks have seen."""

@@ -35,7 +35,7 @@ def quantize_models(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
     ):
         for walk in walks:
             walk.resume()
-            progress.advance(min(walk.finished, count))
+            progress.found(min(walk.finished, count))
         if alone is not None and alone.job.independent:
             walk_in_rounds(alone)
         for index in range(count):

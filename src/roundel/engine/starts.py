@@ -11,6 +11,7 @@ from roundel.engine.observers import InputHessians, InputSizes, InputStatistics,
 from roundel.engine.split import split
 from roundel.engine.streams import Streams
 from roundel.engine.target import Target, round_by_hessian, round_to_nearest
+from roundel.methods.cholesky import SharedFactor
 from roundel.model.linears import LinearView
 
 
@@ -92,9 +93,12 @@ class Starts:
             self.seen.tokens |= {view.name: hessian.tokens for view in sharing}
 
             def make(
-                view: LinearView, hessian: Hessian = hessian, moments: torch.Tensor | None = moments
+                view: LinearView,
+                hessian: Hessian = hessian,
+                moments: torch.Tensor | None = moments,
+                shared: SharedFactor = SharedFactor(),
             ) -> Target:
-                return round_by_hessian(view, schemes[view.name], hessian, moments, recipe)
+                return round_by_hessian(view, schemes[view.name], hessian, moments, recipe, shared)
 
             for target in self._split([by_name[view.name] for view in sharing], make):
                 target.view.write(target.rounded.dequantize())

@@ -9,6 +9,7 @@ from roundel.errors import NonFiniteError
 from roundel.grid.affine import QParams
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
+from roundel.methods.cholesky import SharedFactor
 from roundel.methods.gptq import gptq
 from roundel.methods.rtn import make_start
 from roundel.methods.spqr import spqr
@@ -72,7 +73,12 @@ def too_few(tokens: int, view: LinearView, recipe: Recipe) -> str:
 
 
 def round_by_hessian(
-    view: LinearView, scheme: Scheme, hessian: Hessian, moments: torch.Tensor | None, recipe: Recipe
+    view: LinearView,
+    scheme: Scheme,
+    hessian: Hessian,
+    moments: torch.Tensor | None,
+    recipe: Recipe,
+    shared: SharedFactor | None = None,
 ) -> Target:
     """A target rounded by GPTQ or SpQR; to nearest where too few tokens came by.
 
@@ -82,6 +88,7 @@ def round_by_hessian(
         hessian: of its inputs.
         moments: its mean, if anything was seen.
         recipe: method and options.
+        shared: the same for all Linears that share this Hessian.
     """
     diagonal = None if moments is None else moments.diagonal()
     missing = too_few(hessian.tokens, view, recipe)
@@ -91,7 +98,7 @@ def round_by_hessian(
     weight = view.weight.to(torch.float32, copy=True)
     method = spqr if recipe.keeps_outliers else gptq
     try:
-        rounded = method(weight, moments, scheme, recipe, recipe.grid_fit)
+        rounded = method(weight, moments, scheme, recipe, recipe.grid_fit, shared)
     except NonFiniteError as error:
         raise NonFiniteError(f"{view.name}: {error}") from error
     if (rounded.weight.dequantize() - weight).square().sum() > weight.square().sum():

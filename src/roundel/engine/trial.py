@@ -18,6 +18,7 @@ from roundel.engine.block import BlockQuantizer
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, PlanPart
 from roundel.engine.streams import MemoryStream, Streams
+from roundel.recipe import Recipe
 from roundel.system.memory import peak_memory
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE
@@ -29,16 +30,57 @@ _LEAST_SPREAD = 0.15
 
 
 @dataclass(frozen=True)
+class Times:
+    """What quantizing the blocks of a model takes, by what one of them took.
+
+    Attributes:
+        fixed: seconds of a block that no number of samples or iterations changes: the search for grids,
+            factorizations, rounding.
+        batch: seconds of a batch in one pass through a block.
+        passes: that a block makes over the calibration data.
+        step: seconds of an iteration.
+        blocks: how many blocks of this size the model has; time goes with their weights.
+        rows: samples of a batch.
+        tokens: of a sample.
+        weights: of the block.
+    """
+
+    fixed: float
+    batch: float
+    passes: float
+    step: float
+    blocks: float
+    rows: int
+    tokens: int
+    weights: int
+
+    def block(self, samples: int, iters: int) -> float:
+        """Seconds of one block."""
+        return self.fixed + self.passes * self.batch * samples / self.rows + self.step * iters
+
+    def all(self, samples: int, iters: int) -> float:
+        """Seconds of all blocks."""
+        return self.blocks * self.block(samples, iters)
+
+    def forward(self, weights: int, tokens: int) -> float:
+        """Seconds that so many tokens take through Linears of so many weights."""
+        per_product = self.batch / (self.rows * self.tokens * self.weights)
+        return per_product * weights * tokens
+
+
+@dataclass(frozen=True)
 class Trial:
     """What was measured.
 
     Attributes:
+        times: of one block, from which all others follow.
         seconds: of the whole run, estimated.
         spread: by which share it may be wrong, judged by how much batches and iterations differed.
         block_seconds: of one block in the run, estimated.
         peak: of main memory in the run, from the measured peak of the trial and the streams' exact bytes.
     """
 
+    times: Times
     seconds: float
     spread: float
     block_seconds: float
@@ -97,6 +139,23 @@ class _Stopwatch(Progress):
         return statistics.median(self.steps) if self.steps else 0.0
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One block quantized on a little data.
+
+    Attributes:
+        times: what it took.
+        spread: by which share its iterations differed.
+        peak: bytes of main memory.
+        rows: samples that it was quantized on.
+    """
+
+    times: Times
+    spread: float
+    peak: int
+    rows: int
+
+
 def run_trial(job: Job, plan: Plan) -> Trial:
     """Quantize the first block on a little data; the model is left without it.
 
@@ -104,8 +163,27 @@ def run_trial(job: Job, plan: Plan) -> Trial:
         job: the run's.
         plan: its bytes.
     """
+    tried = try_block(job)
+    samples = 0 if job.tokens is None else len(job.tokens)
+    streams = plan.memory.get(PlanPart.STREAMS, 0) * max(0.0, 1 - tried.rows / samples) if samples else 0.0
+    return Trial(
+        times=tried.times,
+        seconds=tried.times.all(samples, job.recipe.iters),
+        spread=tried.spread,
+        block_seconds=tried.times.block(samples, job.recipe.iters),
+        peak=max(plan.sampling, plan.reading, plan.outside, plan.checking, int(tried.peak + streams)),
+    )
+
+
+def trial_rows(recipe: Recipe) -> int:
+    """Samples that a block is tried on."""
+    return _BATCHES * recipe.batch_size
+
+
+def try_block(job: Job) -> Tried:
+    """Quantize the first block on the first samples; the model is left without it."""
     recipe = job.recipe.model_copy(update={"iters": min(job.recipe.iters, _ITERATIONS)})
-    rows = None if job.tokens is None else job.tokens[: _BATCHES * recipe.batch_size]
+    rows = None if job.tokens is None else job.tokens[: trial_rows(recipe)]
     watch = _Stopwatch()
     activations = None
     if recipe.activations:
@@ -138,26 +216,26 @@ def run_trial(job: Job, plan: Plan) -> Trial:
     if activations is not None:
         activations.detach()
     job.storage.release(block, name)
-    return _extrapolate(job, plan, watch, seconds, peak, 0 if rows is None else len(rows))
+    return _tried(job, watch, seconds, peak, rows)
 
 
-def _extrapolate(job: Job, plan: Plan, watch: _Stopwatch, seconds: float, peak: int, rows: int) -> Trial:
-    fixed = max(0.0, seconds - watch.passed * watch.batch - sum(watch.steps))
-    block = fixed + (job.recipe.iters * watch.step if job.recipe.tuned else 0.0)
-    streams = 0.0
-    if job.tokens is not None:
-        share = len(job.tokens) / rows
-        block += watch.passed * watch.batch * share
-        streams = plan.memory.get(PlanPart.STREAMS, 0) * max(0.0, 1 - 1 / share)
+def _tried(job: Job, watch: _Stopwatch, seconds: float, peak: int, rows: torch.Tensor | None) -> Tried:
+    # Blocks may differ, in their number of experts for example: time goes with their weights.
+    first, *others = (sum(p.numel() for p in block.parameters()) for block in job.stack.blocks)
+    count, tokens = (0, 0) if rows is None else rows.shape
+    size = job.recipe.batch_size
+    times = Times(
+        fixed=max(0.0, seconds - watch.passed * watch.batch - sum(watch.steps)),
+        batch=watch.batch,
+        passes=watch.passed * size / count if count else 0.0,
+        step=watch.step if job.recipe.tuned else 0.0,
+        blocks=1 + sum(others) / first,
+        rows=size,
+        tokens=tokens,
+        weights=first,
+    )
     spread = _LEAST_SPREAD
     if len(watch.steps) > 2:
         quartiles = statistics.quantiles(watch.steps[1:], n=4)
         spread = max(spread, (quartiles[2] - quartiles[0]) / watch.step)
-    # Blocks may differ, in their number of experts for example: time goes with their weights.
-    first, *others = (sum(p.numel() for p in block.parameters()) for block in job.stack.blocks)
-    return Trial(
-        seconds=block * (1 + sum(others) / first),
-        spread=spread,
-        block_seconds=block,
-        peak=max(plan.sampling, plan.reading, plan.outside, plan.checking, int(peak + streams)),
-    )
+    return Tried(times, spread, peak, count)

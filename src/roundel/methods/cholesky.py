@@ -1,6 +1,7 @@
 """The factor of a Hessian that guides rounding with error feedback (GPTQ, SpQR)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -26,6 +27,33 @@ class Factor:
     def importance(self) -> torch.Tensor:
         """`[in]`: R_jj^2, what a squared error of column j costs once later columns have made up for it."""
         return self.root.diagonal().square()
+
+    @cached_property
+    def update(self) -> torch.Tensor:
+        """`[in, in]`: R_ik / R_kk, what column k makes up of an error of column i."""
+        return self.root / self.root.diagonal()
+
+
+class SharedFactor:
+    """The factor of a Hessian that several Linears share (queries, keys and values; gate and up), computed once.
+
+    They are rounded one after the other, so the last factor is remembered, and no other.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        self._factor: Factor | None = None
+
+    def of(self, hessian: torch.Tensor, order: torch.Tensor, damping: float) -> Factor:
+        """The factor of `hessian [in, in]` with rows and columns in an order `[in]`; as `factorize`."""
+        if self._factor is not None and self._known is not None:
+            known, ordered, damped = self._known
+            if known is hessian and damped == damping and torch.equal(ordered, order):
+                return self._factor
+        self._factor = self._known = None  # before the next one takes as much memory
+        self._factor = factorize(hessian[order[:, None], order], damping)
+        self._known = hessian, order, damping
+        return self._factor
 
 
 def factorize(hessian: torch.Tensor, damping: float) -> Factor:

@@ -26,7 +26,7 @@ from roundel.grid.affine import QParams, decode_, join_starts
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
-from roundel.methods.cholesky import Factor, factorize
+from roundel.methods.cholesky import Factor, SharedFactor
 from roundel.methods.options import HessianOptions
 from roundel.methods.order import column_order
 from roundel.methods.rtn import make_start
@@ -58,7 +58,12 @@ class Rounded:
 
 
 def gptq(
-    weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, options: HessianOptions, kind: str
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    scheme: Scheme,
+    options: HessianOptions,
+    kind: str,
+    shared: SharedFactor | None = None,
 ) -> Rounded:
     """Round a weight with error feedback.
 
@@ -68,11 +73,12 @@ def gptq(
         scheme: which grid, two-level ones included.
         options: damping, order, static_groups.
         kind: how grids are fitted, `minmax` or `search`.
+        shared: the same for all weights that are rounded by this Hessian.
 
     Raises:
         NonFiniteError: the Hessian cannot be factorized.
     """
-    return ErrorFeedback(weight, hessian, scheme, options, kind).round()
+    return ErrorFeedback(weight, hessian, scheme, options, kind, shared).round()
 
 
 class ErrorFeedback:
@@ -88,14 +94,14 @@ class ErrorFeedback:
         scheme: Scheme,
         options: HessianOptions,
         kind: str,
+        shared: SharedFactor | None = None,
     ) -> None:
         self.weight, self.scheme, self.kind = weight, scheme, kind
         self.diagonal = hessian.diagonal()
         self.layout = Layout(weight, self.diagonal, scheme, options)
         order = self.layout.order
-        self.factor: Factor = factorize(hessian[order[:, None], order], options.damping)
+        self.factor: Factor = (shared or SharedFactor()).of(hessian, order, options.damping)
         self.importance = self.factor.importance  # [in], by position
-        self.update = self.factor.root / self.factor.root.diagonal()  # R_ik / R_kk
         self.original = weight.t()[order].contiguous()  # [in, out]
         self.start = self.fit_before()
 
@@ -212,11 +218,11 @@ class _Pass:
         for position in range(first, last):
             self._round_column(position)
             rest = slice(position + 1, last)
-            self.present[rest].addr_(self.loop.update[position, rest], self.delta[position])
+            self.present[rest].addr_(self.loop.factor.update[position, rest], self.delta[position])
 
     def _feed_back(self, first: int, middle: int, last: int) -> None:
         """Positions `[first, middle)` are rounded: add their share to `[middle, last)`."""
-        update = self.loop.update[first:middle, middle:last]
+        update = self.loop.factor.update[first:middle, middle:last]
         self.present[middle:last].addmm_(update.t(), self.delta[first:middle])
 
     def _fit(self, first: int, last: int) -> None:

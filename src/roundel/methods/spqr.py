@@ -21,12 +21,18 @@ import torch
 from roundel.grid.affine import QParams, decode_, nearest_codes
 from roundel.grid.budget import outliers_within
 from roundel.grid.scheme import Scheme
+from roundel.methods.cholesky import SharedFactor
 from roundel.methods.gptq import ErrorFeedback, Rounded, without
 from roundel.methods.options import HessianOptions
 
 
 def spqr(
-    weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, options: HessianOptions, kind: str
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    scheme: Scheme,
+    options: HessianOptions,
+    kind: str,
+    shared: SharedFactor | None = None,
 ) -> Rounded:
     """Round a weight with error feedback and outliers.
 
@@ -37,11 +43,12 @@ def spqr(
         options: order, damping, and one of outlier_threshold, outliers, target_bits; without any of them no
             weight is an outlier.
         kind: how grids are fitted, `minmax` or `search`.
+        shared: the same for all weights that are rounded by this Hessian.
 
     Raises:
         NonFiniteError: the Hessian cannot be factorized.
     """
-    loop = ErrorFeedback(weight, hessian, scheme, options, kind)
+    loop = ErrorFeedback(weight, hessian, scheme, options, kind, shared)
     if options.outlier_threshold is None and not options.outliers and options.target_bits is None:
         return loop.round()
     scores = _Scores(loop, simplified=options.simplified_outliers)

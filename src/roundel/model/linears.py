@@ -5,6 +5,8 @@
 shape, or makes one when it is asked for it, as packed Linears do (runtime/). Everything above this file sees one shape.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,23 @@ class LinearView:
         self.parameter.requires_grad_(False)
         if isinstance(self.module, Expert):
             self.module.learn(False)
+
+
+@contextmanager
+def multiplying_in(dtype: torch.dtype, views: Iterable[LinearView]) -> Iterator[None]:
+    """The weights of Linears in the type of their products inside; as they were, to the last bit, afterwards.
+
+    Autocast would cast each of them in every pass. Experts are parts of their stacks, and stay.
+    """
+    parameters = [view.parameter for view in views if not isinstance(view.module, Expert)]
+    kept = [parameter.data for parameter in parameters]
+    for parameter, data in zip(parameters, kept, strict=True):
+        parameter.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, data in zip(parameters, kept, strict=True):
+            parameter.data = data
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -36,5 +36,9 @@ class Progress:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """`steps` more of the innermost stage are done; `note` is a few words beside its bar."""
 
+    def found(self, steps: int) -> None:
+        """`steps` of the innermost stage were done by an earlier process."""
+        self.advance(steps)
+
     def say(self, text: str) -> None:
         """One line that the user should read: a decision taken, a default used."""

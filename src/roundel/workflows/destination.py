@@ -20,6 +20,7 @@ class WriteOptions:
         like: a file in the output's format whose metadata it gets.
         held_out: text on which the result is measured for the report; None: it is not.
         hub: where on the hub it goes, too; None: nowhere.
+        within: seconds that the run may take; None: as long as its recipe does.
     """
 
     overwrite: bool = False
@@ -29,6 +30,7 @@ class WriteOptions:
     like: Path | None = None
     held_out: str | None = None
     hub: HubTarget | None = None
+    within: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

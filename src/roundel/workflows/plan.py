@@ -13,6 +13,7 @@ from roundel.workflows.destination import Destination
 from roundel.workflows.quantize import stream_device
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Run
+from roundel.workflows.within import check_limit, keep_within
 
 
 def plan_request(
@@ -23,13 +24,18 @@ def plan_request(
     streams: StreamOptions,
     *,
     trial: bool,
+    within: float | None = None,
 ) -> tuple[Plan, Trial | None]:
-    """Bytes of memory and disk for a streamed run; and one block tried.
+    """Bytes of memory and disk for a streamed run, that takes no longer than `within` seconds; and one block tried.
 
     Raises:
         RoundelError: as the run would before its work.
     """
+    if within is not None:
+        check_limit(recipe)
     with tempfile.TemporaryDirectory() as folder:
         home = streams.home(stream_device(recipe, device), Path(folder))
         run = Run(request, recipe, device, home, Destination(target=output, stream_with=Path(folder)))
+        if within is not None:
+            keep_within(run, within)
         return run.plan(trial)

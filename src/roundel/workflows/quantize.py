@@ -23,6 +23,7 @@ from roundel.workflows.destination import Destination, WriteOptions
 from roundel.workflows.push import push_again, push_folder
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Quantized, Run
+from roundel.workflows.within import check_limit, keep_within
 
 
 def quantize_request(
@@ -43,13 +44,17 @@ def quantize_request(
             f"the recipe {recipe.name} reads no calibration data and would ignore it; set start=search, or "
             "leave the calibration out"
         )
+    if options.within is not None:
+        check_limit(recipe)
     common = Common()
     if output is None:
         if options.streams != StreamOptions():
             raise RecipeError("activations go to the disk beside the output: give an output folder")
         home = StreamHome(stream_device(recipe, device), ranks=ranks)
         with ranks.raise_together():
-            run = Run(request, recipe, device, home, Destination(), common)
+            run = Run(request, recipe, device, home, Destination(options=options), common)
+        if options.within is not None:
+            keep_within(run, options.within)
         return execute([run])[0]
     if options.held_out is not None:
         check_text(options.held_out)
@@ -58,6 +63,8 @@ def quantize_request(
     try:
         with Journal(output, ranks) as journal:
             run = open_run(request, recipe, device, journal, options, common)
+            if options.within is not None:
+                keep_within(run, options.within)
             result = execute([run])[0]
         if hub is None:
             return result

@@ -227,14 +227,38 @@ class Run:
             "versions": versions(),
         }
 
+    def take(self, recipe: Recipe) -> None:
+        """Another recipe, before the work begins: the same grids, other samples or iterations."""
+        self.recipe = recipe
+        self._reader = CalibrationReader(
+            self.request, recipe, self.source, self.destination.journal, self.common, self.ranks
+        )
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model writes its own calibration text."""
+        return self._reader.writes_text
+
     def job(self, activations: ActivationQuantizer | None = None, *, lockstep: bool = False) -> Job:
         """What the engine is to do; `lockstep`: other jobs are done beside it, block by block."""
+        tokens = self.data.tokens if self.data else None
+        return self.job_of(self.recipe, tokens, activations, lockstep=lockstep)
+
+    def job_of(
+        self,
+        recipe: Recipe,
+        tokens: torch.Tensor | None,
+        activations: ActivationQuantizer | None = None,
+        *,
+        lockstep: bool = False,
+    ) -> Job:
+        """The same of a recipe and data that the run may not have yet."""
         return Job(
             model=self.model,
             stack=self.stack,
             coverage=self.coverage,
-            recipe=self.recipe,
-            tokens=self.data.tokens if self.data else None,
+            recipe=recipe,
+            tokens=tokens,
             device=self.device,
             progress=self.progress,
             home=self.home,
