@@ -3,10 +3,11 @@
     python benchmarks/fast.py MODEL --auto-round PYTHON --calibration c4.jsonl --text wiki.test.raw \
         --bits 4 3 2 --theirs 100 200 --recipe roundel-fast --pairs 3
 
-Both get the same rows of token ids, bits and groups (asymmetric grids), each in a process of its own, on all cores;
-PYTHON is the interpreter of an environment with auto-round, which runs with its own defaults. Whose turn is first
-changes from pair to pair. What was written is opened and measured on the same windows. Seconds of the processor are
-those of the whole process and its children: imports, opening the model and writing it included.
+Both get the same rows of token ids (a recipe takes as many of the first as it wants), bits and groups (asymmetric
+grids), each in a process of its own, on all cores; PYTHON is the interpreter of an environment with auto-round, which
+runs with its own defaults. Whose turn is first changes from pair to pair. What was written is opened and measured on the
+same windows. Seconds of the processor are those of the whole process and its children: imports, opening the model and
+writing it included.
 """
 
 import json
@@ -77,7 +78,7 @@ def run(arguments: Namespace, name: str, bits: int, tokens: Path, output: Path) 
         ]  # fmt: skip
     else:
         recipe, *settings = name.split()
-        data = [f"{key}={getattr(arguments, key)}" for key in ("nsamples", "seqlen", "seed")]
+        data = [f"seed={arguments.seed}"]
         command = [
             sys.executable, "-m", "roundel", "quantize", arguments.model, "-o", str(output), "--recipe", recipe,
             *grid, "--calibration", str(tokens), "--held-out", "none",

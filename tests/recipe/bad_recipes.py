@@ -1,7 +1,7 @@
 """Recipes, `--set` and options that are unknown, contradict each other or mean nothing."""
 
 from bad_inputs.case import Arrange, area
-from bad_inputs.commands import GPTQ, plain, quantize
+from bad_inputs.commands import GPTQ, ON_DATA, plain, quantize
 from zoo import zoo_model
 
 
@@ -169,6 +169,24 @@ ROWS = [
         2,
         "is given twice, by --bits and --set",
         plain("--bits", "4", "--set", "bits=3"),
+    ),
+    (
+        "`--within soon`",
+        2,
+        "'soon' is no time",
+        lambda box: ["quantize", zoo_model("llama"), *ON_DATA, "--within", "soon"],
+    ),
+    (
+        "`--within` without data",
+        2,
+        "has nothing to choose",
+        plain("--within", "20m"),
+    ),
+    (
+        "`--within` and what it chooses",
+        2,
+        "nsamples and seqlen set beside it",
+        lambda box: ["quantize", zoo_model("llama"), *ON_DATA, "--within", "20m"],
     ),
 ]
 

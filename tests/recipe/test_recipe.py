@@ -8,7 +8,7 @@ from roundel.recipe import Recipe, parse_assignments, recipe_names
 
 WANTED = {
     "gptq-w4g128", "gptq-w3g128", "gptq-w4-channel", "spqr-near-lossless", "spqr-4bit-budget", "spqr-published",
-    "spqr-tuned",
+    "spqr-tuned", "roundel-fast",
     "rtn-w4g128", "signround-w4g128", "signround-w4-channel", "autoround-w4g128", "autoround-w3g128",
     "autoround-w2g128", "autoround-light", "autoround-best",
     "flexround-w4a16", "flexround-w3a16", "flexround-w4a8", "lrq-w4a16", "lrq-w3a16", "lrq-w4a8", "lrq-w8a8",

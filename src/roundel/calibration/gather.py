@@ -125,16 +125,23 @@ def for_sources(options: Options, source: CalibrationSource | None) -> Options:
     Raises:
         CalibrationError: it cannot be sampled so.
     """
+    total = counted_samples(options, source)
     source = options.calibration if source is None else source
-    if not isinstance(source, str):
-        return options
-    sources = parse_sources(source)
-    total = total_samples(sources)
     if total is None or "nsamples" in options.model_fields_set:
-        if source != SELF:
-            share_samples(sources, options.nsamples)
+        if isinstance(source, str) and source != SELF:
+            share_samples(parse_sources(source), options.nsamples)
         return options
     return options.model_copy(update={"nsamples": total})
+
+
+def counted_samples(options: CalibrationOptions, source: CalibrationSource | None) -> int | None:
+    """How many samples the sources give in all, where each of them says how many it gives.
+
+    Raises:
+        CalibrationError: a number cannot be read.
+    """
+    source = options.calibration if source is None else source
+    return total_samples(parse_sources(source)) if isinstance(source, str) else None
 
 
 def _from_texts(

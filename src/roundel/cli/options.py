@@ -174,17 +174,30 @@ def choose_recipe(recipe: str | None, given: dict[str, Any], settings: list[str]
     return base.with_settings(**changes) if changes else base
 
 
-def check_within(within: str | None, given: dict[str, Any], settings: list[str] | None) -> None:
-    """See that a limit of time, and what it chooses, are not both given.
+def suited_recipe(
+    recipe: str | None,
+    given: dict[str, Any],
+    settings: list[str] | None,
+    *,
+    within: str | None,
+    device: str,
+) -> Recipe:
+    """As `choose_recipe`; on a CPU with the work that suits it, where neither recipe nor keys nor a time say how much.
 
     Raises:
-        RecipeError: they are.
+        RecipeError: bad keys or values; a limit of time, and what it chooses, are both given.
     """
-    fixed = [key for key in CHOSEN_KEYS if key in joined_settings(given, settings)]
+    chosen, keys = choose_recipe(recipe, given, settings), joined_settings(given, settings)
+    fixed = [key for key in CHOSEN_KEYS if key in keys]
     if within is not None and fixed:
         raise RecipeError(
-            f"--within chooses {', '.join(CHOSEN_KEYS)}, and {' and '.join(fixed)} is given too: leave one of them out"
+            f"--within chooses {', '.join(CHOSEN_KEYS)}, and {' and '.join(fixed)} set beside it: leave either out"
         )
+    if recipe is not None or within is not None:
+        return chosen
+    from roundel.system.devices import choose_device
+
+    return chosen.on_cpu(keys) if choose_device(device).type == "cpu" else chosen
 
 
 def joined_settings(given: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:

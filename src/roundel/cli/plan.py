@@ -15,11 +15,10 @@ from roundel.cli.options import (
     RecipeOption,
     SettingsOption,
     WithinOption,
-    check_within,
-    choose_recipe,
     data_settings,
     opening,
     streams,
+    suited_recipe,
     tuning_settings,
 )
 from roundel.formatting import about, size
@@ -50,8 +49,7 @@ def plan_command(
 ) -> None:
     """Say what a run will need: memory part by part, disk, time; nothing is written."""
     given = {"method": method, "calibration": calibration, **data, **tuning}
-    check_within(within, given, settings)
-    chosen = choose_recipe(recipe, given, settings)
+    chosen = suited_recipe(recipe, given, settings, within=within, device=device)
     if low_memory:
         chosen = chosen.with_little_device_memory()
     counted, tried = roundel.plan(
@@ -98,6 +96,6 @@ def _table(counted: "Plan") -> Table:
 
 def _describe(tried: "Trial") -> str:
     return (
-        f"One block tried: {about(tried.block_seconds)} a block, {about(tried.seconds)} in all, give or take "
-        f"{tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"
+        f"One block tried: {about(tried.block_seconds)} a block, {about(tried.seconds)} in all, from "
+        f"opening to the report, give or take {tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"
     )

@@ -17,11 +17,10 @@ from roundel.cli.options import (
     RecipeOption,
     SettingsOption,
     WithinOption,
-    check_within,
-    choose_recipe,
     data_settings,
     opening,
     streams,
+    suited_recipe,
     tuning_settings,
     uploading,
     writing,
@@ -116,8 +115,7 @@ def quantize_command(
 ) -> None:
     """Quantize a model and write it, checked against the tuned weights, to a new folder."""
     given = {**grids, "calibration": calibration, **data, **tuning}
-    check_within(within, given, settings)
-    chosen = choose_recipe(recipe, given, settings)
+    chosen = suited_recipe(recipe, given, settings, within=within, device=device)
     if low_memory:
         chosen = chosen.with_little_device_memory()
     on_ranks(nproc)

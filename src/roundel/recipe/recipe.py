@@ -5,7 +5,7 @@ defaults; whatever a recipe sets wins over them. Unknown keys, and keys that the
 errors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -21,6 +21,7 @@ from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptio
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.explain import explain
 from roundel.recipe.ignored import OUTLIER_RULES, RUNNING, describe, ignored_keys, is_feedback
+from roundel.recipe.ladder import ON_CPU
 from roundel.recipe.loading import load_settings
 from roundel.recipe.mixtures import MixtureName, base_of
 
@@ -256,6 +257,18 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             kept["name"] = f"{self.name.removesuffix(_CHANGED)}{_CHANGED}"
             kept.pop("description", None)
         return Recipe.create(**{**kept, **changes})
+
+    def on_cpu(self, given: Collection[str]) -> "Recipe":
+        """The same, with as much work as suits a CPU where nothing says how much.
+
+        Args:
+            given: keys that say it.
+        """
+        idle = ignored_keys(self.method, self.start)
+        changes = {key: value for key, value in ON_CPU.items() if key not in {*given, *idle}}
+        if not self.needs_calibration or not changes:
+            return self
+        return self.with_settings(name=self.name, **changes)
 
     def with_little_device_memory(self) -> "Recipe":
         """The same, with activations in main memory and, where it is tuned, gradients of one sample at a time."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from roundel.calibration.gather import for_sources, gather_calibration
+from roundel.calibration.gather import counted_samples, gather_calibration
 from roundel.calibration.self_text import ROWS_AT_ONCE, sample_from_model
 from roundel.calibration.tokens import TooLittleTextError
 from roundel.engine.trial import Times, trial_rows, try_block
@@ -15,6 +15,7 @@ from roundel.model.source import SourceModel
 from roundel.model.storage import InMemory
 from roundel.recipe import Recipe
 from roundel.system.progress import Progress
+from roundel.workflows.report import WINDOW, WINDOWS
 from roundel.workflows.request import ModelRequest
 from roundel.workflows.run import Run
 
@@ -22,6 +23,9 @@ from roundel.workflows.run import Run
 _WRITTEN = 32
 # Bytes per second at which streams, blocks and the output are written and read back, on a common disk.
 _DISK = 500e6
+# A pass in float32, in which the report measures, in the time of one in the type in which blocks multiply.
+_IN_FLOAT32 = 3.0
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,33 @@ class Costs:
         return text + replace(self, times=times).seconds(recipe.nsamples, recipe.iters)
 
 
-def measure_costs(run: Run, recipe: Recipe, most: int, after: Callable[[Times], float]) -> Costs:
+def costs_of(run: Run, recipe: Recipe, times: Times, spent: float, *, measured: bool) -> Costs:
+    """What a run takes beside its blocks.
+
+    Args:
+        run: before its work.
+        recipe: whose samples have the length that counts.
+        times: of the blocks.
+        spent: seconds until the work begins.
+        measured: whether the result is measured for its report.
+    """
+    after = 0.0
+    if measured:  # the model and the original, opened again
+        weights = sum(parameter.numel() for parameter in run.model.parameters())
+        after = 2 * _IN_FLOAT32 * times.forward(weights, WINDOW * WINDOWS)
+    hidden = getattr(run.model.config.get_text_config(), "hidden_size", 0)
+    streams = recipe.needs_original_stream + recipe.needs_quantized_stream
+    return Costs(times, spent, _no_text, after, streams * recipe.seqlen * hidden * _FLOAT)
+
+
+def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Costs:
     """Read the data, try one block, and time the writing of text.
 
     Args:
         run: before its work; it is as it was afterwards.
         recipe: the run's, with the length of samples and the batch that are to be used.
         most: samples that are of any use.
-        after: seconds of what follows the blocks.
+        measured: whether the result is measured for its report.
     """
     source, available, counted = run.source, None, None
     text: Callable[[int], float] = _no_text
@@ -87,11 +110,9 @@ def measure_costs(run: Run, recipe: Recipe, most: int, after: Callable[[Times], 
     finally:
         restore()
     times = replace(times, batch=times.batch / run.ranks.size, step=times.step / run.ranks.size)
-    hidden = getattr(source.model.config.get_text_config(), "hidden_size", 0)
-    streams = recipe.needs_original_stream + recipe.needs_quantized_stream
-    kept = streams * recipe.seqlen * hidden * 4
     spent = time.perf_counter() - run.began
-    return Costs(times, spent, text, after(times), kept, available, counted)
+    known = costs_of(run, recipe, times, spent, measured=measured)
+    return replace(known, text=text, available=available, counted=counted)
 
 
 def _nothing() -> None:
@@ -106,17 +127,16 @@ def _read(
     request: ModelRequest, source: SourceModel, recipe: Recipe, most: int
 ) -> tuple[torch.Tensor, int | None, int | None]:
     """The first rows of the data, how many there are, and how many the sources say that they give."""
-    wanted = for_sources(recipe.model_copy(update={"nsamples": most}), request.calibration)
-    counted = None if wanted.nsamples == most else wanted.nsamples
+    counted = counted_samples(recipe, request.calibration)
 
     def read(samples: int) -> torch.Tensor:
-        options = wanted.model_copy(update={"nsamples": samples})
+        options = recipe.model_copy(update={"nsamples": samples})
         return gather_calibration(
             request.calibration, source.model, source.tokenizer, options, Progress()
         ).tokens
 
     try:
-        return read(wanted.nsamples), counted, counted
+        return read(counted or most), counted, counted
     except TooLittleTextError as error:
         if counted is not None or not error.enough:
             raise

@@ -1,6 +1,8 @@
 """What a run will need, found out as the run itself would, and without writing anything."""
 
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamOptions
 from roundel.engine.trial import Trial
 from roundel.recipe import Recipe
+from roundel.workflows.costs import costs_of
 from roundel.workflows.destination import Destination
 from roundel.workflows.quantize import stream_device
 from roundel.workflows.request import ModelRequest
@@ -38,4 +41,11 @@ def plan_request(
         run = Run(request, recipe, device, home, Destination(target=output, stream_with=Path(folder)))
         if within is not None:
             keep_within(run, within)
-        return run.plan(trial)
+        _ = run.data
+        spent = time.perf_counter() - run.began
+        plan, tried = run.plan(trial)
+        if tried is None:
+            return plan, None
+        samples = 0 if run.data is None else len(run.data.tokens)
+        costs = costs_of(run, run.recipe, tried.times, spent, measured=True)
+        return plan, replace(tried, seconds=costs.seconds(samples, run.recipe.iters))

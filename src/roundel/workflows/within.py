@@ -7,20 +7,16 @@ the choice; text that the model writes itself is timed on a few tokens of it.
 import re
 from typing import Any
 
-from roundel.engine.trial import Times
 from roundel.errors import RecipeError
 from roundel.formatting import about
 from roundel.model.source import positions
 from roundel.recipe import CHOSEN_KEYS, Recipe
 from roundel.recipe.ladder import BATCH, SEQLEN, rungs
 from roundel.workflows.costs import Costs, measure_costs
-from roundel.workflows.report import WINDOW, WINDOWS
 from roundel.workflows.run import Run
 
 # A run is planned to end a little early: estimates err, and a promise that is broken is none.
 _PLANNED = 0.9
-# A pass in float32 in the time of one in the type in which blocks multiply; the report's measurement is in float32.
-_IN_FLOAT32 = 3.0
 
 
 def keep_within(run: Run, limit: float) -> None:
@@ -54,9 +50,8 @@ def _choose(run: Run, limit: float) -> dict[str, Any]:
     length = SEQLEN if reach is None else min(SEQLEN, reach)
     settings = {"seqlen": length, **_batches(recipe)}
     most = rungs(learned=recipe.tuned)[-1].samples
-    costs = measure_costs(
-        run, recipe.model_copy(update=settings), most, lambda times: _seconds_after(run, times)
-    )
+    measured = run.destination.journal is not None and run.destination.options.held_out is not None
+    costs = measure_costs(run, recipe.model_copy(update=settings), most, measured=measured)
     keys, seconds = choose(recipe, limit, costs)
     keys |= settings
     return {"keys": keys, "words": _describe(recipe, limit, keys, seconds, costs)}
@@ -68,14 +63,6 @@ def _batches(recipe: Recipe) -> dict[str, int]:
         return {"batch_size": BATCH}
     size = max(1, BATCH // recipe.gradient_accumulate_steps)
     return {"batch_size": size, "gradient_accumulate_steps": BATCH // size}
-
-
-def _seconds_after(run: Run, times: Times) -> float:
-    """What measuring the result for its report will take: the model and the original, opened again."""
-    if run.destination.journal is None or run.destination.options.held_out is None:
-        return 0.0
-    weights = sum(parameter.numel() for parameter in run.model.parameters())
-    return 2 * _IN_FLOAT32 * times.forward(weights, WINDOW * WINDOWS)
 
 
 def _describe(recipe: Recipe, limit: float, keys: dict[str, int], seconds: float, costs: Costs) -> str:
