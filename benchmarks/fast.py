@@ -5,9 +5,9 @@
 
 Both get the same rows of token ids (a recipe takes as many of the first as it wants), bits and groups (asymmetric
 grids), each in a process of its own, on all cores; PYTHON is the interpreter of an environment with auto-round, which
-runs with its own defaults. Whose turn is first changes from pair to pair. What was written is opened and measured on the
-same windows. Seconds of the processor are those of the whole process and its children: imports, opening the model and
-writing it included.
+runs with its own defaults. Whose turn is first changes from pair to pair. What was written is opened and measured on
+the same windows. Seconds of the processor are those of the whole process and its children: imports, opening the model
+and writing it included.
 """
 
 import json

@@ -97,5 +97,6 @@ def _table(counted: "Plan") -> Table:
 def _describe(tried: "Trial") -> str:
     return (
         f"One block tried: {about(tried.block_seconds)} a block, {about(tried.seconds)} in all, from "
-        f"opening to the report, give or take {tried.spread:.0%}; memory {size(tried.peak)} at most, from the measured peak"
+        f"opening to the report, give or take {tried.spread:.0%}; memory {size(tried.peak)} at most, from the "
+        "measured peak"
     )
