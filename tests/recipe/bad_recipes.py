@@ -174,7 +174,7 @@ ROWS = [
         "`--within soon`",
         2,
         "'soon' is no time",
-        lambda box: ["quantize", zoo_model("llama"), *ON_DATA, "--within", "soon"],
+        lambda box: quantize(zoo_model("llama"), "--set", "start=search", "--within", "soon"),
     ),
     (
         "`--within` without data",
@@ -185,7 +185,7 @@ ROWS = [
     (
         "`--within` and what it chooses",
         2,
-        "nsamples and seqlen set beside it",
+        "nsamples, seqlen set beside it",
         lambda box: ["quantize", zoo_model("llama"), *ON_DATA, "--within", "20m"],
     ),
 ]

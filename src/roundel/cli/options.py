@@ -191,7 +191,7 @@ def suited_recipe(
     fixed = [key for key in CHOSEN_KEYS if key in keys]
     if within is not None and fixed:
         raise RecipeError(
-            f"--within chooses {', '.join(CHOSEN_KEYS)}, and {' and '.join(fixed)} set beside it: leave either out"
+            f"--within chooses {', '.join(CHOSEN_KEYS)}, with {', '.join(fixed)} set beside it: leave either out"
         )
     if recipe is not None or within is not None:
         return chosen
