@@ -163,6 +163,12 @@ def test_sources_that_say_how_many_samples_they_give(llama: Path, tmp_path: Path
     assert chosen["iters"] > 0
 
 
+def test_a_recipe_without_data_has_a_time_too(llama: Path) -> None:
+    _, tried = roundel.plan(llama, roundel.Recipe(method="rtn", bits=4, group_size=32))
+    assert tried is not None
+    assert 0 < tried.block_seconds < tried.seconds
+
+
 def test_too_little(llama: Path) -> None:
     with pytest.raises(RecipeError, match=r"too little: the least that can be done takes about .* here"):
         roundel.quantize(llama, roundel.Recipe(**SETTINGS), calibration="pydoc", within="0.01s")

@@ -63,9 +63,9 @@ class Times:
         return self.blocks * self.block(samples, iters)
 
     def forward(self, weights: int, tokens: int) -> float:
-        """Seconds that so many tokens take through Linears of so many weights."""
-        per_product = self.batch / (self.rows * self.tokens * self.weights)
-        return per_product * weights * tokens
+        """Seconds that so many tokens take through Linears of so many weights; 0 where no block was run on any."""
+        products = self.rows * self.tokens * self.weights
+        return self.batch / products * weights * tokens if products else 0.0
 
 
 @dataclass(frozen=True)
