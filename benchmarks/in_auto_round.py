@@ -5,8 +5,6 @@
 Its own defaults (min/max start, best minibatch), on calibration rows that are given as token ids.
 """
 
-import json
-import time
 from argparse import ArgumentParser
 
 import torch
@@ -15,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main() -> None:
-    """Quantize, write, and print what it took as JSON on the last line."""
+    """Quantize and write."""
     parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("model")
     parser.add_argument("tokens")
@@ -31,14 +29,12 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     rows = torch.load(arguments.tokens)
     data = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in rows]
-    began, busy = time.perf_counter(), time.process_time()
     quantizer = AutoRound(
         model, tokenizer, bits=arguments.bits, group_size=arguments.group_size, sym=False, iters=arguments.iters,
         dataset=torch.utils.data.DataLoader(data, batch_size=None), nsamples=len(rows), seqlen=rows.shape[1],
         batch_size=arguments.batch_size, seed=arguments.seed, device_map="cpu",
     )  # fmt: skip
     quantizer.quantize_and_save(arguments.output, format="auto_round")
-    print(json.dumps({"wall": time.perf_counter() - began, "processor": time.process_time() - busy}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ command. So the consoles themselves know no markup, and what is to be bold says 
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -145,16 +146,17 @@ class TerminalProgress(Progress):
         err.print(text, style="yellow")
 
 
-class _Stage:
+class _Stage(ABC):
     """One stage of the work on a screen or in a log."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.pace = title, Pace(total)
 
+    @abstractmethod
     def show(self, steps: int, of_present: float, note: str | None) -> None:
         """So many steps more are done, and a share of the step under way; None: the note is what it was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """The stage is over."""
 
@@ -192,3 +194,6 @@ class _PlainStage(_Stage):
             self.told = part
             more = ", ".join(filter(None, [self.left(of_present), note]))
             err.print(f"  {self.title}: {done} of {total}{more and f', {more}'}")
+
+    def close(self) -> None:
+        """What was printed stays."""

@@ -26,11 +26,7 @@ class HessianDiagonal:
         self.total: torch.Tensor | None = None
         self.tokens = 0
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Count `inputs [..., in]`."""
-        self.add_squares(squares(inputs), inputs.shape[:-1].numel())
-
-    def add_squares(self, summed: torch.Tensor, tokens: int) -> None:
+    def add(self, summed: torch.Tensor, tokens: int) -> None:
         """Count the `squares [in]` of so many tokens."""
         self.total = summed.clone() if self.total is None else self.total.add_(summed)
         self.tokens += tokens

@@ -145,7 +145,7 @@ class InputStatistics(Watch):
 
     def _adding(self, diagonal: HessianDiagonal) -> Listen:
         def add(inputs: torch.Tensor) -> None:
-            diagonal.add_squares(self._squares(inputs), inputs.shape[:-1].numel())
+            diagonal.add(self._squares(inputs), inputs.shape[:-1].numel())
 
         return add
 

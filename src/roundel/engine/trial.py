@@ -8,7 +8,7 @@ factorizations, rounding) does not depend on how many there are.
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,7 +157,7 @@ class Tried:
 
 
 def run_trial(job: Job, plan: Plan) -> Trial:
-    """Quantize the first block on a little data; the model is left without it.
+    """Quantize the first block on a little data; the model is left as it was.
 
     Args:
         job: the run's.
@@ -181,42 +181,40 @@ def trial_rows(recipe: Recipe) -> int:
 
 
 def try_block(job: Job) -> Tried:
-    """Quantize the first block on the first samples; the model is left without it."""
+    """Quantize the first block on the first samples; the model is left as it was, without that block in memory."""
     recipe = job.recipe.model_copy(update={"iters": min(job.recipe.iters, _ITERATIONS)})
     rows = None if job.tokens is None else job.tokens[: trial_rows(recipe)]
-    watch = _Stopwatch()
-    activations = None
-    if recipe.activations:
-        activations = ActivationQuantizer(job.model, job.coverage.fed, recipe.activations)
-    runner = streams = None
     block, name = job.stack.blocks[0], job.stack.block_name(0)
     job.storage.load(block, name)
-    if rows is not None:
-        runner = make_runner(job, rows, activations)
-        with job.storage.around(job.model, job.stack):
-            for count in {1, *(len(part) for part in rows.split(recipe.batch_size))}:
-                runner.prepare(count)
-            first = MemoryStream(torch.cat(list(runner.first_inputs(recipe.batch_size))).float())
-        original, quantized = recipe.needs_original_stream, recipe.needs_quantized_stream
-        streams = Streams(first if original else None, first if quantized else None)
-    tried = replace(
-        job,
-        recipe=recipe,
-        progress=watch,
-        home=replace(job.home, on_disk=False),
-        journal=None,
-        activations=activations,
-        ranks=ALONE,
-    )
-    worker = BlockQuantizer(tried, runner)
-    began = time.perf_counter()
-    worker.quantize(0, streams)
-    seconds = time.perf_counter() - began
-    peak = peak_memory()
-    if activations is not None:
-        activations.detach()
-    job.storage.release(block, name)
-    return _tried(job, watch, seconds, peak, rows)
+    with ExitStack() as undo:
+        undo.callback(job.storage.release, block, name)
+        undo.callback(job.storage.saved(block, name))
+        watch, activations = _Stopwatch(), None
+        if recipe.activations:
+            activations = ActivationQuantizer(job.model, job.coverage.fed, recipe.activations)
+            undo.callback(activations.detach)
+        runner = streams = None
+        if rows is not None:
+            runner = make_runner(job, rows, activations)
+            with job.storage.around(job.model, job.stack):
+                for count in {1, *(len(part) for part in rows.split(recipe.batch_size))}:
+                    runner.prepare(count)
+                first = MemoryStream(torch.cat(list(runner.first_inputs(recipe.batch_size))).float())
+            original, quantized = recipe.needs_original_stream, recipe.needs_quantized_stream
+            streams = Streams(first if original else None, first if quantized else None)
+        tried = replace(
+            job,
+            recipe=recipe,
+            progress=watch,
+            home=replace(job.home, on_disk=False),
+            journal=None,
+            activations=activations,
+            ranks=ALONE,
+        )
+        worker = BlockQuantizer(tried, runner)
+        began = time.perf_counter()
+        worker.quantize(0, streams)
+        return _tried(job, watch, time.perf_counter() - began, peak_memory(), rows)
 
 
 def _tried(job: Job, watch: _Stopwatch, seconds: float, peak: int, rows: torch.Tensor | None) -> Tried:

@@ -103,20 +103,11 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
         tokens = torch.randint(vocabulary, (trial_rows(recipe), recipe.seqlen), generator=generator)
     else:
         tokens, available, counted = _read(run.request, source, recipe, most)
-    block, name = run.stack.blocks[0], run.stack.block_name(0)
-    restore = source.storage.saved(block, name) if isinstance(source.storage, InMemory) else _nothing
-    try:
-        times = try_block(run.job_of(recipe, tokens)).times
-    finally:
-        restore()
+    times = try_block(run.job_of(recipe, tokens)).times
     times = replace(times, batch=times.batch / run.ranks.size, step=times.step / run.ranks.size)
     spent = time.perf_counter() - run.began
     known = costs_of(run, recipe, times, spent, measured=measured)
     return replace(known, text=text, available=available, counted=counted)
-
-
-def _nothing() -> None:
-    """Blocks are read from files: the next one reads them again."""
 
 
 def _no_text(samples: int) -> float:

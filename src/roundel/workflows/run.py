@@ -311,9 +311,6 @@ class Run:
         """The plan in bytes, and one block tried."""
         with ExitStack() as undo:
             undo.callback(rejoin, self.model)
-            if trial and self.request.in_memory:
-                # A trial leaves the block quantized that it is made with: here, one of the caller's.
-                undo.callback(self.source.storage.saved(self.stack.blocks[0], self.stack.block_name(0)))
             plan = self.count()
             return plan, run_trial(self.job(), plan) if trial else None
 

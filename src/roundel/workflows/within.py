@@ -117,6 +117,7 @@ def check_limit(recipe: Recipe) -> None:
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "min": 60.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(min|s|m|h)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def parse_limit(text: str | float) -> float:
@@ -128,10 +129,9 @@ def parse_limit(text: str | float) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         seconds = float(text)
     else:
-        parts = _PART.findall(str(text).replace(" ", "").lower())
-        whole = "".join(number + unit for number, unit in parts)
-        known = bool(parts) and whole == str(text).replace(" ", "").lower()
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts) if known else 0.0
+        words = str(text).replace(" ", "").lower()
+        parts = _PART.findall(words) if _WHOLE.fullmatch(words) else []
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds < float("inf"):
         raise RecipeError(f"{text!r} is no time: 90s, 20m, 1.5h or 1h30m are expected")
     return seconds
