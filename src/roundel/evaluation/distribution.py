@@ -25,11 +25,13 @@ class Difference:
 
     Attributes:
         loss: `[S - 1]` fp32, the original's next-token losses, nats.
+        found_loss: the model's.
         kl: `[S]` fp32, KL(original || model), nats.
         same: `[S]` bool, whether the likeliest next token is the same.
     """
 
     loss: torch.Tensor
+    found_loss: torch.Tensor
     kl: torch.Tensor
     same: torch.Tensor
 
@@ -55,12 +57,16 @@ class Full:
     def compare(self, found: torch.Tensor, window: torch.Tensor) -> Difference:
         """Exactly."""
         check_vocabulary(self.logits.shape[-1], found)
-        kl, same = [], []
-        for p, q in zip(self.logits.split(_ROWS), found.to(self.logits.device).split(_ROWS), strict=True):
+        loss, found_loss, kl, same = [], [], [], []
+        rows = zip(self.logits.split(_ROWS), found.to(self.logits.device).split(_ROWS), strict=True)
+        for (p, q), following in zip(rows, window.roll(-1).split(_ROWS), strict=True):
             log_p, log_q = F.log_softmax(p.float(), -1), F.log_softmax(q.float(), -1)
+            loss.append(_losses(log_p, following))
+            found_loss.append(_losses(log_q, following))
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1).cpu())
             same.append((p.argmax(-1) == q.argmax(-1)).cpu())
-        return Difference(next_token_loss(self.logits, window), torch.cat(kl), torch.cat(same))
+        # The last prediction is of a token that nobody knows.
+        return Difference(torch.cat(loss)[:-1], torch.cat(found_loss)[:-1], torch.cat(kl), torch.cat(same))
 
 
 @dataclass(frozen=True)
@@ -96,16 +102,23 @@ class Top:
     def compare(self, found: torch.Tensor, window: torch.Tensor) -> Difference:
         """By the k tokens and the rest."""
         check_vocabulary(self.vocabulary, found)
-        kl, same = [], []
-        parts = (self.ids.split(_ROWS), self.log_p.split(_ROWS), self.log_rest.split(_ROWS))
-        for q, ids, log_p, log_rest in zip(found.split(_ROWS), *parts, strict=True):
+        found_loss, kl, same = [], [], []
+        rows = (found, window.roll(-1), self.ids, self.log_p, self.log_rest)
+        parts = zip(*(of_all.split(_ROWS) for of_all in rows), strict=True)
+        for q, following, ids, log_p, log_rest in parts:
             log_q = F.log_softmax(q.float(), -1).cpu()
+            found_loss.append(_losses(log_q, following))
             likely = log_q.gather(-1, ids.long())
             others = log_q.scatter(-1, ids.long(), float("-inf")).logsumexp(-1)
             rest = log_rest.exp() * (log_rest - others)
             kl.append((log_p.exp() * (log_p - likely)).sum(-1) + rest.nan_to_num(0.0))
             same.append(q.argmax(-1).cpu() == ids[:, 0])
-        return Difference(self.loss, torch.cat(kl), torch.cat(same))
+        return Difference(self.loss, torch.cat(found_loss)[:-1], torch.cat(kl), torch.cat(same))
+
+
+def _losses(log_p: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    """Of tokens whose predictions `[s, V]` are these, `[s]` on the CPU."""
+    return -log_p.gather(-1, following.to(log_p.device)[:, None])[:, 0].cpu()
 
 
 def next_token_loss(logits: torch.Tensor, window: torch.Tensor) -> torch.Tensor:

@@ -66,8 +66,9 @@ def measure(
         wanted = None if reference is None else iter(reference)
         for number, logits in zip(own, predictor.logits(windows[own]), strict=True):
             check_finite(logits, number)
-            losses.append(next_token_loss(logits, windows[number]))
-            if wanted is not None:
+            if wanted is None:
+                losses.append(next_token_loss(logits, windows[number]))
+            else:
                 differences.append(next(wanted).compare(logits, windows[number]))
             on_window()
 
@@ -80,7 +81,7 @@ def measure(
     if reference is None:
         return Measured(joined(losses, length - 1))
     return Measured(
-        joined(losses, length - 1),
+        joined([difference.found_loss for difference in differences], length - 1),
         joined([difference.loss for difference in differences], length - 1),
         joined([difference.kl for difference in differences], length),
         joined([difference.same for difference in differences], length),

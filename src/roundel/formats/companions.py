@@ -37,7 +37,8 @@ _LEFT = (
     *("report.json", "roundel*.json"),
 )
 # Arguments of the call that opened a tokenizer, which transformers takes for settings of it.
-_OPENED = ("local_files_only", "is_local", "trust_remote_code", "gguf_file", "name_or_path", "_commit_hash")
+_GGUF = "gguf_file"
+_OPENED = ("local_files_only", "is_local", "trust_remote_code", _GGUF, "name_or_path", "_commit_hash")
 # Words of several alphabets, blanks and marks; special tokens come in between.
 _PROBE = "Once  upon a\ttime,\n\n it's {}Text {} текст {}文字 עברית हिन्दी é e\u0301 😀 0123456789 ...  "
 
@@ -66,6 +67,7 @@ class Companions:
         trust_remote_code: bool,
         *,
         in_memory: bool = False,
+        untouched: bool = False,
     ) -> "Companions":
         """Decide what will be copied and what written.
 
@@ -74,11 +76,12 @@ class Companions:
             tokenizer: as above.
             trust_remote_code: as it was opened.
             in_memory: as above.
+            untouched: nobody but Roundel has had the tokenizer in hand since it was opened: it is what its files say.
 
         Raises:
             ModelError: the tokenizer has no files, and what its class writes gives other ids.
         """
-        home = None if tokenizer is None else _home(tokenizer, trust_remote_code)
+        home = None if tokenizer is None else _home(tokenizer, trust_remote_code, untouched)
         return cls(tuple(sources), tokenizer, home, in_memory)
 
     def write_licences(self, folder: Path) -> None:
@@ -110,10 +113,12 @@ class Companions:
                 shutil.copyfile(template, folder / _TEMPLATES / template.name)
 
 
-def _home(tokenizer: Any, trust_remote_code: bool) -> Path | None:
+def _home(tokenizer: Any, trust_remote_code: bool, untouched: bool) -> Path | None:
     """The folder whose files give a tokenizer as it is; None where it must be written."""
     place = locate_cached(str(getattr(tokenizer, "name_or_path", "") or ""))
     if place is not None and any(_files(place.folder, _TOKENIZER)):
+        if untouched and _GGUF not in getattr(tokenizer, "init_kwargs", {_GGUF: None}):
+            return place.folder  # to open a large vocabulary once more takes seconds
         try:
             if _same(tokenizer, open_tokenizer(place.folder, trust_remote_code)):
                 return place.folder

@@ -97,6 +97,7 @@ def open_source(
     allow_own: bool = False,
     stream_with: Path | None = None,
     blocks: str | None = None,
+    tokenizer: Any | None = None,
 ) -> SourceModel:
     """Open a causal language model on the CPU, in the type in which it is stored; a quantized one dequantized.
 
@@ -110,6 +111,7 @@ def open_source(
         stream_with: leave the blocks of a safetensors checkpoint on disk; a folder for tensors that are not in the
             checkpoint as the model has them. GGUF and pickled files are read whole all the same.
         blocks: pattern of the decoder blocks' names; None: they are found.
+        tokenizer: instead of the model's own, which is not opened then.
 
     Raises:
         ModelError: with what was found, what is expected and what to do.
@@ -136,7 +138,9 @@ def open_source(
             f"{source} is stored in {config.dtype}: bfloat16, float16 or float32 is expected; convert it first"
         )
     if stored is not None:
-        return _open_stored(place, config, stored, trust_remote_code, stream_with is not None, blocks)
+        return _open_stored(
+            place, config, stored, trust_remote_code, stream_with is not None, blocks, tokenizer
+        )
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True}
     if stream_with is not None and not place.is_gguf and not allow_pickle:
         skeleton = _skeleton(source, config, trust_remote_code)
@@ -147,7 +151,8 @@ def open_source(
     if not quantized and not place.is_gguf:  # packed Linears have no weights to find blocks by
         extra = _find_extra(place, model, blocks, allow_pickle)
     storage: Storage = take_off_hooks(model) if "device_map" in options else InMemory()
-    return SourceModel(source, model, open_tokenizer(location, **where), storage, extra)
+    reader = tokenizer or open_tokenizer(location, **where)
+    return SourceModel(source, model, reader, storage, extra)
 
 
 @in_turn
@@ -225,6 +230,7 @@ def _open_stored(
     trust_remote_code: bool,
     streamed: bool,
     blocks: str | None,
+    tokenizer: Any | None = None,
     *,
     with_extra: bool = True,
 ) -> SourceModel:
@@ -240,7 +246,7 @@ def _open_stored(
     _check_loaded(source, model, info)
     model.eval().requires_grad_(False)
     extra = _find_extra(place, model, blocks, False, stored) if with_extra else ExtraTensors()
-    reader = open_tokenizer(place.folder, trust_remote_code)
+    reader = tokenizer or open_tokenizer(place.folder, trust_remote_code)
     return SourceModel(source, model, reader, storage, extra, read_from=stored.summary)
 
 

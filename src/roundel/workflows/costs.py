@@ -11,8 +11,10 @@ from roundel.calibration.gather import counted_samples, gather_calibration
 from roundel.calibration.self_text import ROWS_AT_ONCE, sample_from_model
 from roundel.calibration.tokens import TooLittleTextError
 from roundel.engine.trial import Times, trial_rows, try_block
+from roundel.evaluation.distribution import Full
 from roundel.model.source import SourceModel
 from roundel.model.storage import InMemory
+from roundel.model.text_path import text_model
 from roundel.recipe import Recipe
 from roundel.system.progress import Progress
 from roundel.workflows.report import WINDOW, WINDOWS
@@ -21,6 +23,8 @@ from roundel.workflows.run import Run
 
 # Tokens by which the writing of calibration text is timed.
 _WRITTEN = 32
+# Tokens by which the comparing of predictions is timed.
+_COMPARED = 32
 # Bytes per second at which streams, blocks and the output are written and read back, on a common disk.
 _DISK = 500e6
 # A pass in float32, in which the report measures, in the time of one in the type in which blocks multiply.
@@ -78,11 +82,20 @@ def costs_of(run: Run, recipe: Recipe, times: Times, spent: float, *, measured: 
     """
     after = 0.0
     if measured:  # the model and the original, opened again
-        weights = sum(parameter.numel() for parameter in run.model.parameters())
-        after = 2 * _IN_FLOAT32 * times.forward(weights, WINDOW * WINDOWS)
+        weights, tokens = sum(parameter.numel() for parameter in run.model.parameters()), WINDOW * WINDOWS
+        vocabulary = len(text_model(run.model).get_input_embeddings().weight)
+        after = 2 * _IN_FLOAT32 * times.forward(weights, tokens) + tokens * _comparing(vocabulary)
     hidden = getattr(run.model.config.get_text_config(), "hidden_size", 0)
     streams = recipe.needs_original_stream + recipe.needs_quantized_stream
     return Costs(times, spent, _no_text, after, streams * recipe.seqlen * hidden * _FLOAT)
+
+
+def _comparing(vocabulary: int) -> float:
+    """Seconds for each token whose predictions are compared: long, where the vocabulary is large."""
+    logits = torch.zeros(_COMPARED, vocabulary)
+    began = time.perf_counter()
+    Full(logits).compare(logits, torch.zeros(_COMPARED, dtype=torch.int64))
+    return (time.perf_counter() - began) / _COMPARED
 
 
 def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Costs:
@@ -98,7 +111,7 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
     text: Callable[[int], float] = _no_text
     if run.writes_text:
         text = _timed_text(run.request, source, recipe)
-        vocabulary = source.model.get_input_embeddings().weight.shape[0]
+        vocabulary = len(text_model(source.model).get_input_embeddings().weight)
         generator = torch.Generator().manual_seed(recipe.seed)
         tokens = torch.randint(vocabulary, (trial_rows(recipe), recipe.seqlen), generator=generator)
     else:

@@ -160,6 +160,7 @@ def open_model(
             allow_own=allow_own,
             stream_with=stream_with,
             blocks=blocks,
+            tokenizer=tokenizer,
         )
         if own and not quantized and not opened.read_from:
             opened = replace(opened, read_from=_ROUNDED)
@@ -171,7 +172,6 @@ def open_model(
         put_own_mark(opened.model, folder)
     return replace(
         opened,
-        tokenizer=tokenizer or opened.tokenizer,
         place=place,
         folders=() if place.is_gguf else (place.folder,),
     )

@@ -55,7 +55,7 @@ def write_report(
         folder: with everything that a client reads, under its final name.
         manifest: of the run.
         outcome: the engine's records.
-        request: the original model.
+        request: the original model, with its tokenizer, which is the result's as well.
         held_out: text on which the result is measured; None: it is not.
         device: where it is measured.
 
@@ -267,7 +267,7 @@ def _measure(
             allow_pickle=options.allow_pickle,
             progress=progress,
         )
-        source = open_measured(folder, None, evaluation, opened)
+        source = open_measured(folder, request.tokenizer, evaluation, opened)
         reach = positions(source.model)
         if reach is not None and reach < WINDOW:
             evaluation = evaluation.with_window(reach)

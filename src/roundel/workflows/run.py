@@ -173,8 +173,14 @@ class Run:
     @cached_property
     def companions(self) -> Companions:
         """What goes along with the weights."""
-        source, trust = self.source, self.request.options.trust_remote_code
-        return Companions.find(source.folders, source.tokenizer, trust, in_memory=self.request.in_memory)
+        source, request = self.source, self.request
+        return Companions.find(
+            source.folders,
+            source.tokenizer,
+            request.options.trust_remote_code,
+            in_memory=request.in_memory,
+            untouched=not request.in_memory and request.tokenizer is None,
+        )
 
     @cached_property
     def origin(self) -> Origin:
@@ -391,7 +397,8 @@ class Run:
         try:
             # Measured when the folder is there: nothing of that costs it.
             held_out, target = destination.options.held_out, destination.journal.target
-            return write_report(target, manifest, outcome, self.request, held_out, self.device)
+            request = replace(self.request, tokenizer=self.source.tokenizer)
+            return write_report(target, manifest, outcome, request, held_out, self.device)
         except BaseException:  # asked to stop
             destination.journal.remove()
             raise
