@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import roundel
 from roundel.errors import OutputError, RecipeError
@@ -88,6 +89,19 @@ def test_the_likeliest_tokens_and_the_rest() -> None:
         assert torch.equal(some.loss, exact.loss)
         before = some.kl
     torch.testing.assert_close(before, exact.kl, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [30, 513, 1024])
+def test_losses_are_those_of_cross_entropy(length: int) -> None:
+    """However the rows are cut."""
+    generator = torch.Generator().manual_seed(length)
+    p, q = (torch.randn(length, 40, generator=generator) * 3 for _ in range(2))
+    window = torch.randint(40, (length,), generator=generator)
+    wanted, found = (F.cross_entropy(of[:-1], window[1:], reduction="none") for of in (p, q))
+    for reference in (Full(p), Top.of(p, window, 7)):
+        difference = reference.compare(q, window)
+        assert torch.equal(difference.loss, wanted)
+        assert torch.equal(difference.found_loss, found)
 
 
 def test_more_tokens_than_there_are_is_all_of_them(

@@ -3,9 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import roundel
 from roundel.errors import CalibrationError, ModelError, RoundelError, Stopped
@@ -40,6 +42,23 @@ def written(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     roundel.quantize(llama, recipe, calibration="pydoc", output=out)
     return out
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokenizer_is_opened_once(
+    stream: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large vocabulary takes seconds to read."""
+    opened, take = [], AutoTokenizer.from_pretrained
+
+    def count(place: str, **options: Any) -> Any:
+        opened.append(place)
+        return take(place, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", count)
+    roundel.quantize(llama, RTN, output=tmp_path / "out", stream=stream)
+    assert report_of(tmp_path / "out")["quality"] is not None
+    assert opened == [str(llama)]
 
 
 def test_it_holds_what_was_measured_of_the_written_folder(written: Path, llama: Path) -> None:
