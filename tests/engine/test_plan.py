@@ -14,7 +14,7 @@ from processes import Started
 from roundel.engine import count_bytes
 from roundel.engine.footprint import bytes_kept
 from roundel.engine.plan import Plan
-from roundel.errors import OutputError
+from roundel.errors import CalibrationError, OutputError
 
 pytestmark = pytest.mark.slow("measures the peak of memory in processes of their own")
 
@@ -175,6 +175,26 @@ def test_reading_a_text_is_counted(llama: Path, tmp_path: Path) -> None:
     assert path.stat().st_size + 100 * (1 << 18) < own < 100 << 20
     counted, _ = roundel.plan(llama, recipe, calibration="self", trial=False)
     assert counted.reading == 0
+
+
+def test_text_that_the_model_would_write_is_timed_and_not_written(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan wrote all of the text")
+
+    monkeypatch.setattr("roundel.calibration.gather.sample_from_model", refuse)
+    recipe = roundel.Recipe(method="gptq", group_size=32, seqlen=64, nsamples=32)
+    few, many = (
+        roundel.plan(llama, recipe.with_settings(nsamples=count), calibration="self") for count in (32, 3200)
+    )
+    assert few[0].samples == 32
+    assert many[0].samples == 3200
+    assert few[1] is not None
+    assert many[1] is not None
+    assert many[1].seconds > few[1].seconds
+    with pytest.raises(CalibrationError, match="exceeds the model's"):
+        roundel.plan(llama, recipe.with_settings(seqlen=100_000), calibration="self")
 
 
 def test_streams_go_to_files_where_memory_does_not_hold_them(

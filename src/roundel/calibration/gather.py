@@ -14,7 +14,7 @@ from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.pieces import CUT, PIECE
 from roundel.calibration.portion import Need
 from roundel.calibration.rows import as_document, extent, is_blank
-from roundel.calibration.self_text import sample_from_model
+from roundel.calibration.self_text import any_tokens, sample_from_model
 from roundel.calibration.sources import SELF, Source, parse_sources, share_samples, total_samples
 from roundel.calibration.tables import is_ids
 from roundel.calibration.texts import Documents, read_documents
@@ -67,6 +67,8 @@ def gather_calibration(
     options: CalibrationOptions,
     progress: Progress,
     author: Callable[[], Any] | None = None,
+    *,
+    unwritten: bool = False,
 ) -> Calibration:
     """Calibration tokens for a model.
 
@@ -77,6 +79,7 @@ def gather_calibration(
         options: nsamples, seqlen, seed, add_bos, chat_template, encoding, calibration.
         progress: gets the steps of sampling, and what was taken for what.
         author: opens the original model with all its tensors, to write the text itself for `self`; None: `model` is.
+        unwritten: of `self` any ids will do, for a plan.
 
     Raises:
         CalibrationError: unreadable, too short, rows longer than the model's positions, or ids that the model
@@ -97,6 +100,8 @@ def gather_calibration(
         source = SELF
     if isinstance(source, torch.Tensor):
         tokens, words = _rows_of(source, options), "token ids given in memory"
+    elif isinstance(source, str) and source == SELF and unwritten:
+        tokens, words = any_tokens(model, tokenizer, options), SELF_WRITTEN
     elif isinstance(source, str) and source == SELF:
         with progress.stage("Sampling calibration text", options.nsamples):
             whole = author() if author else model

@@ -30,6 +30,22 @@ from roundel.model.text_path import text_model
 ROWS_AT_ONCE = 32
 
 
+def any_tokens(model: Any, tokenizer: Any | None, options: CalibrationOptions) -> torch.Tensor:
+    """`[nsamples, seqlen]` ids in the place of text that the model would write: time and memory are the same for any.
+
+    Args:
+        model: its tensors may be absent.
+        tokenizer, options: as for `sample_from_model`.
+
+    Raises:
+        CalibrationError: as `sample_from_model` would.
+    """
+    _beginning(model, tokenizer)
+    vocabulary = len(text_model(model).get_input_embeddings().weight)
+    generator = torch.Generator().manual_seed(options.seed)
+    return torch.randint(vocabulary, (options.nsamples, options.seqlen), generator=generator)
+
+
 @torch.no_grad()
 def sample_from_model(
     model: Any,
@@ -51,8 +67,7 @@ def sample_from_model(
         CalibrationError: no start token is known.
         NonFiniteError: the model predicts NaN or infinity.
     """
-    prefix = [_start_token(model, None)] if tokenizer is None else text_prefix(tokenizer)
-    start = prefix or [_start_token(model, tokenizer)]
+    prefix, start = _beginning(model, tokenizer)
     left_out = 0 if prefix and options.add_bos else len(start)
     sampled_tokens = options.seqlen + left_out - len(start)
     device = next(model.parameters()).device
@@ -97,6 +112,12 @@ def _unconfigured(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = kept
+
+
+def _beginning(model: Any, tokenizer: Any | None) -> tuple[list[int], list[int]]:
+    """What rows begin with, and what their writing starts from."""
+    prefix = [_start_token(model, None)] if tokenizer is None else text_prefix(tokenizer)
+    return prefix, prefix or [_start_token(model, tokenizer)]
 
 
 def _start_token(model: Any, tokenizer: Any | None) -> int:

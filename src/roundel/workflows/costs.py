@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from roundel.calibration.gather import counted_samples, gather_calibration
-from roundel.calibration.self_text import ROWS_AT_ONCE, sample_from_model
+from roundel.calibration.self_text import ROWS_AT_ONCE, any_tokens, sample_from_model
 from roundel.calibration.tokens import TooLittleTextError
 from roundel.engine.trial import Times, trial_rows, try_block
 from roundel.evaluation.distribution import Full
@@ -87,7 +87,8 @@ def costs_of(run: Run, recipe: Recipe, times: Times, spent: float, *, measured: 
         after = 2 * _IN_FLOAT32 * times.forward(weights, tokens) + tokens * _comparing(vocabulary)
     hidden = getattr(run.model.config.get_text_config(), "hidden_size", 0)
     streams = recipe.needs_original_stream + recipe.needs_quantized_stream
-    return Costs(times, spent, _no_text, after, streams * recipe.seqlen * hidden * _FLOAT)
+    text = _timed_text(run.request, run.source, recipe) if run.writes_text else _no_text
+    return Costs(times, spent, text, after, streams * recipe.seqlen * hidden * _FLOAT)
 
 
 def _comparing(vocabulary: int) -> float:
@@ -108,19 +109,15 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
         measured: whether the result is measured for its report.
     """
     source, available, counted = run.source, None, None
-    text: Callable[[int], float] = _no_text
     if run.writes_text:
-        text = _timed_text(run.request, source, recipe)
-        vocabulary = len(text_model(source.model).get_input_embeddings().weight)
-        generator = torch.Generator().manual_seed(recipe.seed)
-        tokens = torch.randint(vocabulary, (trial_rows(recipe), recipe.seqlen), generator=generator)
+        few = recipe.model_copy(update={"nsamples": trial_rows(recipe)})
+        tokens = any_tokens(source.model, source.tokenizer, few)
     else:
         tokens, available, counted = _read(run.request, source, recipe, most)
     times = try_block(run.job_of(recipe, tokens)).times
     times = replace(times, batch=times.batch / run.ranks.size, step=times.step / run.ranks.size)
-    spent = time.perf_counter() - run.began
-    known = costs_of(run, recipe, times, spent, measured=measured)
-    return replace(known, text=text, available=available, counted=counted)
+    known = costs_of(run, recipe, times, 0.0, measured=measured)
+    return replace(known, spent=time.perf_counter() - run.began, available=available, counted=counted)
 
 
 def _no_text(samples: int) -> float:

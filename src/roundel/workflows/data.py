@@ -27,6 +27,9 @@ class CalibrationReader:
         journal: keeps text that the model writes itself; None: nothing outlives the process.
         common: what other runs on the model found out.
         ranks: that share the samples.
+
+    Attributes:
+        unwritten: of text that the model would write itself any ids will do, for a plan.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class CalibrationReader:
     ) -> None:
         self.request, self.recipe, self.source = request, recipe, source
         self.journal, self.common, self.ranks = journal, common, ranks
+        self.unwritten = False
 
     def read(self) -> Calibration | None:
         """Tokens of all ranks; None for a recipe that reads none.
@@ -104,4 +108,5 @@ class CalibrationReader:
             self.recipe,
             self.request.options.listener,
             lambda: (author or self.request.open()).model,
+            unwritten=self.unwritten,
         )

@@ -41,6 +41,7 @@ def plan_request(
         run = Run(request, recipe, device, home, Destination(target=output, stream_with=Path(folder)))
         if within is not None:
             keep_within(run, within)
+        run.leave_text_unwritten()
         _ = run.data
         spent = time.perf_counter() - run.began
         plan, tried = run.plan(trial)

@@ -235,10 +235,11 @@ class Run:
 
     def take(self, recipe: Recipe) -> None:
         """Another recipe, before the work begins: the same grids, other samples or iterations."""
-        self.recipe = recipe
-        self._reader = CalibrationReader(
-            self.request, recipe, self.source, self.destination.journal, self.common, self.ranks
-        )
+        self.recipe = self._reader.recipe = recipe
+
+    def leave_text_unwritten(self) -> None:
+        """For a plan: any tokens will do in the place of text that the model would write."""
+        self._reader.unwritten = True
 
     @property
     def writes_text(self) -> bool:
