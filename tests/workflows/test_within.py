@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import roundel
+from roundel.engine.block import BlockQuantizer
 from roundel.engine.trial import Times
 from roundel.errors import RecipeError, Stopped
 from roundel.recipe.ladder import rungs
@@ -147,6 +149,21 @@ def test_a_model_in_memory_is_tried_and_left_as_it_was(llama: Path, load_model) 
     assert any(words.startswith("Within 10 s: ") and "iterations of 2 on" in words for words in heard)
     for name, tensor in model.state_dict().items():
         assert tensor.equal(before[name]), name
+
+
+def test_a_plan_tries_one_block_once(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, quantize = [], BlockQuantizer.quantize
+
+    def count(worker: BlockQuantizer, index: int, *more: Any) -> Any:
+        tried.append(index)
+        return quantize(worker, index, *more)
+
+    monkeypatch.setattr(BlockQuantizer, "quantize", count)
+    plan, trial = roundel.plan(llama, roundel.Recipe(**SETTINGS), calibration="pydoc", within="1m")
+    assert tried == [0]
+    assert trial is not None
+    assert trial.seconds > 0
+    assert trial.peak >= plan.outside
 
 
 def test_a_model_that_writes_its_own_text(llama: Path) -> None:

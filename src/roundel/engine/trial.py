@@ -156,14 +156,15 @@ class Tried:
     rows: int
 
 
-def run_trial(job: Job, plan: Plan) -> Trial:
-    """Quantize the first block on a little data; the model is left as it was.
+def run_trial(job: Job, plan: Plan, tried: Tried | None = None) -> Trial:
+    """What a run will take, by its first block quantized on a little data; the model is left as it was.
 
     Args:
         job: the run's.
         plan: its bytes.
+        tried: the block, where it was tried already in batches of the same size.
     """
-    tried = try_block(job)
+    tried = tried or try_block(job)
     samples = 0 if job.tokens is None else len(job.tokens)
     streams = plan.memory.get(PlanPart.STREAMS, 0) * max(0.0, 1 - tried.rows / samples) if samples else 0.0
     return Trial(

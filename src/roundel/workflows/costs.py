@@ -103,7 +103,7 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
     """Read the data, try one block, and time the writing of text.
 
     Args:
-        run: before its work; it is as it was afterwards.
+        run: before its work; it is as it was afterwards, and has the block as it was tried.
         recipe: the run's, with the length of samples and the batch that are to be used.
         most: samples that are of any use.
         measured: whether the result is measured for its report.
@@ -114,7 +114,8 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
         tokens = any_tokens(source.model, source.tokenizer, few)
     else:
         tokens, available, counted = _read(run.request, source, recipe, most)
-    times = try_block(run.job_of(recipe, tokens)).times
+    run.tried = try_block(run.job_of(recipe, tokens))
+    times = run.tried.times
     times = replace(times, batch=times.batch / run.ranks.size, step=times.step / run.ranks.size)
     known = costs_of(run, recipe, times, 0.0, measured=measured)
     return replace(known, spent=time.perf_counter() - run.began, available=available, counted=counted)

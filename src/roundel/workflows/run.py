@@ -19,7 +19,7 @@ from roundel.engine.footprint import ActivationFootprint, bytes_of_batch
 from roundel.engine.job import Job
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamHome
-from roundel.engine.trial import Trial, run_trial
+from roundel.engine.trial import Trial, Tried, run_trial
 from roundel.errors import FormatError, ModelError, OutputError
 from roundel.formats import CONTAINERS
 from roundel.formats.companions import Companions
@@ -89,6 +89,9 @@ class Run:
         destination: where the result goes.
         common: what other runs on the model found out.
 
+    Attributes:
+        tried: a block, where one was tried to choose what the run's time suffices for.
+
     Raises:
         RoundelError: bad input, found before the work.
     """
@@ -146,6 +149,7 @@ class Run:
             self.progress.say(
                 f"{self.source.extra.summary} of the checkpoint, without a place in {kind}: {what}"
             )
+        self.tried: Tried | None = None
         self._reader = CalibrationReader(
             request, recipe, self.source, destination.journal, self.common, self.ranks
         )
@@ -319,7 +323,7 @@ class Run:
         with ExitStack() as undo:
             undo.callback(rejoin, self.model)
             plan = self.count()
-            return plan, run_trial(self.job(), plan) if trial else None
+            return plan, run_trial(self.job(), plan, self.tried) if trial else None
 
     def keep_streams_in_files(self) -> None:
         """From now on."""
