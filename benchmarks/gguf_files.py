@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.self_text import sample_from_model
-from roundel.evaluation.distribution import Difference, check_vocabulary, next_token_loss
+from roundel.evaluation.distribution import Difference, check_vocabulary, losses_of, next_token_loss
 from roundel.evaluation.measure import measure
 from roundel.evaluation.predict import Whole
 from roundel.evaluation.quality import summarize
@@ -187,7 +187,8 @@ class Kept:
         check_vocabulary(self.log_p.shape[-1], found)
         log_q = log_softmax(found, -1)
         kl = (self.log_p.exp() * (self.log_p - log_q)).sum(-1)
-        return Difference(self.loss, kl, found.argmax(-1) == self.likeliest)
+        found_loss = losses_of(log_q[:-1], window[1:])
+        return Difference(self.loss, found_loss, kl, found.argmax(-1) == self.likeliest)
 
 
 class Judge:

@@ -37,4 +37,5 @@ def test_kept_predictions_compare_as_logits_do() -> None:
     kept, full = (kind.compare(found, window) for kind in (Kept.of(wanted, window), Full(wanted)))
     assert torch.equal(kept.kl, full.kl)
     assert torch.equal(kept.loss, full.loss)
+    assert torch.equal(kept.found_loss, full.found_loss)
     assert torch.equal(kept.same, full.same)

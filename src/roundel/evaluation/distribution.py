@@ -61,8 +61,8 @@ class Full:
         rows = zip(self.logits.split(_ROWS), found.to(self.logits.device).split(_ROWS), strict=True)
         for (p, q), following in zip(rows, window.roll(-1).split(_ROWS), strict=True):
             log_p, log_q = F.log_softmax(p.float(), -1), F.log_softmax(q.float(), -1)
-            loss.append(_losses(log_p, following))
-            found_loss.append(_losses(log_q, following))
+            loss.append(losses_of(log_p, following))
+            found_loss.append(losses_of(log_q, following))
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1).cpu())
             same.append((p.argmax(-1) == q.argmax(-1)).cpu())
         # The last prediction is of a token that nobody knows.
@@ -107,7 +107,7 @@ class Top:
         parts = zip(*(of_all.split(_ROWS) for of_all in rows), strict=True)
         for q, following, ids, log_p, log_rest in parts:
             log_q = F.log_softmax(q.float(), -1).cpu()
-            found_loss.append(_losses(log_q, following))
+            found_loss.append(losses_of(log_q, following))
             likely = log_q.gather(-1, ids.long())
             others = log_q.scatter(-1, ids.long(), float("-inf")).logsumexp(-1)
             rest = log_rest.exp() * (log_rest - others)
@@ -116,8 +116,8 @@ class Top:
         return Difference(self.loss, torch.cat(found_loss)[:-1], torch.cat(kl), torch.cat(same))
 
 
-def _losses(log_p: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
-    """Of tokens whose predictions `[s, V]` are these, `[s]` on the CPU."""
+def losses_of(log_p: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    """Losses `[s]` of the tokens `following [s]`, on the CPU, by their predictions `log_p [s, V]`."""
     return -log_p.gather(-1, following.to(log_p.device)[:, None])[:, 0].cpu()
 
 
