@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from roundel.calibration.options import CalibrationOptions
 from roundel.calibration.self_text import sample_from_model
-from roundel.evaluation.distribution import Difference, check_vocabulary, losses_of, next_token_loss
+from roundel.evaluation.distribution import Difference, check_vocabulary, losses_of
 from roundel.evaluation.measure import measure
 from roundel.evaluation.predict import Whole
 from roundel.evaluation.quality import summarize
@@ -180,7 +180,8 @@ class Kept:
     @classmethod
     def of(cls, logits: torch.Tensor, window: torch.Tensor) -> "Kept":
         """Of `logits [S, V]`."""
-        return cls(log_softmax(logits, -1), logits.argmax(-1), next_token_loss(logits, window))
+        log_p = log_softmax(logits, -1)
+        return cls(log_p, logits.argmax(-1), losses_of(log_p[:-1], window[1:]))
 
     def compare(self, found: torch.Tensor, window: torch.Tensor) -> Difference:
         """What `roundel.evaluation.distribution.Full` finds, bit for bit."""

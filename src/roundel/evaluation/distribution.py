@@ -90,14 +90,18 @@ class Top:
     @classmethod
     def of(cls, logits: torch.Tensor, window: torch.Tensor, k: int) -> "Top":
         """Of `logits [S, V]`, where k < V."""
-        ids, log_p, log_rest = [], [], []
-        for rows in logits.split(_ROWS):
-            likely, places = F.log_softmax(rows.float(), -1).sort(dim=-1, descending=True, stable=True)
+        ids, log_p, log_rest, loss = [], [], [], []
+        for rows, following in zip(logits.split(_ROWS), window.roll(-1).split(_ROWS), strict=True):
+            of_all = F.log_softmax(rows.float(), -1)
+            loss.append(losses_of(of_all, following))
+            likely, places = of_all.sort(dim=-1, descending=True, stable=True)
             ids.append(places[:, :k].int().cpu())
             log_p.append(likely[:, :k].cpu())
             log_rest.append(likely[:, k:].logsumexp(-1).cpu())
-        loss = next_token_loss(logits, window)
-        return cls(torch.cat(ids), torch.cat(log_p), torch.cat(log_rest), loss, logits.shape[-1])
+        # The last prediction is of a token that nobody knows.
+        return cls(
+            torch.cat(ids), torch.cat(log_p), torch.cat(log_rest), torch.cat(loss)[:-1], logits.shape[-1]
+        )
 
     def compare(self, found: torch.Tensor, window: torch.Tensor) -> Difference:
         """By the k tokens and the rest."""

@@ -36,8 +36,8 @@ _LEFT = (
     *("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json"),
     *("report.json", "roundel*.json"),
 )
-# Arguments of the call that opened a tokenizer, which transformers takes for settings of it.
 _GGUF = "gguf_file"
+# Arguments of the call that opened a tokenizer, which transformers takes for settings of it.
 _OPENED = ("local_files_only", "is_local", "trust_remote_code", _GGUF, "name_or_path", "_commit_hash")
 # Words of several alphabets, blanks and marks; special tokens come in between.
 _PROBE = "Once  upon a\ttime,\n\n it's {}Text {} текст {}文字 עברית हिन्दी é e\u0301 😀 0123456789 ...  "
