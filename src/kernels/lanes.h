@@ -31,8 +31,9 @@ constexpr Number kNumber = sizeof(T) == sizeof(float) ? Number::Float32 : Number
 // The first `count` of them; zeros behind.
 template <class Isa, class T>
 inline Lanes<Isa> load(const T* from, int64_t count) {
-  T kept[kLanes] = {};
+  T kept[kLanes];
   if (count < kLanes) {
+    std::memset(kept, 0, sizeof kept);
     std::memcpy(kept, from, count * sizeof(T));
     from = kept;
   }

@@ -23,6 +23,7 @@ import torch
 
 from roundel.errors import NonFiniteError, OutputError, RecipeError
 from roundel.system.files import flush, reported, write_durably
+from roundel.system.finite import all_finite
 from roundel.system.ranks import ALONE, Ranks
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -289,8 +290,7 @@ def run_all(
     """
     for rows in batches(inputs, batch_size):
         found = run(inputs[rows].to(device))
-        # A finite sum has finite terms: one pass. Of finite terms so large that their sum is not, each is looked at.
-        if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():
+        if not all_finite(found):
             raise NonFiniteError(
                 f"the output of {name} holds NaN or infinity on the calibration data: finite activations are expected; "
                 "the model is damaged, or the text is none that it can read"

@@ -15,6 +15,7 @@ from roundel.methods.rtn import make_start
 from roundel.methods.spqr import spqr
 from roundel.model.linears import LinearView
 from roundel.recipe import Recipe
+from roundel.system.finite import all_finite
 
 
 @dataclass
@@ -62,7 +63,7 @@ def check_weight(view: LinearView) -> None:
     Raises:
         NonFiniteError: the weight holds NaN or infinity.
     """
-    if not torch.isfinite(view.weight).all():
+    if not all_finite(view.weight):
         raise NonFiniteError(f"the weight of {view.name} holds NaN or infinity: the source model is damaged")
 
 

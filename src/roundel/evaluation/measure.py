@@ -16,6 +16,7 @@ import torch
 from roundel.errors import NonFiniteError
 from roundel.evaluation.distribution import Difference, Distribution, next_token_loss
 from roundel.evaluation.predict import Predictor
+from roundel.system.finite import all_finite
 from roundel.system.ranks import ALONE, Ranks
 
 
@@ -90,5 +91,5 @@ def measure(
 
 def check_finite(logits: torch.Tensor, number: int) -> None:
     """Raise NonFiniteError where the logits of a window hold NaN or infinity."""
-    if not torch.isfinite(logits).all():
+    if not all_finite(logits):
         raise NonFiniteError(f"the logits of window {number} hold NaN or infinity: a whole model is expected")

@@ -37,6 +37,8 @@ _LEFT = (
     *("report.json", "roundel*.json"),
 )
 _GGUF = "gguf_file"
+# The key of classes that come as code beside a file.
+_CODE = "auto_map"
 # Arguments of the call that opened a tokenizer, which transformers takes for settings of it.
 _OPENED = ("local_files_only", "is_local", "trust_remote_code", _GGUF, "name_or_path", "_commit_hash")
 # Words of several alphabets, blanks and marks; special tokens come in between.
@@ -197,8 +199,11 @@ def _code_of(path: Path) -> Iterator[str]:
     """Modules in which the classes are that a file names."""
     if path.suffix != ".json":
         return
+    text = path.read_bytes()
+    if _CODE.encode() not in text:
+        return  # to parse a large vocabulary takes seconds
     try:
-        classes = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
+        classes = json.loads(text).get(_CODE) or {}
     except (ValueError, AttributeError):
         return  # opening it reports the error
     for names in classes.values():

@@ -209,9 +209,8 @@ class Scheme(BaseModel):
         dtype = self.torch_dtype
         info = torch.finfo(dtype)
         floor = 2.0**-24 if dtype is torch.float16 else info.tiny
-        sign = torch.where(scale < 0, -1.0, 1.0)
-        size = scale.abs().clamp(floor, info.max)
-        return (sign * size).to(dtype).float()
+        # -0 + 0 is 0: only what is less than nothing is negative.
+        return scale.abs().clamp_(floor, info.max).copysign_(scale + 0.0).to(dtype).float()
 
 
 def type_settings(name: str) -> dict[str, Any]:

@@ -80,8 +80,12 @@ class _Best:
         self.error = grid_errors(self.groups, self.importance, self.scheme, self.scale, self.zero.round())
 
     def offer(self, scales: torch.Tensor, zeros: torch.Tensor) -> None:
-        """Take the best of the candidates `[C, rows, G, 1]` (integer zero points) wherever it is strictly better."""
-        scales = self.scheme.round_scale(scales)
+        """Take the best of the candidates `[C, rows, G, 1]` wherever it is strictly better.
+
+        Args:
+            scales: as they would be stored.
+            zeros: integers.
+        """
         choice = choose_grids(self.groups, self.importance, self.scheme, scales, zeros, self.error)
         self.scale = take_chosen(choice, scales, self.scale)
         self.zero = take_chosen(choice, zeros, self.zero)
@@ -106,15 +110,15 @@ def _try_ranges(best: _Best, start: QParams) -> None:
     levels, shares = best.scheme.levels, _column(range_shares(best.scheme.bits), start.scale)
     lo, hi = -start.zero * start.scale, (levels - start.zero) * start.scale
     low, high = shares * lo, shares * hi
-    scales = best.scheme.round_scale(((high - low[:, None]) / levels).flatten(0, 1))
-    zeros = (-low.repeat_interleave(len(shares), 0) / scales).round_().clamp_(0, levels)
-    best.offer(scales, zeros)
+    scales = best.scheme.round_scale((high - low[:, None]).div_(levels))
+    zeros = (-low[:, None] / scales).round_().clamp_(0, levels)
+    best.offer(scales.flatten(0, 1), zeros.flatten(0, 1))
 
 
 def _try_symmetric(best: _Best, start: QParams) -> None:
     signs = (1.0, -1.0) if best.scheme.sym_range == "full" else (1.0,)
     shares = [share * sign for share in range_shares(best.scheme.bits) for sign in signs]
-    scales = start.scale * _column(shares, start.scale)
+    scales = best.scheme.round_scale(start.scale * _column(shares, start.scale))
     best.offer(scales, start.zero.expand_as(scales))
 
 
@@ -123,7 +127,8 @@ def _try_neighbours(best: _Best) -> None:
     factors = _column((1 - 2 * step, 1 - step, 1, 1 + step, 1 + 2 * step), best.scale)
     shifts = _column((0,) if best.scheme.sym else (-1, 0, 1), best.scale)
     zeros = (best.zero.round() + shifts).clamp(0, best.scheme.levels)
-    best.offer((best.scale * factors).repeat(len(shifts), 1, 1, 1), zeros.repeat_interleave(len(factors), 0))
+    scales = best.scheme.round_scale(best.scale * factors)
+    best.offer(scales.repeat(len(shifts), 1, 1, 1), zeros.repeat_interleave(len(factors), 0))
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
@@ -134,4 +139,5 @@ def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
 def _refit(best: _Best) -> None:
     zero = best.zero.round()
     _, squares, products = sum_codes(best.groups, best.importance, best.scheme, best.scale, zero)
-    best.offer(torch.where(squares > 0, products / squares, best.scale)[None], zero[None])
+    scale = best.scheme.round_scale(torch.where(squares > 0, products / squares, best.scale))
+    best.offer(scale[None], zero[None])

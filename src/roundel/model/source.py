@@ -35,6 +35,7 @@ from roundel.model.stored.loading import load_stored
 from roundel.model.stored_types import PLAIN_TYPES, prevailing_type
 from roundel.model.text_path import text_model
 from roundel.model.turns import empty_weights, in_turn
+from roundel.system.finite import all_finite
 
 # What transformers raises at a config or a GGUF header that makes no sense.
 _SENSELESS = (
@@ -289,7 +290,7 @@ def fingerprint(
     for name, tensor in (storage or InMemory()).tensors(model):
         if tensor.shape != shapes[name]:
             raise _wrong_shape(name, tensor.shape, shapes[name], "the source model")
-        if name in parameters and not torch.isfinite(tensor).all():
+        if name in parameters and not all_finite(tensor):
             raise NonFiniteError(
                 f"{name} of the source model holds NaN or infinity: finite weights are expected; it was saved like "
                 "that, so take an earlier checkpoint, or another model"

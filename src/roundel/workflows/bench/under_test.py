@@ -13,6 +13,7 @@ from roundel.model.bytes_read import bytes_read
 from roundel.model.source import positions
 from roundel.model.text_path import reading_text, text_model
 from roundel.runtime.modes import Mode
+from roundel.system.finite import all_finite
 from roundel.system.memory import peak_memory
 from roundel.workflows.open import find_model, open_model
 from roundel.workflows.packed import Packing
@@ -114,7 +115,7 @@ class ModelUnderTest:
         """Everything once, before it is timed; bytes of weights that a step reads."""
         with reading_text(self._model):
             found = self._read(self._ids)
-            if not torch.isfinite(found.logits).all():
+            if not all_finite(found.logits):
                 raise NonFiniteError(
                     f"the logits of {self._name} are NaN or infinite: a model that computes numbers is expected; its "
                     "weights are damaged, or it was quantized with settings that it does not bear"
