@@ -38,4 +38,8 @@ void sum_codes(const CodeSums& c, int threads, const InstructionSet& with) {
   for_rows(c.shape, threads, [&](int64_t row) { with.sum_codes(c, row); });
 }
 
+void search_grids(const GridSearch& s, int threads, const InstructionSet& with) {
+  for_rows(s.shape, threads, [&](int64_t row) { with.search_grids(s, row); });
+}
+
 }  // namespace roundel

@@ -19,4 +19,7 @@ void choose_grids(const Candidates& c, int threads, const InstructionSet& with);
 // Sums over the codes of every group.
 void sum_codes(const CodeSums& c, int threads, const InstructionSet& with);
 
+// The searched grid of every group.
+void search_grids(const GridSearch& s, int threads, const InstructionSet& with);
+
 }  // namespace roundel

@@ -4,6 +4,7 @@
 #include "activations.h"
 #include "best_grid.h"
 #include "code_sums.h"
+#include "grid_search.h"
 #include "learned_rounding.h"
 #include "matrix.h"
 
@@ -44,6 +45,7 @@ using RoundLearned = void (*)(const LearnedRounding&, int64_t row, Number type, 
 using Descend = void (*)(const LearnedRounding&, int64_t row, Number type, const void* gradient, const Descent&);
 using ChooseGrids = void (*)(const Candidates&, int64_t row);
 using SumCodes = void (*)(const CodeSums&, int64_t row);
+using SearchGrids = void (*)(const GridSearch&, int64_t row);
 
 struct InstructionSet {
   const char* name;
@@ -59,6 +61,7 @@ struct InstructionSet {
   Descend descend;
   ChooseGrids choose_grids;
   SumCodes sum_codes;
+  SearchGrids search_grids;
 };
 
 // Best first; the last one, "portable", is everywhere.

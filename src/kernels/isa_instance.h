@@ -25,7 +25,8 @@ constexpr InstructionSet instance(const char* name, bool (*present)()) {
           round_learned<Isa>,
           descend<Isa>,
           choose_grids<Isa>,
-          sum_codes<Isa>};
+          sum_codes<Isa>,
+          search_grids<Isa>};
 }
 
 }  // namespace

@@ -191,5 +191,25 @@ NB_MODULE(_kernels, m) {
             sum_codes(sums, threads, with);
           },
           nb::kw_only(), nb::arg("scale"), nb::arg("zero"), nb::arg("codes"), nb::arg("squares"), nb::arg("products"),
-          nb::arg("threads"), nb::arg("instruction_set") = "");
+          nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "search_grids",
+          [](const Weights& self, int type, const std::vector<float>& shares, const std::vector<float>& factors,
+             bool zeros, int64_t rounds, uintptr_t scale, uintptr_t zero, int threads, const std::string& set) {
+            const GridSearch search{self,
+                                    static_cast<Number>(type),
+                                    shares.data(),
+                                    static_cast<int64_t>(shares.size()),
+                                    factors.data(),
+                                    static_cast<int64_t>(factors.size()),
+                                    zeros,
+                                    rounds,
+                                    address<float>(scale),
+                                    address<float>(zero)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            search_grids(search, threads, with);
+          },
+          nb::kw_only(), nb::arg("type"), nb::arg("shares"), nb::arg("factors"), nb::arg("zeros"), nb::arg("rounds"),
+          nb::arg("scale"), nb::arg("zero"), nb::arg("threads"), nb::arg("instruction_set") = "");
 }

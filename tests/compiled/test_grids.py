@@ -12,6 +12,7 @@ from roundel.grid.affine import minmax_start
 from roundel.grid.best_grid import choose_grids, sum_codes
 from roundel.grid.groups import to_groups
 from roundel.grid.scheme import Scheme
+from roundel.grid.search import searched_start
 from roundel.methods.learned_rounding import descend, round_learned
 
 SETS = [pytest.param(name, id=name) for name in instruction_sets() or ["none"]]
@@ -129,6 +130,44 @@ def test_sums_of_codes(case: Case, instructions: str, monkeypatch: pytest.Monkey
         wanted = sum_codes(*args)
     found = grids.sum_codes(*args, instructions)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+SEARCHED = {
+    "integers": Scheme(bits=3, group_size=64),
+    "narrow": Scheme(bits=4, group_size=12),
+    "row": Scheme(bits=8, group_size=-1),
+    "bfloat16": Scheme(bits=2, group_size=32, scale_dtype="bfloat16"),
+    "float32": Scheme(bits=4, group_size=128, scale_dtype="float32"),
+    "symmetric": Scheme(bits=3, group_size=32, sym=True),
+    "classic": Scheme(bits=4, group_size=64, sym=True, sym_range="classic"),
+}
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-9, 1e-6, 1, 1e6, 1e37, 0])
+@pytest.mark.parametrize("scheme", SEARCHED.values(), ids=SEARCHED.keys())
+def test_the_search(scheme: Scheme, size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sizes whose scales the type can hardly say, or not at all: they are rounded and bounded alike.
+    case = Case(scheme, (33, 224), 2)
+    weight = case.groups.flatten(1)[:, :224] * size
+    diagonal = case.gradient[0].square()
+    for importance in (diagonal, None):
+        with by_torch(monkeypatch):
+            wanted = searched_start(weight, scheme, importance)
+        found = searched_start(weight, scheme, importance)
+        assert torch.equal(found.scale, wanted.scale)
+        assert torch.equal(found.zero, wanted.zero)
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_the_search_by_every_instruction_set(instructions: str) -> None:
+    case = Case(SEARCHED["integers"], (33, 224), 3)
+    tries = grids.GridTries(torch.float16, (1.4, 1.0, 0.7), (0.9, 1.0, 1.1), zeros=True, rounds=2)
+    args = (case.groups, case.importance, case.scheme, case.scale, case.zero, tries)
+    for found, wanted in zip(
+        grids.search_grids(*args, instructions), grids.search_grids(*args, "portable"), strict=True
+    ):
+        assert torch.equal(found, wanted)
+    assert not torch.equal(grids.search_grids(*args, instructions)[0], case.scale)
 
 
 def test_threads_change_nothing(scheme: Scheme) -> None:

@@ -156,7 +156,7 @@ void check_descent(const Case& c, const InstructionSet& set, int threads, int se
   if (!same(found, wanted)) fail(set, "offsets by bfloat16", seed);
 }
 
-void check_search(const Case& c, const InstructionSet& set, int threads, int seed) {
+void check_tries(const Case& c, const InstructionSet& set, int threads, int seed) {
   const int64_t groups = static_cast<int64_t>(c.scale.size());
   std::vector<int32_t> wanted(groups, -1), found(groups, -1);
   std::vector<float> least(groups, std::numeric_limits<float>::infinity()), error = least;
@@ -169,7 +169,7 @@ void check_search(const Case& c, const InstructionSet& set, int threads, int see
       Sum missed, a, aa, aw;
       for (int64_t i = 0; i < c.shape.group; ++i) {
         const float w = c.weight[group * c.shape.group + i], h = c.importance[k * c.shape.group + i];
-        const float code = c.clamped(c.code(w / s, s, z)), miss = c.decoded(code, s, z) - w;
+        const float code = c.clamped(c.code(w * (1.0f / s), s, z)), miss = c.decoded(code, s, z) - w;
         missed.add(i, miss * miss * h);
         const float distance = c.kind.minima ? code : code - z, weighted = distance * h;
         a.add(i, weighted);
@@ -193,6 +193,43 @@ void check_search(const Case& c, const InstructionSet& set, int threads, int see
     fail(set, "sums of codes", seed);
 }
 
+// What the search finds of a group does not depend on the instruction set, nor on the rows around it, and it never has
+// more error than its start. That it tries what it should, the tests against torch's operators say.
+void check_search(const Case& c, const InstructionSet& set, int threads, int seed) {
+  const std::vector<float> shares{2, 1, 0.6f, -0.3f}, factors{0.9f, 1, 1.1f};
+  const Number types[]{Number::Float16, Number::Bfloat16, Number::Float32};
+  const Number type = types[seed % 3];
+  const bool zeros = c.kind.round_zero && seed % 2;
+  const auto search = [&](const Weights& weights, std::vector<float>& scale, std::vector<float>& zero,
+                          const InstructionSet& with) {
+    search_grids({weights, type, shares.data(), 4, factors.data(), 3, zeros, 2, scale.data(), zero.data()}, threads, with);
+  };
+  std::vector<float> scale = c.scale, zero = c.zero, of_portable = c.scale, zero_of_portable = c.zero;
+  if (!c.kind.minima)
+    for (float& z : zero) z = std::nearbyint(z);
+  zero_of_portable = zero;
+  const std::vector<float> start = zero;
+  search(c.weights(), scale, zero, set);
+  search(c.weights(), of_portable, zero_of_portable, *instruction_set("portable"));
+  if (!same(scale, of_portable) || !same(zero, zero_of_portable)) fail(set, "searched grids", seed);
+  if (c.kind.minima) return;  // the search is not asked for them
+  const int64_t groups = static_cast<int64_t>(scale.size());
+  std::vector<int32_t> choice(groups, -1);
+  std::vector<float> before(groups, std::numeric_limits<float>::infinity()), after = before;
+  choose_grids({c.weights(), 1, c.scale.data(), start.data(), choice.data(), before.data()}, threads, set);
+  choose_grids({c.weights(), 1, scale.data(), zero.data(), choice.data(), after.data()}, threads, set);
+  for (int64_t group = 0; group < groups; ++group)
+    if (!(after[group] <= before[group])) fail(set, "errors of searched grids", seed);
+  // The last row alone.
+  const int64_t row = (c.shape.rows - 1) * c.shape.groups;
+  Weights last = c.weights();
+  last.shape.rows = 1;
+  last.weight += row * c.shape.group;
+  std::vector<float> alone(c.scale.begin() + row, c.scale.end()), zero_alone(start.begin() + row, start.end());
+  search(last, alone, zero_alone, set);
+  if (!same(alone, std::vector<float>(scale.begin() + row, scale.end()))) fail(set, "searched grids of a row", seed);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -203,6 +240,7 @@ int main(int count, char** arguments) {
       const Case c(random);
       check_rounding(c, *set, 1 + seed % 3, seed);
       check_descent(c, *set, 1 + seed % 3, seed);
+      check_tries(c, *set, 1 + seed % 3, seed);
       check_search(c, *set, 1 + seed % 3, seed);
     }
     std::printf("%s: grids of %d weights are those of plain loops\n", set->name, weights);

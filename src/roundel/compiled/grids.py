@@ -4,6 +4,7 @@ All take weights in groups, `[out, G, g]` float32 on the CPU, with scales and ze
 stored; `kind` says what these mean. `methods.learned_rounding` and `grid.best_grid` have the same in torch's operators.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,25 @@ class GridKind(Protocol):
     def minima(self) -> bool:
         """What is stored as zero points are the weights of code 0."""
         ...
+
+
+@dataclass(frozen=True)
+class GridTries:
+    """What a search for grids tries.
+
+    Attributes:
+        dtype: in which scales are stored.
+        shares: lengths of ranges, as shares of the start's.
+        factors: of the best scale so far: its neighbours.
+        zeros: ranges have two ends, of any two shares, and zero points have neighbours; else sizes are tried.
+        rounds: of neighbours, and of scales that are best for the codes.
+    """
+
+    dtype: torch.dtype
+    shares: tuple[float, ...]
+    factors: tuple[float, ...]
+    zeros: bool
+    rounds: int
 
 
 def serve(groups: torch.Tensor, *, weights: torch.dtype = torch.float32) -> bool:
@@ -156,6 +176,38 @@ def sum_codes(
         products=sums[2].data_ptr(),
     )
     return sums
+
+
+def search_grids(
+    groups: torch.Tensor,
+    importance: torch.Tensor,
+    kind: GridKind,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    tries: GridTries,
+    instruction_set: str = "",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The searched grid of every group: scale and zero point, `[out, G, 1]` each.
+
+    Args:
+        importance: of the weights, `[1, G, g]`.
+        scale, zero: the start.
+        tries: what is tried.
+    """
+    weights = _Weights(groups, kind, importance=importance)
+    found = (scale.clone(), zero.clone())
+    weights.call(
+        "search_grids",
+        instruction_set,
+        type=NUMBERS[tries.dtype],
+        shares=list(tries.shares),
+        factors=list(tries.factors),
+        zeros=tries.zeros,
+        rounds=tries.rounds,
+        scale=weights.present(found[0], weights.statistics),
+        zero=weights.present(found[1], weights.statistics),
+    )
+    return found
 
 
 class _Weights:

@@ -101,6 +101,11 @@ def nearest_codes(
     position = groups / scale
     if offset is not None:
         position += offset
+    return round_codes_(position, zero, scheme)
+
+
+def round_codes_(position: torch.Tensor, zero: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """`clamp(round(u + z), 0, n)`, in place of u, the weights over their scales."""
     if scheme.round_zero:
         # Rounding first keeps halves where they are: z is an integer.
         return position.round_().add_(zero).clamp_(0, scheme.levels)

@@ -3,13 +3,14 @@
     E(s, z) = sum_j h_j (w^_j - w_j)^2
 
 with w^ the nearest weights on the grid and h the importance of the input channels. By a kernel in one pass over the
-weights, or by torch's operators, which find the same bits.
+weights, or by torch's operators, which find the same bits. Weights are multiplied by 1 / s: only one in the middle
+between two codes, which err alike, may get another code than division would give it.
 """
 
 import torch
 
 from roundel.compiled import grids
-from roundel.grid.affine import decode_, nearest_codes, zero_in_codes
+from roundel.grid.affine import decode_, round_codes_, zero_in_codes
 from roundel.grid.lanes import sum_groups
 from roundel.grid.scheme import Scheme
 
@@ -52,7 +53,7 @@ def choose_grids(
         return grids.choose_grids(groups, importance, scheme, scales, zeros, error)
     choice = torch.full(error.shape, -1, dtype=torch.int32, device=error.device)
     for number, (scale, zero) in enumerate(zip(scales, zeros, strict=True)):
-        codes = nearest_codes(groups, scale, zero_in_codes(scale, zero, scheme), scheme)
+        codes = _codes(groups, scale, zero, scheme)
         missed = decode_(codes, scale, zero, scheme).sub_(groups).square_().mul_(importance)
         found = sum_groups(missed)
         better = found < error
@@ -77,8 +78,12 @@ def sum_codes(
     """
     if grids.serve(groups):
         return grids.sum_codes(groups, importance, scheme, scale, zero)
-    a = nearest_codes(groups, scale, zero_in_codes(scale, zero, scheme), scheme)
+    a = _codes(groups, scale, zero, scheme)
     if not scheme.minima:
         a -= zero
     weighted = a * importance
     return sum_groups(weighted), sum_groups(weighted * a), sum_groups(weighted * groups)
+
+
+def _codes(groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    return round_codes_(groups * (1.0 / scale), zero_in_codes(scale, zero, scheme), scheme)

@@ -13,6 +13,9 @@ codes, which follows in closed form since E is quadratic in s. Candidates are co
 be stored, and the min/max grid is one of them: a searched start is never worse than it. All in fp32 (an fp16
 search is worse than none at 8 bits).
 
+On a CPU a kernel (grid_search.h) does all of this for one group after the other, with the bits that torch's operators
+find here.
+
 A fine pass over ranges alone, without refinement, takes two to three times as long and ends higher.
 
 Rejected: exponents other than 2 (OmniQuant and FlexRound's release use 2.4). With h as the weight, 2 is the
@@ -24,6 +27,8 @@ from dataclasses import dataclass
 
 import torch
 
+from roundel.compiled import grids
+from roundel.compiled.grids import GridTries
 from roundel.grid.affine import QParams, minmax_start
 from roundel.grid.best_grid import choose_grids, grid_errors, sum_codes, take_chosen
 from roundel.grid.groups import importance_groups, to_groups
@@ -52,15 +57,13 @@ def searched_start(weight: torch.Tensor, scheme: Scheme, diagonal: torch.Tensor 
 
 
 def _search(weight: torch.Tensor, importance: torch.Tensor, scheme: Scheme) -> QParams:
-    groups = to_groups(weight, scheme)
-    start = minmax_start(weight, scheme)
+    groups, start, tries = to_groups(weight, scheme), minmax_start(weight, scheme), _tries(scheme)
+    if grids.serve(groups):
+        return QParams(*grids.search_grids(groups, importance, scheme, start.scale, start.zero, tries))
     best = _Best(groups, importance, scheme, start.scale, start.zero)
-    if scheme.sym:
-        _try_symmetric(best, start)
-    else:
-        _try_ranges(best, start)
-    for _ in range(_ROUNDS):
-        _try_neighbours(best)
+    _try_ranges(best, tries)
+    for _ in range(tries.rounds):
+        _try_neighbours(best, tries)
         _refit(best)
         _refit(best)
     return QParams(best.scale, best.zero)
@@ -101,34 +104,32 @@ def range_shares(bits: int) -> tuple[float, ...]:
     return (1.05, 1.0, 0.97, 0.93, 0.88, 0.8)
 
 
-def _step(bits: int) -> float:
-    """Step between the scales that refinement tries."""
-    return 0.1 if bits <= 4 else 0.02
+def _tries(scheme: Scheme) -> GridTries:
+    shares = range_shares(scheme.bits)
+    if scheme.sym and scheme.sym_range == "full":
+        shares = tuple(share * sign for share in shares for sign in (1.0, -1.0))
+    step = 0.1 if scheme.bits <= 4 else 0.02
+    factors = (1 - 2 * step, 1 - step, 1.0, 1 + step, 1 + 2 * step)
+    return GridTries(scheme.torch_dtype, shares, factors, zeros=not scheme.sym, rounds=_ROUNDS)
 
 
-def _try_ranges(best: _Best, start: QParams) -> None:
-    levels, shares = best.scheme.levels, _column(range_shares(best.scheme.bits), start.scale)
-    lo, hi = -start.zero * start.scale, (levels - start.zero) * start.scale
-    low, high = shares * lo, shares * hi
+def _try_ranges(best: _Best, tries: GridTries) -> None:
+    shares, levels = _column(tries.shares, best.scale), best.scheme.levels
+    if not tries.zeros:
+        scales = best.scheme.round_scale(best.scale * shares)
+        best.offer(scales, best.zero.expand_as(scales))
+        return
+    low, high = shares * (-best.zero * best.scale), shares * ((levels - best.zero) * best.scale)
     scales = best.scheme.round_scale((high - low[:, None]).div_(levels))
     zeros = (-low[:, None] / scales).round_().clamp_(0, levels)
     best.offer(scales.flatten(0, 1), zeros.flatten(0, 1))
 
 
-def _try_symmetric(best: _Best, start: QParams) -> None:
-    signs = (1.0, -1.0) if best.scheme.sym_range == "full" else (1.0,)
-    shares = [share * sign for share in range_shares(best.scheme.bits) for sign in signs]
-    scales = best.scheme.round_scale(start.scale * _column(shares, start.scale))
-    best.offer(scales, start.zero.expand_as(scales))
-
-
-def _try_neighbours(best: _Best) -> None:
-    step = _step(best.scheme.bits)
-    factors = _column((1 - 2 * step, 1 - step, 1, 1 + step, 1 + 2 * step), best.scale)
-    shifts = _column((0,) if best.scheme.sym else (-1, 0, 1), best.scale)
+def _try_neighbours(best: _Best, tries: GridTries) -> None:
+    shifts = _column((-1, 0, 1) if tries.zeros else (0,), best.scale)
     zeros = (best.zero.round() + shifts).clamp(0, best.scheme.levels)
-    scales = best.scheme.round_scale(best.scale * factors)
-    best.offer(scales.repeat(len(shifts), 1, 1, 1), zeros.repeat_interleave(len(factors), 0))
+    scales = best.scheme.round_scale(best.scale * _column(tries.factors, best.scale))
+    best.offer(scales.repeat(len(shifts), 1, 1, 1), zeros.repeat_interleave(len(tries.factors), 0))
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
