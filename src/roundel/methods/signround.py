@@ -26,6 +26,7 @@ from roundel.grid.outliers import Outliers
 from roundel.grid.scheme import Scheme
 from roundel.methods.fake_quantize import straight_through
 from roundel.methods.learned_rounding import descend, offset_gradients, round_learned
+from roundel.methods.moved_range import moved_range
 from roundel.methods.optimizer import SignSGD
 from roundel.methods.parametrization import Parametrization
 
@@ -86,11 +87,7 @@ class RoundingOffsets(Parametrization):
         if self.scheme.minima:
             low = start.zero * self.low
             return self._stored(((start.zero + n * start.scale) * self.high - low) / n, low)
-        stretch = (self.high * (n - start.zero) + self.low * start.zero) / n
-        wanted = start.scale * stretch
-        scale = straight_through(wanted, self.scheme.round_scale(wanted.detach()))
-        zero = self.low * start.zero * start.scale / scale
-        return scale, straight_through(zero, zero.detach().round().clamp(0, n))
+        return moved_range(self.low, self.high, start.scale, start.zero, self.scheme)
 
     def begin_step(self, dtype: torch.dtype) -> torch.Tensor:
         """As `forward`, without a graph over anything of the weight's size."""
