@@ -44,6 +44,19 @@ inline __m512 i32gather_ps(__m512i at, const float* from) {
   const simde__m512i_private of = simde__m512i_to_private(at);
   return by_halves(_mm256_i32gather_ps(from, of.m256i[0], 4), _mm256_i32gather_ps(from, of.m256i[1], 4));
 }
+inline __m256 extractf32x8_ps(__m512 x, int half) {
+  return simde__m512_to_private(x).m256[half];
+}
+// The lower halves of all.
+inline __m256i cvtepi32_epi16(__m512i x) {
+  const simde__m512i_private of = simde__m512i_to_private(x);
+  const __m256i low = _mm256_set1_epi32(0xffff);
+  const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(of.m256i[0], low), _mm256_and_si256(of.m256i[1], low));
+  return _mm256_permute4x64_epi64(packed, 0b11011000);
+}
+inline __mmask16 mask_cmp_ps_mask(__mmask16 among, __m512 a, __m512 b, int how) {
+  return static_cast<__mmask16>(among & _mm512_cmp_ps_mask(a, b, how));
+}
 
 }  // namespace
 
@@ -56,3 +69,6 @@ inline __m512 i32gather_ps(__m512i at, const float* from) {
 #define _mm512_cvtepu8_epi32(x) cvtepu8_epi32(x)
 #undef _mm512_i32gather_ps
 #define _mm512_i32gather_ps(at, from, size) i32gather_ps(at, from)
+#define _mm512_cvtepi32_epi16(x) cvtepi32_epi16(x)
+#define _mm512_extractf32x8_ps(x, half) extractf32x8_ps(x, half)
+#define _mm512_mask_cmp_ps_mask(among, a, b, how) mask_cmp_ps_mask(among, a, b, how)
