@@ -91,10 +91,19 @@ def run(arguments: Namespace, name: str, bits: int, tokens: Path, output: Path) 
     wall, processor = time.perf_counter() - began, busy() - before
     # auto-round makes a folder of its own inside.
     written = next(output.rglob("config.json")).parent
+    take_type_of(arguments.model, written)
     found = roundel.evaluate(
         written, reference=arguments.model, text=arguments.text, window=512, limit=arguments.windows
     )
     return {"kl": found.texts[0].kl.mean.value, "processor": processor, "wall": wall}
+
+
+def take_type_of(model: str, written: Path) -> None:
+    """Have it computed in the original's type: auto-round's files of 4 bits say float16, which Gemma 3 overflows."""
+    about, original = (json.loads((Path(folder) / "config.json").read_text()) for folder in (written, model))
+    about.pop("torch_dtype", None)
+    about["dtype"] = original.get("dtype", original.get("torch_dtype"))
+    (written / "config.json").write_text(json.dumps(about, indent=2))
 
 
 def busy() -> float:
