@@ -138,6 +138,7 @@ SEARCHED = {
     "row": Scheme(bits=8, group_size=-1),
     "bfloat16": Scheme(bits=2, group_size=32, scale_dtype="bfloat16"),
     "float32": Scheme(bits=4, group_size=128, scale_dtype="float32"),
+    "real": Scheme(bits=4, group_size=16, round_zero=False),
     "symmetric": Scheme(bits=3, group_size=32, sym=True),
     "classic": Scheme(bits=4, group_size=64, sym=True, sym_range="classic"),
 }
