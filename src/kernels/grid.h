@@ -1,4 +1,4 @@
-// Weights in groups, on grids that are not fixed yet: learned_rounding.h moves them, best_grid.h tries several.
+// Weights in groups, on grids that are not fixed yet: learned_rounding.h moves them, grid_search.h tries many.
 #pragma once
 
 #include "lanes.h"
@@ -27,7 +27,7 @@ struct Weights {
 
 namespace {
 
-// Scale and zero point of one group.
+// Scale and zero point of one group, or of one in every lane.
 template <class Isa>
 struct Grid {
   Lanes<Isa> scale, zero;
@@ -35,10 +35,11 @@ struct Grid {
   Lanes<Isa> levels;
   bool round_zero, minima;
 
-  Grid(const GridKind& kind, float s, float z)
-      : scale(everywhere<Isa>(s)),
-        zero(everywhere<Isa>(z)),
-        code_zero(everywhere<Isa>(kind.minima ? -z / s : z)),
+  Grid(const GridKind& kind, float s, float z) : Grid(kind, everywhere<Isa>(s), everywhere<Isa>(z)) {}
+  Grid(const GridKind& kind, const Lanes<Isa>& s, const Lanes<Isa>& z)
+      : scale(s),
+        zero(z),
+        code_zero(kind.minima ? everywhere<Isa>(0) - z / s : z),
         levels(everywhere<Isa>(kind.levels)),
         round_zero(kind.round_zero),
         minima(kind.minima) {}

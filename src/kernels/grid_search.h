@@ -30,13 +30,8 @@ inline float stored_scale(float scale, Number type) {
                                                 : from_bits(0x7f7fffffu);
   float size = std::fabs(scale);
   size = size < least ? least : size > most ? most : size;
-  if (type != Number::Float32) {
-    // Bits behind the type's last one are rounded away, halves to even. Numbers below 2^-14 have fewer in float16.
-    const int behind = type == Number::Float16 ? 13 : 16;
-    const uint32_t bits = to_bits(size), half = (1u << (behind - 1)) - 1;
-    const float nearest = from_bits((bits + half + (bits >> behind & 1u)) & ~((1u << behind) - 1));
-    size = type == Number::Float16 && size < 0x1p-14f ? (size + 0.5f) - 0.5f : nearest;
-  }
+  if (type == Number::Float16) size = from_float16(to_float16(size));
+  if (type == Number::Bfloat16) size = from_bfloat16(to_bfloat16(size));
   return scale < 0 ? -size : size;
 }
 

@@ -1,6 +1,7 @@
 #include "grids.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "threads.h"
 
@@ -40,6 +41,12 @@ void sum_codes(const CodeSums& c, int threads, const InstructionSet& with) {
 
 void search_grids(const GridSearch& s, int threads, const InstructionSet& with) {
   for_rows(s.shape, threads, [&](int64_t row) { with.search_grids(s, row); });
+}
+
+void round_columns(const ErrorFeedback& r, int64_t first, int64_t last, int threads, const InstructionSet& with) {
+  if (last - first > kMostColumns) throw std::invalid_argument("too many columns at once");
+  const int64_t tasks = (r.rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  parallel(tasks, threads, [&](int64_t task) { with.round_columns(r, first, last, task * kRowsAtOnce); });
 }
 
 }  // namespace roundel

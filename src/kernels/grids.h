@@ -22,4 +22,8 @@ void sum_codes(const CodeSums& c, int threads, const InstructionSet& with);
 // The searched grid of every group.
 void search_grids(const GridSearch& s, int threads, const InstructionSet& with);
 
+// Columns [first, last) rounded one after the other, each making up for the errors of those before it among them.
+// Throws std::invalid_argument: they are more than kMostColumns.
+void round_columns(const ErrorFeedback& r, int64_t first, int64_t last, int threads, const InstructionSet& with);
+
 }  // namespace roundel

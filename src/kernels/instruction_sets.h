@@ -4,6 +4,7 @@
 #include "activations.h"
 #include "best_grid.h"
 #include "code_sums.h"
+#include "error_feedback.h"
 #include "grid_search.h"
 #include "learned_rounding.h"
 #include "matrix.h"
@@ -47,6 +48,9 @@ using ChooseGrids = void (*)(const Candidates&, int64_t row);
 using SumCodes = void (*)(const CodeSums&, int64_t row);
 using SearchGrids = void (*)(const GridSearch&, int64_t row);
 
+// Of kRowsAtOnce rows, or what is left.
+using RoundColumns = void (*)(const ErrorFeedback&, int64_t first, int64_t last, int64_t row);
+
 struct InstructionSet {
   const char* name;
   bool (*present)();
@@ -62,6 +66,7 @@ struct InstructionSet {
   ChooseGrids choose_grids;
   SumCodes sum_codes;
   SearchGrids search_grids;
+  RoundColumns round_columns;
 };
 
 // Best first; the last one, "portable", is everywhere.

@@ -26,7 +26,8 @@ constexpr InstructionSet instance(const char* name, bool (*present)()) {
           descend<Isa>,
           choose_grids<Isa>,
           sum_codes<Isa>,
-          search_grids<Isa>};
+          search_grids<Isa>,
+          round_columns<Isa>};
 }
 
 }  // namespace

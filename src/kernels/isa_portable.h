@@ -121,10 +121,7 @@ struct Portable {
   }
   // Rounded to bfloat16, halves to even.
   static void store(uint16_t* p, const Real& a) {
-    for (int r = 0; r < kTileRows; ++r) {
-      const uint32_t bits = to_bits(a.of[r]);
-      p[r] = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-    }
+    for (int r = 0; r < kTileRows; ++r) p[r] = to_bfloat16(a.of[r]);
   }
 
   struct Table { float step, shift, base; };

@@ -212,4 +212,32 @@ NB_MODULE(_kernels, m) {
           },
           nb::kw_only(), nb::arg("type"), nb::arg("shares"), nb::arg("factors"), nb::arg("zeros"), nb::arg("rounds"),
           nb::arg("scale"), nb::arg("zero"), nb::arg("threads"), nb::arg("instruction_set") = "");
+
+  m.attr("most_columns") = kMostColumns;
+  m.def(
+      "round_columns",
+      [](int64_t first, int64_t last, int64_t columns, int64_t rows, float levels, bool round_zero, bool minima,
+         uintptr_t original, uintptr_t update, uintptr_t scale, uintptr_t zero, uintptr_t group, uintptr_t mask,
+         uintptr_t present, uintptr_t error, uintptr_t codes, uintptr_t residual, int threads, const std::string& set) {
+        const ErrorFeedback feedback{columns,
+                                     rows,
+                                     GridKind{levels, round_zero, minima},
+                                     address<const float>(original),
+                                     address<const float>(update),
+                                     address<const float>(scale),
+                                     address<const float>(zero),
+                                     address<const int64_t>(group),
+                                     address<const uint8_t>(mask),
+                                     address<float>(present),
+                                     address<float>(error),
+                                     address<uint8_t>(codes),
+                                     address<uint16_t>(residual)};
+        const InstructionSet& with = chosen(set);
+        nb::gil_scoped_release free;
+        round_columns(feedback, first, last, threads, with);
+      },
+      nb::kw_only(), nb::arg("first"), nb::arg("last"), nb::arg("columns"), nb::arg("rows"), nb::arg("levels"),
+      nb::arg("round_zero"), nb::arg("minima"), nb::arg("original"), nb::arg("update"), nb::arg("scale"),
+      nb::arg("zero"), nb::arg("group"), nb::arg("mask"), nb::arg("present"), nb::arg("error"), nb::arg("codes"),
+      nb::arg("residual"), nb::arg("threads"), nb::arg("instruction_set") = "");
 }

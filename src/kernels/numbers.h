@@ -1,4 +1,4 @@
-// Numbers of 16 bits as floats, where no vector instruction does it.
+// Numbers of 16 bits as floats and back, where no vector instruction does it.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,20 @@ inline float from_float16(uint16_t bits) {
   if (rest >= 0x7c00u) return from_bits(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
   // Multiplying by 2^112 moves the exponent, and makes subnormal numbers normal.
   return from_bits(sign | to_bits(from_bits(rest << 13) * from_bits(0x77800000u)));
+}
+
+// The nearest ones, halves to even; what is too large is infinite. No NaN.
+inline uint16_t to_bfloat16(float value) {
+  const uint32_t bits = to_bits(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+inline uint16_t to_float16(float value) {
+  const uint32_t bits = to_bits(value), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+  if (size >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520
+  // Below 2^-14 its last bit is 2^-24, which is that of 0.5 in float.
+  if (size < 0x38800000u) return static_cast<uint16_t>(sign | (to_bits(from_bits(size) + 0.5f) - to_bits(0.5f)));
+  return static_cast<uint16_t>(sign | (((size + 0xfffu + (size >> 13 & 1u)) >> 13) - (112u << 10)));
 }
 
 // One number of a known type.

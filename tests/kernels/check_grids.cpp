@@ -1,4 +1,4 @@
-// Learned rounding and the search for grids, by every instruction set of this build, on random groups: against plain loops
+// Learned rounding, the search for grids, and error feedback, by every instruction set of this build, on random groups: against plain loops
 // here, which round after every operation as the kernels do, and so to the last bit. Sums have one order everywhere.
 //
 //     check_grids [weights] [seed]
@@ -26,11 +26,6 @@ std::vector<float> normals(Random& random, int64_t count, float scale = 1) {
   std::vector<float> to(count);
   for (float& x : to) x = random.one_in(20) ? 0 : random.normal() * scale;
   return to;
-}
-
-uint16_t bfloat16(float value) {
-  const uint32_t bits = to_bits(value);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 // A sum as `total` of lanes.h has it.
@@ -118,7 +113,7 @@ void check_rounding(const Case& c, const InstructionSet& set, int threads, int s
   if (!same(found, wanted)) fail(set, "rounded weights", seed);
   round_learned(c.rounding(offset), Number::Bfloat16, narrow.data(), threads, set);
   for (size_t i = 0; i < wanted.size(); ++i)
-    if (from_bfloat16(narrow[i]) != from_bfloat16(bfloat16(wanted[i]))) fail(set, "weights in bfloat16", seed);
+    if (from_bfloat16(narrow[i]) != from_bfloat16(to_bfloat16(wanted[i]))) fail(set, "weights in bfloat16", seed);
 }
 
 void check_descent(const Case& c, const InstructionSet& set, int threads, int seed) {
@@ -150,7 +145,7 @@ void check_descent(const Case& c, const InstructionSet& set, int threads, int se
   if (!same(found, wanted)) fail(set, "offsets", seed);
   if (!same(found_scale, of_scale) || !same(found_zero, of_zero)) fail(set, "gradients of ranges", seed);
   std::vector<uint16_t> narrow;
-  for (float g : c.gradient) narrow.push_back(bfloat16(g));
+  for (float g : c.gradient) narrow.push_back(to_bfloat16(g));
   found = c.offset;
   descend(c.rounding(found), Number::Bfloat16, narrow.data(), {step, nullptr, nullptr}, threads, set);
   if (!same(found, wanted)) fail(set, "offsets by bfloat16", seed);
@@ -229,6 +224,55 @@ void check_search(const Case& c, const InstructionSet& set, int threads, int see
   if (!same(alone, std::vector<float>(scale.begin() + row, scale.end()))) fail(set, "searched grids of a row", seed);
 }
 
+// The columns of the case's rows, with random updates and outliers: [columns, rows].
+void check_columns(const Case& c, const InstructionSet& set, int threads, int seed) {
+  Random random{std::mt19937_64(seed)};
+  const int64_t rows = c.shape.rows, columns = std::min(c.shape.columns, kMostColumns + 7);
+  const int64_t first = std::min<int64_t>(columns, random.between(0, 6)), last = std::min(columns, first + kMostColumns);
+  const int groups = random.between(1, 4);
+  const auto by_group = [&](const std::vector<float>& from) {  // as many as are wanted, over again
+    std::vector<float> to(groups * rows);
+    for (size_t i = 0; i < to.size(); ++i) to[i] = from[i % from.size()];
+    return to;
+  };
+  const std::vector<float> scale = by_group(c.scale), zero = by_group(c.zero);
+  const std::vector<float> original = normals(random, columns * rows), update = normals(random, columns * columns, 0.1f);
+  std::vector<int64_t> group(columns);
+  for (int64_t& g : group) g = random.between(0, groups - 1);
+  const bool outliers = random.between(0, 1);
+  std::vector<uint8_t> mask(columns * rows);
+  for (uint8_t& kept : mask) kept = random.one_in(30);
+
+  std::vector<float> present = normals(random, columns * rows), error(columns * rows, 5), wanted = present, missed = error;
+  std::vector<uint8_t> codes(columns * rows, 9), wanted_codes = codes;
+  std::vector<uint16_t> residual(columns * rows), wanted_residual = residual;
+  for (int64_t k = first; k < last; ++k) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t at = k * rows + row;
+      for (int64_t i = first; i < k; ++i) {
+        const float share = update[k * columns + i] * missed[i * rows + row];
+        wanted[at] = wanted[at] + share;
+      }
+      const float s = scale[group[k] * rows + row], z = zero[group[k] * rows + row];
+      const float code = c.clamped(c.code(wanted[at] / s, s, z));
+      float rounded = c.decoded(code, s, z);
+      if (outliers && mask[at]) {
+        wanted_residual[at] = to_float16(wanted[at] - rounded);
+        rounded += from_float16(wanted_residual[at]);
+      }
+      missed[at] = original[at] - rounded;
+      wanted_codes[at] = static_cast<uint8_t>(code);
+    }
+  }
+  round_columns({columns, rows, c.kind, original.data(), update.data(), scale.data(), zero.data(), group.data(),
+                 outliers ? mask.data() : nullptr, present.data(), error.data(), codes.data(),
+                 outliers ? residual.data() : nullptr},
+                first, last, threads, set);
+  if (!same(present, wanted)) fail(set, "columns before they are rounded", seed);
+  if (!same(error, missed)) fail(set, "errors of columns", seed);
+  if (!same(codes, wanted_codes) || !same(residual, wanted_residual)) fail(set, "codes of columns", seed);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -241,6 +285,7 @@ int main(int count, char** arguments) {
       check_descent(c, *set, 1 + seed % 3, seed);
       check_tries(c, *set, 1 + seed % 3, seed);
       check_search(c, *set, 1 + seed % 3, seed);
+      check_columns(c, *set, 1 + seed % 3, seed);
     }
     std::printf("%s: grids of %d weights are those of plain loops\n", set->name, weights);
   }

@@ -31,7 +31,7 @@ from roundel.system.memory import free_memory
 _FLOAT, _HALF = 4, 2
 # Copies of the largest weight that a computation over all of it makes on its way.
 _WEIGHT_COPIES = 3
-# The same with error feedback: before, in columns, rounded so far, errors, and what is written.
+# The same with error feedback: before, in columns, rounded so far, errors, and outliers.
 _COLUMN_COPIES = 6
 # What malloc cannot use of a block with many small experts, as shares of their weights: in 40 iterations and more,
 # and in error feedback.
@@ -40,8 +40,8 @@ _GAPS_TUNED, _GAPS_GUIDED = 3.5, 1.0
 _LOGITS, _WINDOW = 6, 256
 # Copies of the head or the embedding when it is rounded: before, after, on the way there; codes, statistics.
 _OUTSIDE_COPIES, _OUTSIDE_CODES = 3, 1.25
-# Copies of the largest Hessian: permuted, damped and factorized, the factor.
-_HESSIAN_COPIES = 3
+# Copies of the largest Hessian: damped and factorized in place, the factor.
+_HESSIAN_COPIES = 2
 
 
 def make_plan(

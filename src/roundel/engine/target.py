@@ -38,7 +38,7 @@ class Target(Original):
     """A Linear that is to be quantized.
 
     Attributes:
-        base: `[out, in]` fp32, what the integers were rounded from: the weight, or with compensation.
+        base: `[out, in]` fp32, where tuning starts: the weight, or what error feedback made of it.
         start: its grid.
         rounded: its integers.
     """
@@ -107,4 +107,5 @@ def round_by_hessian(
         note = "rounded to nearest: error feedback diverged"
         return round_to_nearest(view, scheme, recipe.grid_fit, diagonal, note)
     note = "" if rounded.damping == recipe.damping else f"damping raised to {rounded.damping:g}"
-    return Target(view, weight, rounded.compensated, rounded.start, rounded.weight, note=note)
+    base = rounded.compensated if recipe.tuned else weight
+    return Target(view, weight, base, rounded.start, rounded.weight, note=note)

@@ -39,10 +39,10 @@ class Outliers:
     @classmethod
     def where(cls, mask: torch.Tensor, difference: torch.Tensor) -> "Outliers":
         """Those weights of `difference [out, in]` where `mask [out, in]` is set."""
-        columns = mask.nonzero()[:, 1]
-        counts = mask.sum(1)
+        rows, columns = mask.nonzero(as_tuple=True)
+        counts = rows.bincount(minlength=len(mask))  # a sum over the mask would be one over a copy in int64
         largest = torch.finfo(torch.float16).max
-        values = difference[mask].clamp(-largest, largest).to(torch.float16)
+        values = difference[rows, columns].clamp(-largest, largest).to(torch.float16)
         return cls(counts.to(torch.int32), columns.to(torch.int32), values, mask.shape[1])
 
     @property

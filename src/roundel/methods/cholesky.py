@@ -1,7 +1,7 @@
 """The factor of a Hessian that guides rounding with error feedback (GPTQ, SpQR)."""
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -13,25 +13,17 @@ _MOST_DAMPING = 100.0
 
 @dataclass(frozen=True)
 class Factor:
-    """H + damping = R R^T.
+    """H + damping = R R^T, R upper triangular.
 
     Attributes:
-        root: R, `[in, in]` fp32, upper triangular.
+        update: `[in, in]` fp32, row k: R_ik / R_kk, what column k makes up of an error of column i.
+        importance: `[in]` fp32: R_jj^2, what a squared error of column j costs once later columns have made up for it.
         damping: what was added, as a share of the mean of H's diagonal.
     """
 
-    root: torch.Tensor
+    update: torch.Tensor
+    importance: torch.Tensor
     damping: float
-
-    @property
-    def importance(self) -> torch.Tensor:
-        """`[in]`: R_jj^2, what a squared error of column j costs once later columns have made up for it."""
-        return self.root.diagonal().square()
-
-    @cached_property
-    def update(self) -> torch.Tensor:
-        """`[in, in]`: R_ik / R_kk, what column k makes up of an error of column i."""
-        return self.root / self.root.diagonal()
 
 
 class SharedFactor:
@@ -51,12 +43,12 @@ class SharedFactor:
             if known is hessian and damped == damping and torch.equal(ordered, order):
                 return self._factor
         self._factor = self._known = None  # before the next one takes as much memory
-        self._factor = factorize(hessian[order[:, None], order], damping)
+        self._factor = factorize(hessian, order, damping)
         self._known = hessian, order, damping
         return self._factor
 
 
-def factorize(hessian: torch.Tensor, damping: float) -> Factor:
+def factorize(hessian: torch.Tensor, order: torch.Tensor, damping: float) -> Factor:
     """Factorize a Hessian, with as much damping as it takes.
 
     The papers take the upper Cholesky factor U of the damped H's inverse. R = U^-1 holds the same numbers
@@ -65,16 +57,20 @@ def factorize(hessian: torch.Tensor, damping: float) -> Factor:
 
     Args:
         hessian: `[in, in]` fp32, symmetric.
-        damping: share of the mean of its diagonal to add; raised tenfold as often as the factorization fails.
+        order: `[in]`, that of the factor's rows and columns.
+        damping: share of the mean of H's diagonal to add; raised tenfold as often as the factorization fails.
 
     Raises:
         NonFiniteError: H holds NaN or infinity, or no damping helps.
     """
-    if not torch.isfinite(hessian).all():
-        raise NonFiniteError("the second moments of the inputs hold NaN or infinity")
     mean = float(hessian.diagonal().mean())
+    not_finite = NonFiniteError("the second moments of the inputs hold NaN or infinity")
+    if not math.isfinite(mean):
+        raise not_finite
+    backwards = order.flip(0)
     while damping <= _MOST_DAMPING:
-        damped = hessian.flip(0, 1)
+        # Symmetric, so that its columns may be its rows: LAPACK's are contiguous.
+        damped = hessian[backwards[:, None], backwards].t()
         # All inputs zero: any positive number will do.
         damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
         # In place: of a wide layer each copy is hundreds of megabytes.
@@ -82,7 +78,12 @@ def factorize(hessian: torch.Tensor, damping: float) -> Factor:
             damped, out=(damped, torch.empty(0, dtype=torch.int32, device=damped.device))
         )
         if not failed:
-            return Factor(lower.flip(0, 1), damping)
+            transposed = lower.t().flip(0, 1)
+            diagonal = transposed.diagonal().clone()
+            return Factor(transposed.div_(diagonal[:, None]), diagonal.square(), damping)
+        # What is not finite beside the diagonal has no factor: it reaches the diagonal of its row.
+        if not torch.isfinite(hessian).all():
+            raise not_finite
         damping = max(damping * _MORE_DAMPING, 1e-4)
     raise NonFiniteError(
         f"the second moments of the inputs cannot be factorized, even with damping {_MOST_DAMPING}"

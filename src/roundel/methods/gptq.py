@@ -1,6 +1,6 @@
 """GPTQ: round column by column, and let the columns to come make up for the error (arXiv 2210.17323).
 
-With H = R R^T (hessian.py), the squared output error of rounding W to W^ is |(W^ - W) R|^2. R is upper triangular, so
+With H = R R^T (cholesky.py), the squared output error of rounding W to W^ is |(W^ - W) R|^2. R is upper triangular, so
 column k of that product knows columns up to k only, and is smallest if column k is rounded not from w_k but from
 
     w~_k = w_k + sum_{i<k} (w_i - w^_i) R_ik / R_kk.
@@ -8,9 +8,9 @@ column k of that product knows columns up to k only, and is smallest if column k
 This is the paper's update with U = R^-1, written without an inverse. Each row is a problem of its own.
 
 The sum is a triangular product, computed by halves: round the left half of the columns, add its share to the
-right half in one matrix product, round the right half. Down to sixteen columns all arithmetic is matrix products
-of the largest possible size; a plain loop of rank-one updates moves the whole matrix through memory once per
-column, and the paper's blocks of 128 columns stop half-way.
+right half in one matrix product, round the right half. Down to the few columns that columns.py rounds at once all
+arithmetic is matrix products of the largest possible size; a plain loop of rank-one updates moves the whole matrix
+through memory once per column, and the paper's blocks of 128 columns stop half-way.
 
 Dead columns (inputs that were always zero) come out rounded to nearest: the reference sets them to zero, but
 silence on the calibration data is no proof.
@@ -22,17 +22,17 @@ from itertools import pairwise
 
 import torch
 
-from roundel.grid.affine import QParams, decode_, join_starts
+from roundel.compiled.columns import Columns
+from roundel.grid.affine import QParams, join_starts
 from roundel.grid.outliers import Outliers
 from roundel.grid.quantized_weight import QuantizedWeight
 from roundel.grid.scheme import Scheme
 from roundel.methods.cholesky import Factor, SharedFactor
+from roundel.methods.columns import most_columns, round_columns
 from roundel.methods.options import HessianOptions
 from roundel.methods.order import column_order
 from roundel.methods.rtn import make_start
 
-# Columns that are rounded one by one before their errors travel in a matrix product.
-_LEAF = 16
 # Columns of a piece where grids are fitted beforehand, so that groups cut nothing.
 _PIECE = 64
 
@@ -47,14 +47,21 @@ class Rounded:
     Attributes:
         weight: the integers.
         start: the grid, with groups as stored.
-        compensated: `[out, in]` fp32, what each column was rounded from; tuning starts there.
         damping: what the factorization took.
+        present: `[in, out]` fp32, what each column was rounded from, in the order of rounding.
+        positions: `[in]`, of the input channels in that order.
     """
 
     weight: QuantizedWeight
     start: QParams
-    compensated: torch.Tensor
     damping: float
+    present: torch.Tensor
+    positions: torch.Tensor
+
+    @property
+    def compensated(self) -> torch.Tensor:
+        """`[out, in]` fp32, what each weight was rounded from; tuning starts there."""
+        return _by_channel(self.present, self.positions)
 
 
 def gptq(
@@ -102,19 +109,21 @@ class ErrorFeedback:
         order = self.layout.order
         self.factor: Factor = (shared or SharedFactor()).of(hessian, order, options.damping)
         self.importance = self.factor.importance  # [in], by position
-        self.original = weight.t()[order].contiguous()  # [in, out]
+        self.original = weight.t().contiguous().index_select(0, order)  # [in, out]
         self.start = self.fit_before()
 
-    def round(self, mask: torch.Tensor | None = None, on_group: OnGroup | None = None) -> Rounded:
-        """One pass over all columns.
+    def round(self, mask: torch.Tensor | None = None) -> Rounded:
+        """The weight rounded in one pass; `mask [in, out]` by position: weights that are kept as outliers."""
+        return self._run(mask).result()
 
-        Args:
-            mask: `[in, out]` by position, weights that are kept as outliers.
-            on_group: given every group.
-        """
+    def watch(self, on_group: OnGroup) -> None:
+        """One pass over all columns of which nothing is kept: `on_group` is given every group."""
+        self._run(on_group=on_group)
+
+    def _run(self, mask: torch.Tensor | None = None, on_group: OnGroup | None = None) -> "_Pass":
         run = _Pass(self, mask, on_group)
         run.pieces(0, len(self.layout.pieces))
-        return run.result()
+        return run
 
     def fit_before(self, mask: torch.Tensor | None = None) -> QParams | None:
         """All grids at once, on the weights as they are without those in `mask`, where the layout wants that.
@@ -170,28 +179,34 @@ class Layout:
 
 
 class _Pass:
-    """One run over the columns. Matrices are `[in, out]`: a column of the weight is contiguous."""
+    """One run over the columns."""
 
     def __init__(self, loop: ErrorFeedback, mask: torch.Tensor | None, on_group: OnGroup | None) -> None:
         self.loop, self.scheme, self.layout = loop, loop.scheme, loop.layout
-        self.mask, self.on_group = mask, on_group
-        self.present = loop.original.clone()  # w~ where rounded, on its way there elsewhere
-        self.delta = torch.empty_like(self.present)  # w - w^
-        self.codes = torch.empty_like(self.present, dtype=torch.uint8)
-        self.residual = None if mask is None else torch.zeros_like(self.present, dtype=torch.float16)
-        self.value = torch.empty_like(self.present[0])
+        self.on_group = on_group
+        original, group_of = loop.original, loop.layout.group_of
+        grids = (max(group_of) + 1, original.shape[1])
+        self.columns = Columns(
+            original=original,
+            update=loop.factor.update,
+            scale=original.new_empty(grids),
+            zero=original.new_empty(grids),
+            group_of=torch.tensor(group_of, device=original.device),
+            mask=mask,
+            present=original.clone(),
+            error=torch.empty_like(original),
+            codes=torch.empty_like(original, dtype=torch.uint8),
+            residual=None if mask is None else torch.zeros_like(original, dtype=torch.float16),
+        )
         self.starts: dict[int, QParams] = {}
-        # Scale, zero point and where zero lies among the codes: [out] each.
-        self.grids: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self.start = loop.start if mask is None else loop.fit_before(mask)
         if self.start is not None:
-            self._take_grids(range(self.start.scale.shape[1]), self.start)
+            self._take_grids(0, self.start)
 
-    def _take_grids(self, groups: range, start: QParams) -> None:
-        of_grid = start.scale, start.stored_zero(self.scheme), start.code_zero(self.scheme)
-        for place, group in enumerate(groups):
-            scale, zero, code_zero = (x[:, place, 0].contiguous() for x in of_grid)
-            self.grids[group] = (scale, zero, code_zero)
+    def _take_grids(self, first: int, start: QParams) -> None:
+        groups = slice(first, first + start.scale.shape[1])
+        self.columns.scale[groups] = start.scale[..., 0].t()
+        self.columns.zero[groups] = start.stored_zero(self.scheme)[..., 0].t()
 
     def pieces(self, first: int, last: int) -> None:
         """Round pieces `[first, last)`, by halves."""
@@ -199,7 +214,7 @@ class _Pass:
             begin, end = self.layout.pieces[first]
             if not self.layout.fitted_before:
                 self._fit(begin, end)
-            self._columns(begin, end)
+            self._round(begin, end)
             return
         middle = (first + last) // 2
         self.pieces(first, middle)
@@ -208,90 +223,78 @@ class _Pass:
         )
         self.pieces(middle, last)
 
-    def _columns(self, first: int, last: int) -> None:
-        if last - first > _LEAF:
-            middle = (first + last) // 2
-            self._columns(first, middle)
-            self._feed_back(first, middle, last)
-            self._columns(middle, last)
+    def _round(self, first: int, last: int) -> None:
+        if last - first <= most_columns(self.columns):
+            round_columns(self.columns, self.scheme, first, last)
             return
-        for position in range(first, last):
-            self._round_column(position)
-            rest = slice(position + 1, last)
-            self.present[rest].addr_(self.loop.factor.update[position, rest], self.delta[position])
+        middle = (first + last) // 2
+        self._round(first, middle)
+        self._feed_back(first, middle, last)
+        self._round(middle, last)
 
     def _feed_back(self, first: int, middle: int, last: int) -> None:
         """Positions `[first, middle)` are rounded: add their share to `[middle, last)`."""
-        update = self.loop.factor.update[first:middle, middle:last]
-        self.present[middle:last].addmm_(update.t(), self.delta[first:middle])
+        update = self.columns.update[middle:last, first:middle]
+        self.columns.present[middle:last].addmm_(update, self.columns.error[first:middle])
 
     def _fit(self, first: int, last: int) -> None:
         columns = self._expected(first, last)
-        if self.mask is not None:
-            columns = without(columns, self.mask[first:last])
-        # Groups of a super-block are cut from columns as they are stored.
-        stored = self.layout.places[first:last].argsort()
-        start = self.loop.fit(columns[stored], self.loop.importance[first:last][stored])
+        if self.columns.mask is not None:
+            columns = without(columns, self.columns.mask[first:last])
+        importance, stored = self.loop.importance[first:last], self.layout.places[first:last].argsort()
+        if last - first > self.scheme.width(len(self.layout.places)):
+            # Groups of a super-block are cut from columns as they are stored.
+            start = self.loop.fit(columns.index_select(0, stored), importance[stored])
+        else:
+            start = self.loop.fit(columns, importance)
         group = min(self.layout.group_of[first:last])
         self.starts[group] = start
-        self._take_grids(range(group, group + start.scale.shape[1]), start)
+        self._take_grids(group, start)
         if self.on_group is not None:
             self.on_group(first, last, columns, start)
 
     def _expected(self, first: int, last: int) -> torch.Tensor:
         """The weights `[g, out]` that a group's columns will be rounded from, were its own rounding exact.
 
-        What they hold so far makes up for earlier columns one by one; together they would make up for them
-        with (w~ - w) R_gg = (sum so far) diag(R_gg), which is what the paper's update leaves in them.
+        What they hold so far makes up for earlier columns one by one. Together they would make up for them with
+        (w~ - w) U_gg = (sum so far), U = R with a diagonal of ones, which is what the paper's update leaves in them.
         """
-        root = self.loop.factor.root[first:last, first:last]
-        original = self.loop.original[first:last]
-        wanted = (self.present[first:last] - original).mul_(root.diagonal()[:, None])
-        return torch.linalg.solve_triangular(root.t(), wanted, upper=False).add_(original)
-
-    def _round_column(self, position: int) -> None:
-        weight, value = self.present[position], self.value
-        scale, zero, code_zero = self.grids[self.layout.group_of[position]]
-        torch.div(weight, scale, out=value)
-        if self.scheme.round_zero:
-            value.round_().add_(code_zero)
-        else:
-            value.add_(code_zero).round_()
-        value.clamp_(0, self.scheme.levels)
-        self.codes[position].copy_(value)
-        decode_(value, scale, zero, self.scheme)
-        if self.mask is not None and self.residual is not None:
-            # As it will be stored, so that later columns make up for the rounding to 16 bits as well.
-            self.residual[position].copy_((weight - value).mul_(self.mask[position]))
-            value.add_(self.residual[position])
-        torch.sub(self.loop.original[position], value, out=self.delta[position])
+        update = self.columns.update[first:last, first:last]
+        original = self.columns.original[first:last]
+        wanted = self.columns.present[first:last] - original
+        # Transposed, so that rows of the weight stay contiguous.
+        missing = torch.linalg.solve_triangular(
+            update.t(), wanted.t(), upper=True, left=False, unitriangular=True
+        )
+        return missing.t().add_(original)
 
     def result(self) -> Rounded:
+        """What was made of the weight."""
         start = self.start or join_starts([self.starts[g] for g in sorted(self.starts)])
         order = None if self.layout.permuted else self.layout.order.argsort()
         outliers = None
-        if self.mask is not None and self.residual is not None and bool(self.mask.any()):
-            outliers = Outliers.where(_by_channel(self.mask, order), _by_channel(self.residual, order))
+        mask, residual = self.columns.mask, self.columns.residual
+        if mask is not None and residual is not None and bool(mask.any()):
+            outliers = Outliers.where(_by_channel(mask, order), _by_channel(residual, order))
         weight = QuantizedWeight(
-            _by_channel(self.codes, order),
+            _by_channel(self.columns.codes, order),
             start.stored_scale(self.scheme),
             start.stored_zero_points(self.scheme),
             self.scheme,
             outliers,
             self.layout.order if self.layout.permuted else None,
         )
-        compensated = _by_channel(self.present, self.layout.order.argsort())
-        return Rounded(weight, start, compensated, self.loop.factor.damping)
+        positions = self.layout.order.argsort()
+        return Rounded(weight, start, self.loop.factor.damping, self.columns.present, positions)
 
 
 def _by_channel(columns: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
     """`[in, out]` by position to `[out, in]`: by input channel, or (None) as stored."""
-    return (columns if order is None else columns[order]).t().contiguous()
+    return (columns if order is None else columns.index_select(0, order)).t().contiguous()
 
 
 def without(columns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """`columns [g, out]` with those in `mask` replaced by the mean of their group's rest, if there is one."""
-    kept = ~mask
-    count = kept.sum(0)
-    mean = (columns * kept).sum(0) / count.clamp_min(1)
+    count = len(columns) - mask.sum(0)
+    mean = columns.masked_fill(mask, 0).sum(0) / count.clamp_min(1)
     return torch.where(mask & (count > 0), mean, columns)
