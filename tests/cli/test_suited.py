@@ -20,7 +20,7 @@ def published(**settings: Any) -> dict[str, Any]:
     return {key: getattr(recipe, key) for key in ("iters", "nsamples", "seqlen", "batch_size")}
 
 
-ON_CPU = {"iters": 100, "nsamples": 128, "seqlen": 512, "batch_size": 2}
+ON_CPU = {"iters": 100, "nsamples": 64, "seqlen": 256, "batch_size": 2}
 
 
 def test_minutes_on_a_cpu() -> None:

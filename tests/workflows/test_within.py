@@ -1,6 +1,7 @@
 """A limit of time: what it chooses, keeps and refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,29 @@ import roundel
 from roundel.engine.block import BlockQuantizer
 from roundel.engine.trial import Times
 from roundel.errors import RecipeError, Stopped
-from roundel.recipe.ladder import rungs
+from roundel.recipe import Work
+from roundel.recipe.ladder import rungs, step_size
 from roundel.workflows import within
 from roundel.workflows.costs import Costs
-from roundel.workflows.within import choose, parse_limit
+from roundel.workflows.within import choose, parse_limit, work_keys
 
 SETTINGS = {"method": "autoround", "bits": 3, "group_size": 32, "format": "roundel"}
 positive = st.floats(1e-3, 10)
 
 
-def costs(
-    fixed: float = 0.1, batch: float = 0.05, step: float = 0.1, spent: float = 2.0, **more: int
-) -> Costs:
-    times = Times(fixed=fixed, batch=batch, passes=2, step=step, blocks=30, rows=4, tokens=512, weights=10**6)
-    return Costs(times, spent, lambda samples: 0.01 * samples, 1.0, 1e6, **more)
+def costs(fixed: float = 0.1, batch: float = 0.05, step: float = 0.1, spent: float = 2.0) -> Costs:
+    times = Times(
+        fixed=fixed,
+        batch=batch,
+        passes=2,
+        step=step,
+        blocks=30,
+        rows=4,
+        minibatch=8,
+        tokens=512,
+        weights=10**6,
+    )
+    return Costs(times, spent, lambda work: 0.01 * work.samples, 1.0, 1e3)
 
 
 @given(positive, positive, positive, st.lists(st.floats(1, 1e6), min_size=2, max_size=6))
@@ -33,27 +43,82 @@ def costs(
 def test_more_time_never_chooses_less_and_no_choice_is_planned_longer(
     method: str, fixed: float, batch: float, step: float, limits: list[float]
 ) -> None:
-    recipe, known, before = roundel.Recipe(method=method), costs(fixed, batch, step), (-1, -1)
-    least = rungs(learned=recipe.tuned)[0]
+    ladder = rungs(learned=roundel.Recipe(method=method).tuned)
+    known, before = costs(fixed, batch, step), -1
     for limit in sorted(limits):
         try:
-            keys, seconds = choose(recipe, limit, known)
+            work = choose(ladder, limit, known)
         except RecipeError:
-            assert known.seconds(least.samples, least.iters) > limit
+            assert known.seconds(ladder[0]) > limit
             continue
-        assert seconds <= limit
-        assert seconds == known.seconds(keys["nsamples"], keys.get("iters", 0))
-        assert ("iters" in keys) == recipe.tuned
-        found = keys.get("iters", 0), keys["nsamples"]
-        assert found >= before
-        before = found
+        assert known.seconds(work) <= limit
+        assert ladder.index(work) >= before
+        before = ladder.index(work)
+
+
+@given(positive, positive, positive)
+@pytest.mark.parametrize("learned", [True, False])
+def test_every_rung_takes_longer_than_the_one_below(
+    learned: bool, fixed: float, batch: float, step: float
+) -> None:
+    ladder, known = rungs(learned=learned), costs(fixed, batch, step)
+    seconds = [known.seconds(work) for work in ladder]
+    assert seconds == sorted(seconds)
+
+
+@given(positive, positive)
+def test_an_iteration_of_the_measured_size_takes_what_was_measured(batch: float, step: float) -> None:
+    times = costs(batch=batch, step=step).times
+    measured = Work(iters=1, minibatch=8, samples=8, seqlen=512)
+    assert times.step_of(measured) == step
+    half, twice = (times.step_of(replace(measured, minibatch=size)) for size in (4, 16))
+    assert 0 < half <= step <= twice
+    assert twice - step == pytest.approx(2 * (step - half))
+    assert times.step_of(replace(measured, seqlen=256)) == half
 
 
 def test_no_more_samples_than_there_are() -> None:
-    keys, _ = choose(roundel.Recipe(), 1e9, costs(available=37))
-    assert keys == {"iters": 1000, "nsamples": 37}
-    keys, _ = choose(roundel.Recipe(), 1e9, costs(counted=600))
-    assert keys == {"iters": 1000, "nsamples": 600}
+    assert {work.samples for work in rungs(learned=True, available=37)} == {24, 32, 37}
+    assert {work.samples for work in rungs(learned=True, counted=600)} == {600}
+    ladder = rungs(learned=True, available=37)
+    assert len(set(ladder)) == len(ladder)
+    assert choose(ladder, 1e9, costs()) == ladder[-1]
+    assert {work.seqlen for work in rungs(learned=False, reach=300)} == {300}
+    assert {work.seqlen for work in rungs(learned=True, reach=300)} == {256}
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ({"method": "autoround"}, 0.01),
+        ({"method": "signround"}, 0.01),
+        ({"method": "autoround", "lr": 0.02}, None),
+        ({"method": "autoround", "optimizer": "adamw"}, None),
+        ({"method": "flexround"}, None),
+        ({"method": "gptq"}, None),
+    ],
+)
+def test_step_sizes_are_chosen_where_they_are_signed_and_not_set(
+    settings: dict[str, Any], lr: float | None
+) -> None:
+    recipe = roundel.Recipe(**settings)
+    keys = work_keys(recipe, Work(iters=100, minibatch=2, samples=64, seqlen=256))
+    assert keys.get("lr") == lr
+    recipe.with_settings(**keys)
+
+
+@pytest.mark.parametrize(("accumulated", "size", "steps"), [(1, 4, None), (2, 2, 2), (8, 1, 4)])
+def test_gradients_are_accumulated_where_the_recipe_does(
+    accumulated: int, size: int, steps: int | None
+) -> None:
+    recipe = roundel.Recipe(gradient_accumulate_steps=accumulated)
+    keys = work_keys(recipe, Work(iters=100, minibatch=4, samples=64, seqlen=256))
+    assert keys["batch_size"] == size
+    assert keys.get("gradient_accumulate_steps") == steps
+
+
+def test_all_steps_together_move_an_offset_by_a_quarter_of_a_code_at_least_and_one_at_most() -> None:
+    assert [step_size(iters) for iters in (25, 50, 100, 200, 1000)] == [0.02, 0.01, 0.01, 0.01, 0.002]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +157,10 @@ def test_the_run_is_that_of_the_keys_that_were_chosen(llama: Path, tmp_path: Pat
         stream=True,
     ).manifest["recipe"]
     assert chosen["name"] == "custom (within 6.0 s)"
-    keys = {key: chosen[key] for key in ("iters", "nsamples", "seqlen", "batch_size")}
-    assert (keys["iters"], keys["nsamples"]) in [(rung.iters, rung.samples) for rung in rungs(learned=True)]
+    keys = {key: chosen[key] for key in ("iters", "nsamples", "seqlen", "batch_size", "lr") if key in chosen}
+    assert ("lr" in keys) == (keys["iters"] > 0)
+    work = Work(chosen["iters"], chosen["batch_size"], chosen["nsamples"], chosen["seqlen"])
+    assert work in rungs(learned=True)
     roundel.quantize(
         llama,
         recipe.with_settings(**keys),
@@ -146,7 +213,7 @@ def test_a_model_in_memory_is_tried_and_left_as_it_was(llama: Path, load_model) 
         within="10s", progress=Hears(),
     )  # fmt: skip
     assert tried is not None
-    assert any(words.startswith("Within 10 s: ") and "iterations of 2 on" in words for words in heard)
+    assert any(words.startswith("Within 10 s: ") and "iterations of " in words for words in heard)
     for name, tensor in model.state_dict().items():
         assert tensor.equal(before[name]), name
 

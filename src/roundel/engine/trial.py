@@ -18,7 +18,7 @@ from roundel.engine.block import BlockQuantizer
 from roundel.engine.job import Job, make_runner
 from roundel.engine.plan import Plan, PlanPart
 from roundel.engine.streams import MemoryStream, Streams
-from roundel.recipe import Recipe
+from roundel.recipe import Recipe, Work
 from roundel.system.memory import peak_memory
 from roundel.system.progress import Progress
 from roundel.system.ranks import ALONE
@@ -27,6 +27,8 @@ _BATCHES = 3
 _ITERATIONS = 6
 # What is not known to be steadier is taken to vary so much.
 _LEAST_SPREAD = 0.15
+# In the time of a pass forwards: one matrix product, and two for the gradients.
+_FORWARD_AND_BACKWARD = 3.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Times:
         step: seconds of an iteration.
         blocks: how many blocks of this size the model has; time goes with their weights.
         rows: samples of a batch.
+        minibatch: samples of an iteration.
         tokens: of a sample.
         weights: of the block.
     """
@@ -51,16 +54,26 @@ class Times:
     step: float
     blocks: float
     rows: int
+    minibatch: int
     tokens: int
     weights: int
 
-    def block(self, samples: int, iters: int) -> float:
+    def block(self, work: Work) -> float:
         """Seconds of one block."""
-        return self.fixed + self.passes * self.batch * samples / self.rows + self.step * iters
+        if not self.tokens:
+            return self.fixed
+        batches = work.samples * work.seqlen / (self.rows * self.tokens)
+        return self.fixed + self.passes * self.batch * batches + self.step_of(work) * work.iters
 
-    def all(self, samples: int, iters: int) -> float:
+    def step_of(self, work: Work) -> float:
+        """Seconds of an iteration: forwards and backwards go with the tokens, the rest with the weights."""
+        here, there = self.minibatch * self.tokens, work.minibatch * work.seqlen
+        passes = min(self.step, _FORWARD_AND_BACKWARD * self.batch * self.minibatch / self.rows)
+        return self.step + passes * (there / here - 1)
+
+    def all(self, work: Work) -> float:
         """Seconds of all blocks."""
-        return self.blocks * self.block(samples, iters)
+        return self.blocks * self.block(work)
 
     def forward(self, weights: int, tokens: int) -> float:
         """Seconds that so many tokens take through Linears of so many weights; 0 where no block was run on any."""
@@ -166,12 +179,13 @@ def run_trial(job: Job, plan: Plan, tried: Tried | None = None) -> Trial:
     """
     tried = tried or try_block(job)
     samples = 0 if job.tokens is None else len(job.tokens)
+    work = replace(Work.of(job.recipe), samples=samples)
     streams = plan.memory.get(PlanPart.STREAMS, 0) * max(0.0, 1 - tried.rows / samples) if samples else 0.0
     return Trial(
         times=tried.times,
-        seconds=tried.times.all(samples, job.recipe.iters),
+        seconds=tried.times.all(work),
         spread=tried.spread,
-        block_seconds=tried.times.block(samples, job.recipe.iters),
+        block_seconds=tried.times.block(work),
         peak=max(plan.sampling, plan.reading, plan.outside, plan.checking, int(tried.peak + streams)),
     )
 
@@ -230,6 +244,7 @@ def _tried(job: Job, watch: _Stopwatch, seconds: float, peak: int, rows: torch.T
         step=watch.step if job.recipe.tuned else 0.0,
         blocks=1 + sum(others) / first,
         rows=size,
+        minibatch=Work.of(job.recipe).minibatch,
         tokens=tokens,
         weights=first,
     )

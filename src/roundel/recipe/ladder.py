@@ -1,54 +1,55 @@
-"""Where time goes best: a ladder of iterations and samples, for a run that may take so long and no longer.
+"""Where time goes best: a ladder of work, for a run that may take so long and no longer.
 
-In a short time many small iterations do more than few large ones, each on samples of their own (docs/performance.md, on
-SmolLM2-135M): a sample is hardly seen twice before there are more than a hundred of them.
+In a short time many small iterations do more than few large ones, and samples of 512 tokens no more than those of 256
+(docs/performance.md, on two models). Methods that learn nothing take little time for a token, and their second moments
+want many.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
+
+from roundel.recipe.work import Work
 
 # What a limit of time chooses.
 CHOSEN_KEYS = ("iters", "nsamples", "seqlen", "batch_size")
-# Tokens of a sample and samples of an iteration, on every rung.
-SEQLEN, BATCH = 512, 2
 # What a run on a CPU does where nothing says how much: minutes for 100 M parameters. (Recipes are as their authors
 # published them, for accelerators.)
-ON_CPU = {"iters": 100, "seqlen": SEQLEN, "batch_size": BATCH}
+LEARNED_ON_CPU = {"iters": 100, "nsamples": 64, "seqlen": 256, "batch_size": 2}
+ROUNDED_ON_CPU = {"nsamples": 128, "seqlen": 512, "batch_size": 2}
 
-
-@dataclass(frozen=True)
-class Rung:
-    """An amount of work.
-
-    Attributes:
-        iters: iterations of each block.
-        samples: that they are drawn from, held-out ones included.
-    """
-
-    iters: int
-    samples: int
-
-
+# Iterations, samples of each, samples in all.
 _LEARNED = (
-    Rung(0, 24), Rung(5, 24), Rung(10, 32), Rung(15, 40), Rung(20, 48), Rung(25, 56), Rung(30, 64), Rung(40, 80),
-    Rung(50, 96), Rung(60, 96), Rung(80, 112), Rung(100, 128), Rung(125, 144), Rung(150, 160), Rung(200, 192),
-    Rung(250, 224), Rung(300, 256), Rung(400, 320), Rung(500, 384), Rung(600, 448), Rung(800, 512), Rung(1000, 512),
+    (0, 1, 24), (6, 1, 24), (12, 1, 24), (18, 1, 24), (24, 1, 24), (36, 1, 24), (48, 1, 32), (60, 1, 40), (80, 1, 48),
+    (80, 2, 56), (100, 2, 64), (125, 2, 80), (150, 2, 96), (200, 2, 128), (200, 4, 192), (300, 4, 256), (400, 4, 320),
+    (400, 8, 512), (600, 8, 512), (800, 8, 768), (1000, 8, 1024), (1000, 16, 1024),
 )  # fmt: skip
-_NOT_LEARNED = tuple(Rung(0, samples) for samples in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512))
+_ROUNDED = tuple((0, 2, samples) for samples in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512))
 
 
-def rungs(*, learned: bool, counted: int | None = None, available: int | None = None) -> list[Rung]:
+def rungs(
+    *, learned: bool, counted: int | None = None, available: int | None = None, reach: int | None = None
+) -> list[Work]:
     """From the least to the most.
 
     Args:
         learned: whether parameters are tuned.
         counted: samples, where the sources say how many they give.
         available: samples that the data suffice for, where they end.
+        reach: tokens that the model can look at, if there is a limit.
     """
-    ladder = _LEARNED if learned else _NOT_LEARNED
+    ladder = [Work(*rung, 256) for rung in _LEARNED] if learned else [Work(*rung, 512) for rung in _ROUNDED]
+    if reach is not None:
+        ladder = [replace(rung, seqlen=min(rung.seqlen, reach)) for rung in ladder]
+    if counted is not None:
+        ladder = [replace(rung, samples=counted) for rung in ladder]
+    elif available is not None:
+        ladder = [replace(rung, samples=min(rung.samples, available)) for rung in ladder]
+    return list(dict.fromkeys(ladder))
 
-    def samples(rung: Rung) -> int:
-        if counted is not None:
-            return counted
-        return rung.samples if available is None else min(rung.samples, available)
 
-    return list(dict.fromkeys(Rung(rung.iters, samples(rung)) for rung in ladder))
+def step_size(iters: int) -> float:
+    """Of rounding offsets in so many iterations of few samples: 0.01 codes, by which all weights move at once.
+
+    In less than 50 iterations steps are longer, so that the sum of all (they fall to 0) is a quarter of a code, and in
+    more than 200 shorter, so that it is one.
+    """
+    return min(max(iters / 100, 0.5), 2.0) / iters

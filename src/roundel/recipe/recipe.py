@@ -21,7 +21,7 @@ from roundel.methods.options import DivisionOptions, HessianOptions, TuningOptio
 from roundel.methods.registry import METHODS, Method, MethodName
 from roundel.recipe.explain import explain
 from roundel.recipe.ignored import OUTLIER_RULES, RUNNING, describe, ignored_keys, is_feedback
-from roundel.recipe.ladder import ON_CPU
+from roundel.recipe.ladder import LEARNED_ON_CPU, ROUNDED_ON_CPU
 from roundel.recipe.loading import load_settings
 from roundel.recipe.mixtures import MixtureName, base_of
 
@@ -265,7 +265,8 @@ class Recipe(Scheme, TuningOptions, DivisionOptions, HessianOptions, ActivationO
             given: keys that say it.
         """
         idle = ignored_keys(self.method, self.start)
-        changes = {key: value for key, value in ON_CPU.items() if key not in {*given, *idle}}
+        suited = LEARNED_ON_CPU if self.tuned else ROUNDED_ON_CPU
+        changes = {key: value for key, value in suited.items() if key not in {*given, *idle}}
         if not self.needs_calibration or not changes:
             return self
         return self.with_settings(name=self.name, **changes)

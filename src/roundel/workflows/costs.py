@@ -15,7 +15,7 @@ from roundel.evaluation.distribution import Full
 from roundel.model.source import SourceModel
 from roundel.model.storage import InMemory
 from roundel.model.text_path import text_model
-from roundel.recipe import Recipe
+from roundel.recipe import Recipe, Work
 from roundel.system.progress import Progress
 from roundel.workflows.report import WINDOW, WINDOWS
 from roundel.workflows.request import ModelRequest
@@ -39,43 +39,33 @@ class Costs:
     Attributes:
         times: of the blocks.
         spent: seconds until now, since the run began.
-        text: seconds that calibration text of so many samples takes, where the model writes it.
+        text: seconds that calibration text takes, where the model writes it.
         after: seconds behind the blocks: writing, checking, measuring.
-        kept: bytes that are written behind each block, for each sample.
+        kept: bytes that are written behind each block, for each token.
         available: samples that the data suffice for, if they end; None: any number.
         counted: samples that the sources give, if they say how many.
     """
 
     times: Times
     spent: float
-    text: Callable[[int], float]
+    text: Callable[[Work], float]
     after: float
     kept: float
     available: int | None = None
     counted: int | None = None
 
-    def seconds(self, samples: int, iters: int) -> float:
+    def seconds(self, work: Work) -> float:
         """Of a whole run."""
-        kept = self.times.blocks * samples * self.kept / _DISK
-        return self.spent + self.text(samples) + self.times.all(samples, iters) + kept + self.after
-
-    def of(self, recipe: Recipe) -> float:
-        """Of a whole run with samples of another length and batches of another size: time goes with the tokens."""
-        rows, length = recipe.batch_size, recipe.seqlen
-        ratio = rows * length / (self.times.rows * self.times.tokens)
-        times = replace(
-            self.times, batch=self.times.batch * ratio, step=self.times.step * ratio, rows=rows, tokens=length
-        )
-        text = self.text(recipe.nsamples) * (recipe.seqlen / self.times.tokens - 1)
-        return text + replace(self, times=times).seconds(recipe.nsamples, recipe.iters)
+        tokens = work.samples * work.seqlen
+        kept = self.times.blocks * tokens * self.kept / _DISK
+        return self.spent + self.text(work) + self.times.all(work) + kept + self.after
 
 
-def costs_of(run: Run, recipe: Recipe, times: Times, spent: float, *, measured: bool) -> Costs:
+def costs_of(run: Run, times: Times, spent: float, *, measured: bool) -> Costs:
     """What a run takes beside its blocks.
 
     Args:
         run: before its work.
-        recipe: whose samples have the length that counts.
         times: of the blocks.
         spent: seconds until the work begins.
         measured: whether the result is measured for its report.
@@ -86,9 +76,9 @@ def costs_of(run: Run, recipe: Recipe, times: Times, spent: float, *, measured: 
         vocabulary = len(text_model(run.model).get_input_embeddings().weight)
         after = 2 * _IN_FLOAT32 * times.forward(weights, tokens) + tokens * _comparing(vocabulary)
     hidden = getattr(run.model.config.get_text_config(), "hidden_size", 0)
-    streams = recipe.needs_original_stream + recipe.needs_quantized_stream
-    text = _timed_text(run.request, run.source, recipe) if run.writes_text else _no_text
-    return Costs(times, spent, text, after, streams * recipe.seqlen * hidden * _FLOAT)
+    streams = run.recipe.needs_original_stream + run.recipe.needs_quantized_stream
+    text = _timed_text(run.request, run.source, run.recipe) if run.writes_text else _no_text
+    return Costs(times, spent, text, after, streams * hidden * _FLOAT)
 
 
 def _comparing(vocabulary: int) -> float:
@@ -117,11 +107,11 @@ def measure_costs(run: Run, recipe: Recipe, most: int, *, measured: bool) -> Cos
     run.tried = try_block(run.job_of(recipe, tokens))
     times = run.tried.times
     times = replace(times, batch=times.batch / run.ranks.size, step=times.step / run.ranks.size)
-    known = costs_of(run, recipe, times, 0.0, measured=measured)
+    known = costs_of(run, times, 0.0, measured=measured)
     return replace(known, spent=time.perf_counter() - run.began, available=available, counted=counted)
 
 
-def _no_text(samples: int) -> float:
+def _no_text(work: Work) -> float:
     return 0.0
 
 
@@ -145,7 +135,7 @@ def _read(
         return read(error.enough), error.enough, None
 
 
-def _timed_text(request: ModelRequest, source: SourceModel, recipe: Recipe) -> Callable[[int], float]:
+def _timed_text(request: ModelRequest, source: SourceModel, recipe: Recipe) -> Callable[[Work], float]:
     began = time.perf_counter()
     model: Any = source.model if isinstance(source.storage, InMemory) else request.open().model
     opened = time.perf_counter() - began
@@ -154,7 +144,7 @@ def _timed_text(request: ModelRequest, source: SourceModel, recipe: Recipe) -> C
     sample_from_model(model, source.tokenizer, options)
     each = (time.perf_counter() - began) / _WRITTEN
 
-    def seconds(samples: int) -> float:
-        return opened + each * recipe.seqlen * -(-samples // ROWS_AT_ONCE)
+    def seconds(work: Work) -> float:
+        return opened + each * work.seqlen * -(-work.samples // ROWS_AT_ONCE)
 
     return seconds

@@ -10,7 +10,7 @@ import torch
 from roundel.engine.plan import Plan
 from roundel.engine.streams import StreamOptions
 from roundel.engine.trial import Trial
-from roundel.recipe import Recipe
+from roundel.recipe import Recipe, Work
 from roundel.workflows.costs import costs_of
 from roundel.workflows.destination import Destination
 from roundel.workflows.quantize import stream_device
@@ -48,5 +48,5 @@ def plan_request(
         if tried is None:
             return plan, None
         samples = 0 if run.data is None else len(run.data.tokens)
-        costs = costs_of(run, run.recipe, tried.times, spent, measured=True)
-        return plan, replace(tried, seconds=costs.seconds(samples, run.recipe.iters))
+        costs = costs_of(run, tried.times, spent, measured=True)
+        return plan, replace(tried, seconds=costs.seconds(replace(Work.of(run.recipe), samples=samples)))

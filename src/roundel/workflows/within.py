@@ -5,18 +5,21 @@ the choice; text that the model writes itself is timed on a few tokens of it.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from roundel.errors import RecipeError
 from roundel.formatting import about
 from roundel.model.source import positions
-from roundel.recipe import CHOSEN_KEYS, Recipe
-from roundel.recipe.ladder import BATCH, SEQLEN, rungs
+from roundel.recipe import Recipe, Work
+from roundel.recipe.ladder import rungs, step_size
 from roundel.workflows.costs import Costs, measure_costs
 from roundel.workflows.run import Run
 
 # A run is planned to end a little early: estimates err, and a promise that is broken is none.
 _PLANNED = 0.9
+# Samples of an iteration by which its time is known for all others.
+_TRIED = 2
 
 
 def keep_within(run: Run, limit: float) -> None:
@@ -47,59 +50,65 @@ def keep_within(run: Run, limit: float) -> None:
 def _choose(run: Run, limit: float) -> dict[str, Any]:
     """Keys of the recipe, and what is said of them."""
     reach, recipe = positions(run.model), run.recipe
-    length = SEQLEN if reach is None else min(SEQLEN, reach)
-    settings = {"seqlen": length, **_batches(recipe)}
-    most = rungs(learned=recipe.tuned)[-1].samples
+    highest = rungs(learned=recipe.tuned, reach=reach)[-1]
+    tried = recipe.model_copy(update=work_keys(recipe, replace(highest, minibatch=_TRIED)))
     measured = run.destination.journal is not None and run.destination.options.held_out is not None
-    costs = measure_costs(run, recipe.model_copy(update=settings), most, measured=measured)
-    keys, seconds = choose(recipe, limit, costs)
-    keys |= settings
-    return {"keys": keys, "words": _describe(recipe, limit, keys, seconds, costs)}
+    costs = measure_costs(run, tried, highest.samples, measured=measured)
+    ladder = rungs(learned=recipe.tuned, counted=costs.counted, available=costs.available, reach=reach)
+    work = choose(ladder, limit, costs)
+    return {"keys": work_keys(recipe, work), "words": _describe(recipe, limit, work, costs)}
 
 
-def _batches(recipe: Recipe) -> dict[str, int]:
-    """A minibatch at once; in as many parts as there are where a recipe accumulates gradients (`--low-memory`)."""
-    if not recipe.tuned or recipe.gradient_accumulate_steps == 1:
-        return {"batch_size": BATCH}
-    size = max(1, BATCH // recipe.gradient_accumulate_steps)
-    return {"batch_size": size, "gradient_accumulate_steps": BATCH // size}
+def work_keys(recipe: Recipe, work: Work) -> dict[str, float]:
+    """The keys of a recipe that ask for this work.
+
+    A minibatch is taken at once; in parts where the recipe accumulates gradients (`--low-memory`).
+    """
+    keys: dict[str, float] = {"nsamples": work.samples, "seqlen": work.seqlen}
+    if not recipe.tuned:
+        return keys | {"batch_size": work.minibatch}
+    size = max(1, work.minibatch // recipe.gradient_accumulate_steps)
+    keys |= {"iters": work.iters, "batch_size": size}
+    if recipe.gradient_accumulate_steps > 1:
+        keys["gradient_accumulate_steps"] = work.minibatch // size
+    signed_steps = recipe.optimizer == "signsgd" and not recipe.divides
+    if signed_steps and recipe.lr is None and work.iters:
+        keys["lr"] = step_size(work.iters)
+    return keys
 
 
-def _describe(recipe: Recipe, limit: float, keys: dict[str, int], seconds: float, costs: Costs) -> str:
-    chosen = _amount(recipe, keys)
-    own = {key: getattr(recipe, key) for key in CHOSEN_KEYS}
-    words = f"Within {about(limit)}: {chosen}, about {about(seconds)} in all"
-    asked = costs.of(recipe)
-    if asked <= seconds:
+def _describe(recipe: Recipe, limit: float, work: Work, costs: Costs) -> str:
+    planned, own = costs.seconds(work), Work.of(recipe)
+    words = f"Within {about(limit)}: {_amount(work)}, about {about(planned)} in all"
+    asked = costs.seconds(own)
+    if asked <= planned:
         return words
-    return f"{words}; {recipe.name} has {_amount(recipe, own)}, which would take about {about(asked)}"
+    return f"{words}; {recipe.name} has {_amount(own)}, which would take about {about(asked)}"
 
 
-def _amount(recipe: Recipe, keys: dict[str, int]) -> str:
-    data = f"{keys['nsamples']} samples of {keys['seqlen']} tokens"
-    return f"{keys['iters']} iterations of {keys['batch_size']} on {data}" if recipe.tuned else data
+def _amount(work: Work) -> str:
+    data = f"{work.samples} samples of {work.seqlen} tokens"
+    return f"{work.iters} iterations of {work.minibatch} on {data}" if work.iters else data
 
 
-def choose(recipe: Recipe, limit: float, costs: Costs) -> tuple[dict[str, int], float]:
-    """The keys of the highest rung that fits, and the seconds that it is planned to take.
+def choose(ladder: list[Work], limit: float, costs: Costs) -> Work:
+    """The highest rung that fits.
 
     Raises:
         RecipeError: not even the lowest does.
     """
-    first, *others = rungs(learned=recipe.tuned, counted=costs.counted, available=costs.available)
-    found, seconds = first, costs.seconds(first.samples, first.iters)
-    if seconds > limit:
+    found, *others = ladder
+    least = costs.seconds(found)
+    if least > limit:
         raise RecipeError(
-            f"--within {about(limit)} is too little: the least that can be done takes about {about(seconds)} here. "
+            f"--within {about(limit)} is too little: the least that can be done takes about {about(least)} here. "
             "Give more time, or round without data: --method rtn --set start=minmax"
         )
     for higher in others:
-        planned = costs.seconds(higher.samples, higher.iters)
-        if planned > _PLANNED * limit:
+        if costs.seconds(higher) > _PLANNED * limit:
             break
-        found, seconds = higher, planned
-    keys = {"nsamples": found.samples}
-    return (keys | {"iters": found.iters} if recipe.tuned else keys), seconds
+        found = higher
+    return found
 
 
 def check_limit(recipe: Recipe) -> None:
