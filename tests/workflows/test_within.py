@@ -118,7 +118,8 @@ def test_gradients_are_accumulated_where_the_recipe_does(
 
 
 def test_all_steps_together_move_an_offset_by_a_quarter_of_a_code_at_least_and_one_at_most() -> None:
-    assert [step_size(iters) for iters in (25, 50, 100, 200, 1000)] == [0.02, 0.01, 0.01, 0.01, 0.002]
+    assert [step_size(iters, 3) for iters in (25, 50, 100, 200, 1000)] == [0.02, 0.01, 0.01, 0.01, 0.002]
+    assert [step_size(iters, 4) for iters in (25, 50, 100, 200, 1000)] == [0.02, 0.01, 0.01, 0.005, 0.001]
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,15 @@ CHOSEN_KEYS = ("iters", "nsamples", "seqlen", "batch_size")
 LEARNED_ON_CPU = {"iters": 100, "nsamples": 64, "seqlen": 256, "batch_size": 2}
 ROUNDED_ON_CPU = {"nsamples": 128, "seqlen": 512, "batch_size": 2}
 
-# Iterations, samples of each, samples in all.
+# Samples of an iteration, samples in all for each iteration, and the iterations.
 _LEARNED = (
-    (0, 1, 24), (6, 1, 24), (12, 1, 24), (18, 1, 24), (24, 1, 24), (36, 1, 24), (48, 1, 32), (60, 1, 40), (80, 1, 48),
-    (80, 2, 56), (100, 2, 64), (125, 2, 80), (150, 2, 96), (200, 2, 128), (200, 4, 192), (300, 4, 256), (400, 4, 320),
-    (400, 8, 512), (600, 8, 512), (800, 8, 768), (1000, 8, 1024), (1000, 16, 1024),
-)  # fmt: skip
-_ROUNDED = tuple((0, 2, samples) for samples in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512))
+    (1, 0.6, (0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 70, 80)),
+    (2, 0.7, (80, 90, 100, 110, 125, 140, 160, 180, 200)),
+    (4, 1.0, (200, 225, 250, 280, 320, 360, 400)),
+    (8, 1.2, (400, 450, 500, 560, 630, 710, 800, 900, 1000)),
+)
+_LEAST_SAMPLES = 24
+_ROUNDED = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def rungs(
@@ -36,7 +38,7 @@ def rungs(
         available: samples that the data suffice for, where they end.
         reach: tokens that the model can look at, if there is a limit.
     """
-    ladder = [Work(*rung, 256) for rung in _LEARNED] if learned else [Work(*rung, 512) for rung in _ROUNDED]
+    ladder = _learned() if learned else [Work(0, 2, samples, 512) for samples in _ROUNDED]
     if reach is not None:
         ladder = [replace(rung, seqlen=min(rung.seqlen, reach)) for rung in ladder]
     if counted is not None:
@@ -46,10 +48,18 @@ def rungs(
     return list(dict.fromkeys(ladder))
 
 
-def step_size(iters: int) -> float:
+def _learned() -> list[Work]:
+    return [
+        Work(iters, minibatch, max(_LEAST_SAMPLES, 8 * round(share * iters / 8)), 256)
+        for minibatch, share, sizes in _LEARNED
+        for iters in sizes
+    ]
+
+
+def step_size(iters: int, bits: int) -> float:
     """Of rounding offsets in so many iterations of few samples: 0.01 codes, by which all weights move at once.
 
-    In less than 50 iterations steps are longer, so that the sum of all (they fall to 0) is a quarter of a code, and in
-    more than 200 shorter, so that it is one.
+    Steps fall to 0, so `iters` of them come to half of their number. Together they are at least a quarter of a code, and
+    at most half of one, or a whole one at 3 bits and fewer.
     """
-    return min(max(iters / 100, 0.5), 2.0) / iters
+    return min(max(iters / 100, 0.5), 2.0 if bits <= 3 else 1.0) / iters

@@ -73,7 +73,7 @@ def work_keys(recipe: Recipe, work: Work) -> dict[str, float]:
         keys["gradient_accumulate_steps"] = work.minibatch // size
     signed_steps = recipe.optimizer == "signsgd" and not recipe.divides
     if signed_steps and recipe.lr is None and work.iters:
-        keys["lr"] = step_size(work.iters)
+        keys["lr"] = step_size(work.iters, recipe.bits)
     return keys
 
 
