@@ -59,7 +59,7 @@ def _learned() -> list[Work]:
 def step_size(iters: int, bits: int) -> float:
     """Of rounding offsets in so many iterations of few samples: 0.01 codes, by which all weights move at once.
 
-    Steps fall to 0, so `iters` of them come to half of their number. Together they are at least a quarter of a code, and
-    at most half of one, or a whole one at 3 bits and fewer.
+    Steps fall to 0. Together they are a quarter of a code at least, and at most half of one, or a whole one at 3 bits
+    and fewer.
     """
     return min(max(iters / 100, 0.5), 2.0 if bits <= 3 else 1.0) / iters
