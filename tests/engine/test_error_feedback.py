@@ -111,9 +111,9 @@ def test_linears_that_share_their_input_share_one_factorization(llama: Path, mon
 
     honest, calls = cholesky.factorize, []
 
-    def counted(hessian: torch.Tensor, damping: float):
+    def counted(*known):
         calls.append(1)
-        return honest(hessian, damping)
+        return honest(*known)
 
     monkeypatch.setattr(cholesky, "factorize", counted)
     blocks = len(quantize(llama, **GPTQ).manifest["blocks"])
