@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from roundel.compiled.extension import EXTENSION
+from roundel.compiled.extension import EXTENSION, address
 from roundel.compiled.grids import GridKind
 
 # That the kernel takes at once.
@@ -58,13 +58,8 @@ class Columns:
             (self.codes, whole, torch.uint8),
             (self.residual, whole, torch.float16),
         ):
-            if tensor is None:
-                continue
-            if tuple(tensor.shape) != shape or tensor.dtype is not dtype or not tensor.is_contiguous():
-                raise ValueError(
-                    f"contiguous {dtype} of shape {list(shape)} is expected, and {list(tensor.shape)} {tensor.dtype} "
-                    "is given"
-                )
+            if tensor is not None:
+                address(tensor, shape, dtype)
         if not 0 <= int(self.group_of.min()) <= int(self.group_of.max()) < len(self.scale):
             raise ValueError("groups are numbered beyond their scales")
 

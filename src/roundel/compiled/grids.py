@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from roundel.compiled.extension import EXTENSION, NUMBERS
+from roundel.compiled.extension import EXTENSION, NUMBERS, address
 
 # Types of rounded weights, and of their gradients.
 _ROUNDED = (torch.float32, torch.bfloat16)
@@ -264,16 +264,7 @@ class _Weights:
         Raises:
             ValueError: it is no contiguous float32 of that shape.
         """
-        if (
-            tuple(tensor.shape) != tuple(shape)
-            or tensor.dtype is not torch.float32
-            or not tensor.is_contiguous()
-        ):
-            raise ValueError(
-                f"contiguous float32 of shape {list(shape)} is expected, and {list(tensor.shape)} {tensor.dtype} is "
-                "given"
-            )
-        return tensor.data_ptr()
+        return address(tensor, shape, torch.float32)
 
     def _read(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> int:
         self._kept.append(tensor.contiguous())

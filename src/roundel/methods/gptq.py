@@ -241,9 +241,10 @@ class _Pass:
         columns = self._expected(first, last)
         if self.columns.mask is not None:
             columns = without(columns, self.columns.mask[first:last])
-        importance, stored = self.loop.importance[first:last], self.layout.places[first:last].argsort()
+        importance = self.loop.importance[first:last]
         if last - first > self.scheme.width(len(self.layout.places)):
             # Groups of a super-block are cut from columns as they are stored.
+            stored = self.layout.places[first:last].argsort()
             start = self.loop.fit(columns.index_select(0, stored), importance[stored])
         else:
             start = self.loop.fit(columns, importance)
@@ -271,7 +272,8 @@ class _Pass:
     def result(self) -> Rounded:
         """What was made of the weight."""
         start = self.start or join_starts([self.starts[g] for g in sorted(self.starts)])
-        order = None if self.layout.permuted else self.layout.order.argsort()
+        positions = self.layout.order.argsort()
+        order = None if self.layout.permuted else positions
         outliers = None
         mask, residual = self.columns.mask, self.columns.residual
         if mask is not None and residual is not None and bool(mask.any()):
@@ -284,7 +286,6 @@ class _Pass:
             outliers,
             self.layout.order if self.layout.permuted else None,
         )
-        positions = self.layout.order.argsort()
         return Rounded(weight, start, self.loop.factor.damping, self.columns.present, positions)
 
 
