@@ -22,6 +22,12 @@ void sum_codes(const CodeSums& c, int threads, const InstructionSet& with);
 // The searched grid of every group.
 void search_grids(const GridSearch& s, int threads, const InstructionSet& with);
 
+// The grids of a group of columns on two levels, in tiles of kLanes rows.
+void fit_two_levels(const TwoLevelFit& f, const FittedGrids& to, int threads, const InstructionSet& with);
+
+// What leaving out each weight of such a group would save.
+void leave_one_out(const LeaveOneOut& l, int threads, const InstructionSet& with);
+
 // Columns [first, last) rounded one after the other, each making up for the errors of those before it among them.
 // Throws std::invalid_argument: they are more than kMostColumns.
 void round_columns(const ErrorFeedback& r, int64_t first, int64_t last, int threads, const InstructionSet& with);

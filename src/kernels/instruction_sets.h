@@ -8,6 +8,7 @@
 #include "grid_search.h"
 #include "learned_rounding.h"
 #include "matrix.h"
+#include "two_level_fit.h"
 
 namespace roundel {
 
@@ -51,6 +52,10 @@ using SearchGrids = void (*)(const GridSearch&, int64_t row);
 // Of kRowsAtOnce rows, or what is left.
 using RoundColumns = void (*)(const ErrorFeedback&, int64_t first, int64_t last, int64_t row);
 
+// Of one tile, with room for kTileFitScratch floats for each column.
+using FitTile = void (*)(const TwoLevelFit&, const FittedGrids&, int64_t tile, float* scratch);
+using LeaveOneOutOfTile = void (*)(const LeaveOneOut&, int64_t tile, float* scratch);
+
 struct InstructionSet {
   const char* name;
   bool (*present)();
@@ -67,6 +72,8 @@ struct InstructionSet {
   SumCodes sum_codes;
   SearchGrids search_grids;
   RoundColumns round_columns;
+  FitTile fit_tile;
+  LeaveOneOutOfTile leave_one_out;
 };
 
 // Best first; the last one, "portable", is everywhere.

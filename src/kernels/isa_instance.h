@@ -27,7 +27,9 @@ constexpr InstructionSet instance(const char* name, bool (*present)()) {
           choose_grids<Isa>,
           sum_codes<Isa>,
           search_grids<Isa>,
-          round_columns<Isa>};
+          round_columns<Isa>,
+          fit_tile<Isa>,
+          leave_one_out<Isa>};
 }
 
 }  // namespace

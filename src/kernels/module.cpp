@@ -213,6 +213,65 @@ NB_MODULE(_kernels, m) {
           nb::kw_only(), nb::arg("type"), nb::arg("shares"), nb::arg("factors"), nb::arg("zeros"), nb::arg("rounds"),
           nb::arg("scale"), nb::arg("zero"), nb::arg("threads"), nb::arg("instruction_set") = "");
 
+  nb::class_<TwoLevelFit>(m, "TwoLevelFit")
+      .def(
+          "__init__",
+          [](TwoLevelFit* self, int64_t columns, int64_t rows, uintptr_t weight, uintptr_t importance, float levels,
+             float scale_top, float zero_top, bool zero_symmetric, int type, int scale_reach, int zero_reach,
+             uintptr_t zero_ranges, int64_t zero_range_count, float least_share, float small, float point,
+             float least_step) {
+            new (self) TwoLevelFit{columns,
+                                   rows,
+                                   address<const float>(weight),
+                                   address<const float>(importance),
+                                   levels,
+                                   scale_top,
+                                   zero_top,
+                                   zero_symmetric,
+                                   static_cast<Number>(type),
+                                   scale_reach,
+                                   zero_reach,
+                                   address<const float>(zero_ranges),
+                                   zero_range_count,
+                                   least_share,
+                                   small,
+                                   point,
+                                   least_step};
+          },
+          nb::kw_only(), nb::arg("columns"), nb::arg("rows"), nb::arg("weight"), nb::arg("importance"), nb::arg("levels"),
+          nb::arg("scale_top"), nb::arg("zero_top"), nb::arg("zero_symmetric"), nb::arg("type"), nb::arg("scale_reach"),
+          nb::arg("zero_reach"), nb::arg("zero_ranges"), nb::arg("zero_range_count"), nb::arg("least_share"),
+          nb::arg("small"), nb::arg("point"), nb::arg("least_step"))
+      .def(
+          "fit",
+          [](const TwoLevelFit& self, uintptr_t scale, uintptr_t zero, uintptr_t scale_codes, uintptr_t scale_step,
+             uintptr_t scale_offset, uintptr_t zero_codes, uintptr_t zero_step, uintptr_t zero_offset, int threads,
+             const std::string& set) {
+            const FittedGrids to{
+                address<float>(scale), address<float>(zero),
+                StoredLevel{address<uint8_t>(scale_codes), address<float>(scale_step), address<float>(scale_offset)},
+                StoredLevel{address<uint8_t>(zero_codes), address<float>(zero_step), address<float>(zero_offset)}};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            fit_two_levels(self, to, threads, with);
+          },
+          nb::kw_only(), nb::arg("scale"), nb::arg("zero"), nb::arg("scale_codes"), nb::arg("scale_step"),
+          nb::arg("scale_offset"), nb::arg("zero_codes"), nb::arg("zero_step"), nb::arg("zero_offset"),
+          nb::arg("threads"), nb::arg("instruction_set") = "")
+      .def(
+          "leave_one_out",
+          [](const TwoLevelFit& self, uintptr_t importance, uintptr_t scale, uintptr_t zero, uintptr_t saved, int threads,
+             const std::string& set) {
+            const LeaveOneOut left{self, address<const float>(importance), address<const float>(scale),
+                                   address<const float>(zero), address<float>(saved)};
+            const InstructionSet& with = chosen(set);
+            nb::gil_scoped_release free;
+            leave_one_out(left, threads, with);
+          },
+          nb::kw_only(), nb::arg("importance"), nb::arg("scale"), nb::arg("zero"), nb::arg("saved"), nb::arg("threads"),
+          nb::arg("instruction_set") = "");
+
+  m.attr("tile_rows") = kLanes;
   m.attr("most_columns") = kMostColumns;
   m.def(
       "round_columns",

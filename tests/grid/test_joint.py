@@ -138,3 +138,20 @@ def test_the_start_says_what_is_stored() -> None:
     assert start.scale_level.scale.shape == (2, 2)
     assert torch.equal(start.scale_level.values(), start.scale[..., 0])
     assert torch.equal(start.zero_level.values(), start.zero[..., 0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("tile_rows", [8, 16])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_scales_that_are_nearly_equal_stay_finite(bits: int, tile_rows: int, dtype: str) -> None:
+    """Fine codes of a narrow range have an offset beyond 65504, were their steps not kept from it."""
+    weight = heavy_tailed(1, 16, 8).repeat(16, 1)
+    rough = {"scale_dtype": dtype, "tile_rows": tile_rows}
+    for spread in (1e-4, 1e-3, 2e-3, 5e-3, 1e-2):
+        rows = weight * (1 + spread * torch.linspace(0, 1, 16)[:, None])
+        scheme = Scheme(bits=4, group_size=16, round_zero=False, scale_bits=bits, zero_bits=bits, **rough)
+        plain = Scheme(bits=4, group_size=16, round_zero=False, **rough)
+        missed, least = (
+            (quantize(rows, s, False).dequantize() - rows).square().mean() for s in (scheme, plain)
+        )
+        assert missed < 1.5 * least

@@ -1,4 +1,4 @@
-// Learned rounding, the search for grids, and error feedback, by every instruction set of this build, on random groups: against plain loops
+// Learned rounding, searches for grids, and error feedback, by every instruction set of this build, on random groups: against plain loops
 // here, which round after every operation as the kernels do, and so to the last bit. Sums have one order everywhere.
 //
 //     check_grids [weights] [seed]
@@ -273,6 +273,65 @@ void check_columns(const Case& c, const InstructionSet& set, int threads, int se
   if (!same(codes, wanted_codes) || !same(residual, wanted_residual)) fail(set, "codes of columns", seed);
 }
 
+// Grids on two levels, and what leaving out weights saves, are those of "portable"; the tests against torch's operators say
+// that these are right. Groups are of any width, and rows need not fill their tile.
+struct TwoLevels {
+  std::vector<float> weight, importance, ranges, scale, zero, scale_step, scale_offset, zero_step, zero_offset, saved;
+  std::vector<uint8_t> scale_codes, zero_codes;
+
+  TwoLevels(const InstructionSet& set, int threads, int seed) : ranges{1, 0.8f, 0.6f} {
+    Random random{std::mt19937_64(seed)};
+    const int64_t columns = random.between(3, 40), rows = random.between(1, 70), tiles = (rows + 15) / 16;
+    weight = normals(random, columns * rows, random.one_in(5) ? 1e-6f : 1.0f);
+    if (random.one_in(4))
+      for (float& w : weight) w = std::nearbyint(w);  // of equal size, and groups of one value
+    importance = normals(random, columns);
+    for (float& h : importance) h = h * h + 0.01f;
+    for (auto* to : {&scale, &zero}) to->resize(rows);
+    for (auto* to : {&scale_codes, &zero_codes}) to->resize(rows);
+    for (auto* to : {&scale_step, &scale_offset, &zero_step, &zero_offset}) to->resize(tiles);
+    saved.resize(columns * rows);
+    const Number types[]{Number::Float16, Number::Bfloat16, Number::Float32};
+    const int reach = random.between(0, 2);
+    const TwoLevelFit fit{columns,
+                          rows,
+                          weight.data(),
+                          importance.data(),
+                          static_cast<float>((1 << random.between(2, 4)) - 1),
+                          static_cast<float>((1 << random.between(2, 8)) - 1),
+                          static_cast<float>((1 << random.between(2, 8)) - 1),
+                          random.one_in(3),
+                          types[random.between(0, 2)],
+                          reach,
+                          reach / 2,
+                          ranges.data(),
+                          random.between(1, 3),
+                          1.0f / 32,
+                          0x1p-14f,
+                          0x1p-10f,
+                          2 / 65504.0f};
+    fit_two_levels(fit,
+                   {scale.data(),
+                    zero.data(),
+                    {scale_codes.data(), scale_step.data(), scale_offset.data()},
+                    {zero_codes.data(), zero_step.data(), zero_offset.data()}},
+                   threads, set);
+    leave_one_out({fit, importance.data(), scale.data(), zero.data(), saved.data()}, threads, set);
+    for (float x : scale)
+      if (!(x > 0 && x < 1e6f)) fail(set, "sizes of scales on two levels", seed);
+  }
+};
+
+void check_two_levels(const InstructionSet& set, int threads, int seed) {
+  const TwoLevels found(set, threads, seed), wanted(*instruction_set("portable"), 1, seed);
+  if (!same(found.scale, wanted.scale) || !same(found.zero, wanted.zero) ||
+      !same(found.scale_codes, wanted.scale_codes) || !same(found.zero_codes, wanted.zero_codes) ||
+      !same(found.scale_step, wanted.scale_step) || !same(found.scale_offset, wanted.scale_offset) ||
+      !same(found.zero_step, wanted.zero_step) || !same(found.zero_offset, wanted.zero_offset))
+    fail(set, "grids on two levels", seed);
+  if (!same(found.saved, wanted.saved)) fail(set, "what leaving out weights saves", seed);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -286,6 +345,7 @@ int main(int count, char** arguments) {
       check_tries(c, *set, 1 + seed % 3, seed);
       check_search(c, *set, 1 + seed % 3, seed);
       check_columns(c, *set, 1 + seed % 3, seed);
+      check_two_levels(*set, 1 + seed % 3, seed);
     }
     std::printf("%s: grids of %d weights are those of plain loops\n", set->name, weights);
   }

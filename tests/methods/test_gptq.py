@@ -239,14 +239,14 @@ def test_a_budget_is_kept(target: float, order: str) -> None:
 def test_leaving_one_out_saves_what_it_saves() -> None:
     """Every member tried, against the three fits that the method makes."""
     from roundel.methods.gptq import ErrorFeedback
-    from roundel.methods.spqr import _Scores
+    from roundel.methods.leave_one_out import OutlierScores
 
     weight, hessian = problem(11, out=8, width=16)
     scheme = Scheme(bits=3, group_size=8, round_zero=False, scale_dtype="float32")
     loop = ErrorFeedback(
         weight, hessian, scheme, HessianOptions(order="identity", static_groups=True), "minmax"
     )
-    found = _Scores(loop, simplified=False).values.T  # [out, in]
+    found = OutlierScores(loop, simplified=False).values.T  # [out, in]
 
     def error(values: torch.Tensor, fitted_to: torch.Tensor, importance: torch.Tensor) -> float:
         scale = float(fitted_to.max() - fitted_to.min()) / 7

@@ -15,14 +15,15 @@ Without search only the nearest ones are taken, which is the reference's rule, w
 the scale that is stored.
 """
 
-from dataclasses import dataclass
-
 import torch
 
+from roundel.compiled import two_level as kernel
 from roundel.grid.affine import QParams, join_starts
 from roundel.grid.best_grid import choose_grids
 from roundel.grid.groups import importance_groups, to_groups
+from roundel.grid.lanes import sum_groups
 from roundel.grid.scheme import Scheme
+from roundel.grid.statistic_grids import POINT, LevelStatistic, PlainStatistic, StatisticGrid, least_step
 from roundel.grid.two_level import Tiles
 
 # Codes to either side of the nearest that are tried.
@@ -30,12 +31,6 @@ _SCALE_REACH = 2
 _ZERO_REACH = 1
 # Ranges of a tile's zero points that are tried, as shares of the whole one.
 _ZERO_RANGES = (1.0, 0.8, 0.6)
-# Scales that are tried where they are stored plainly, as shares of the range's.
-_PLAIN_SHARES = (1.0, 0.95, 0.9, 0.84, 0.78, 0.7)
-# Zero points that are tried where they are stored plainly, as distances from the range's, in codes.
-_PLAIN_SHIFTS = (0.0, -0.3, 0.3, -0.6, 0.6, -1.0, 1.0)
-# Ranges this much smaller than their place are a point: fp16 cannot tell their ends apart.
-_POINT = 2.0**-10
 # Scale of nothing but zeros: the smallest normal fp16, so that a zero point's rounding comes to nothing.
 _SMALL = 2.0**-14
 # Least scale on two levels, as a share of the largest of its tile.
@@ -60,9 +55,37 @@ def joint_start(
     importance = importance_groups(diagonal, weight, scheme)[0]
     parts = []
     for index in range(groups.shape[1]):
+        if kernel.serve(groups, scheme):
+            columns = groups[:, index].t().contiguous()
+            parts.append(_by_kernel(columns, importance[index], scheme, search=search))
+            continue
         group = _pad_rows(groups[:, index], scheme.tile_rows if scheme.two_level else 1)
         parts.append(_Fit(group, importance[index], scheme, search).start(weight.shape[0]))
     return join_starts(parts)
+
+
+def joint_tries(scheme: Scheme, *, search: bool) -> kernel.TwoLevelTries:
+    """What is tried on two levels, for the kernels."""
+    return kernel.TwoLevelTries(
+        scale_reach=_SCALE_REACH if search else 0,
+        zero_reach=_ZERO_REACH if search else 0,
+        zero_ranges=_ZERO_RANGES if search else (1.0,),
+        least_share=_LEAST_SHARE,
+        small=_SMALL,
+        point=POINT,
+        least_step=least_step(scheme.torch_dtype),
+    )
+
+
+def _by_kernel(columns: torch.Tensor, importance: torch.Tensor, scheme: Scheme, *, search: bool) -> QParams:
+    """The fit of one column group `[g, out]`."""
+    scale, zero = kernel.fit(columns, importance, scheme, joint_tries(scheme, search=search))
+    scale_level, zero_level = (
+        Tiles(found.codes, found.step, found.offset, bits, scheme.tile_rows)
+        for found, bits in ((scale, scheme.scale_bits), (zero, scheme.zero_bits))
+        if bits is not None
+    )
+    return QParams(scale.values.view(-1, 1, 1), zero.values.view(-1, 1, 1), scale_level, zero_level)
 
 
 def _pad_rows(group: torch.Tensor, rows: int) -> torch.Tensor:
@@ -102,7 +125,7 @@ class _Fit:
         chosen_zero = zero.flatten(1, 2).gather(1, choice[:, None])[:, 0]
         if len(error) > 1:
             # The range that is best for a tile as a whole.
-            tiles = error.view(len(error), -1, self.scheme.tile_rows).sum(2).argmin(0)  # [T]
+            tiles = sum_groups(error.view(len(error), -1, self.scheme.tile_rows))[..., 0].argmin(0)  # [T]
             rows = tiles.repeat_interleave(self.scheme.tile_rows)[None]
             chosen_scale, chosen_zero = chosen_scale.gather(0, rows), chosen_zero.gather(0, rows)
             zeros = zeros.pick(tiles)
@@ -113,20 +136,20 @@ class _Fit:
             zeros.tiles(chosen_zero, out),
         )
 
-    def _scale_grid(self) -> "_Plain | _Level":
+    def _scale_grid(self) -> StatisticGrid:
         if self.scheme.scale_bits is None:
-            return _Plain(self.scheme, positive=True)
-        return _Level.spanning(self.scale, self.scheme, self.scheme.scale_bits)
+            return PlainStatistic(self.scheme, positive=True)
+        return LevelStatistic.spanning(self.scale, self.scheme, self.scheme.scale_bits)
 
-    def _zero_grid(self, scales: "_Plain | _Level") -> "_Plain | _Level":
+    def _zero_grid(self, scales: StatisticGrid) -> StatisticGrid:
         scheme = self.scheme
         if scheme.zero_bits is None:
-            return _Plain(scheme, positive=False)
+            return PlainStatistic(scheme, positive=False)
         wanted = self._zero_for(scales.around(self.scale[None], 0)[0, 0])[0]
         shares = _ZERO_RANGES if self.search else (1.0,)
-        return _Level.spanning(wanted, scheme, scheme.zero_bits, shares, symmetric=scheme.zero_sym)
+        return LevelStatistic.spanning(wanted, scheme, scheme.zero_bits, shares, symmetric=scheme.zero_sym)
 
-    def _zeros(self, scale: torch.Tensor, zeros: "_Plain | _Level") -> torch.Tensor:
+    def _zeros(self, scale: torch.Tensor, zeros: StatisticGrid) -> torch.Tensor:
         """Zero points to try for every scale `[K, P]`: `[S, K, L, P]`."""
         reach = _ZERO_REACH if self.search else 0
         if self.scheme.sym:
@@ -175,99 +198,3 @@ def _sound_scales(scale: torch.Tensor, middle: torch.Tensor, scheme: Scheme) -> 
         farthest = _FARTHEST_PLAIN if scheme.zero_bits is None else 2 * scheme.levels
         tiles = torch.maximum(tiles, middle / farthest)
     return tiles.flatten()
-
-
-@dataclass
-class _Plain:
-    """A statistic that is stored in `scale_dtype`: scales, which are positive, or zero points."""
-
-    scheme: Scheme
-    positive: bool
-
-    def around(self, values: torch.Tensor, reach: int) -> torch.Tensor:
-        """`[N, P]` to `[1, R, N, P]`: scales of shorter ranges, or zero points to either side."""
-        if self.positive:
-            shares = torch.tensor(
-                _PLAIN_SHARES if reach else (1.0,), dtype=torch.float32, device=values.device
-            )
-            return self.scheme.round_scale(values * shares[:, None, None])[None]
-        shifts = torch.tensor(_PLAIN_SHIFTS if reach else (0.0,), dtype=torch.float32, device=values.device)
-        largest = torch.finfo(self.scheme.torch_dtype).max
-        return (
-            (values + shifts[:, None, None])
-            .clamp(-largest, largest)
-            .to(self.scheme.torch_dtype)
-            .float()[None]
-        )
-
-    def pick(self, tiles: torch.Tensor) -> "_Plain":
-        return self
-
-    def tiles(self, values: torch.Tensor, out: int) -> None:
-        return None
-
-
-@dataclass
-class _Level:
-    """Second-level grids of one column group, `step [S, T]` and `offset [S, T]` as stored."""
-
-    step: torch.Tensor
-    offset: torch.Tensor
-    bits: int
-    rows: int
-    dtype: torch.dtype
-
-    @classmethod
-    def spanning(
-        cls,
-        values: torch.Tensor,
-        scheme: Scheme,
-        bits: int,
-        shares: tuple[float, ...] = (1.0,),
-        *,
-        symmetric: bool = False,
-    ) -> "_Level":
-        """Grids over each tile's values `[P]`: from the smallest to the largest, or shares of that range."""
-        tiles = values.view(-1, scheme.tile_rows)
-        lo, hi = tiles.amin(1), tiles.amax(1)
-        if symmetric:
-            centre = torch.full_like(lo, scheme.levels / 2)
-            half = torch.maximum(hi - centre, centre - lo)
-        else:
-            centre, half = (lo + hi) / 2, (hi - lo) / 2
-        half = half * torch.tensor(shares, dtype=torch.float32, device=values.device)[:, None]
-        lo, hi = centre - half, centre + half
-        point = hi - lo <= _POINT * torch.maximum(lo.abs(), hi.abs())
-        # A tile of equal statistics is exact: their value times (code 0 + 1).
-        step = torch.where(point, centre.abs(), (hi - lo) / (2**bits - 1))
-        step = scheme.round_scale(step)
-        offset = torch.where(point, -centre.sign(), -lo / step)
-        return cls(step, offset.to(scheme.torch_dtype).float(), bits, scheme.tile_rows, scheme.torch_dtype)
-
-    def around(self, values: torch.Tensor, reach: int) -> torch.Tensor:
-        """The nearest statistics to `[N, P]` and their neighbours on every grid: `[S, R, N, P]`."""
-        shifts = torch.arange(-reach, reach + 1, device=values.device)[:, None, None, None]
-        codes = (self._codes(values)[:, None] + shifts).clamp_(0, 2**self.bits - 1)  # [S, R, N, T, rows]
-        step, offset = self.step[:, None, None, :, None], self.offset[:, None, None, :, None]
-        return codes.sub_(offset).mul_(step).flatten(-2)
-
-    def _codes(self, values: torch.Tensor) -> torch.Tensor:
-        """The nearest codes to `[N, P]`: `[S, N, T, rows]` fp32."""
-        tiles = values.view(len(values), -1, self.rows) / self.step[:, None, :, None]
-        return tiles.add_(self.offset[:, None, :, None]).round_().clamp_(0, 2**self.bits - 1)
-
-    def pick(self, tiles: torch.Tensor) -> "_Level":
-        """One grid, `tiles [T]` saying which for every tile."""
-        step, offset = self.step.gather(0, tiles[None]), self.offset.gather(0, tiles[None])
-        return _Level(step, offset, self.bits, self.rows, self.dtype)
-
-    def tiles(self, values: torch.Tensor, out: int) -> Tiles:
-        """The stored form of values `[1, P]` on the only grid, `[out, 1]`."""
-        codes = self._codes(values).flatten()[:out].to(torch.uint8)
-        return Tiles(
-            codes[:, None],
-            self.step[0, :, None].to(self.dtype),
-            self.offset[0, :, None].to(self.dtype),
-            self.bits,
-            self.rows,
-        )

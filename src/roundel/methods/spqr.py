@@ -1,15 +1,8 @@
 """SpQR: GPTQ on tiny groups with two-level statistics, and the costliest weights kept in 16 bits (2306.03078).
 
 Outliers are chosen between two passes of the error-feedback loop. The first keeps none and scores every weight
-by what leaving it out would save its group (the paper's leave-one-out, section 3.2),
-
-    score_k = sum_i R_ii^2 (Q(w_i) - w_i)^2 - sum_{i != k} R_ii^2 (Q'(w_i) - w_i)^2,     Q' fitted without k,
-
-in units of the output error (R_ii = 1/d_i of the paper). Then the outliers are fixed, by a threshold, a share or
+by what leaving it out would save its group (leave_one_out.py). Then the outliers are fixed, by a threshold, a share or
 a budget of bits, and the second pass rounds the rest.
-
-Leaving out a weight that is neither its group's smallest nor largest leaves the range as it is: it saves the
-weight's own error. So three fits per group do the work of g + 1.
 
 The paper decides inside one pass, where an outlier changes everything to its right. Two passes cost one more
 loop and buy three things: at the same number of outliers the error is 2 % lower (two blocks of SmolLM2-135M,
@@ -19,11 +12,11 @@ loop and buy three things: at the same number of outliers the error is 2 % lower
 import numpy as np
 import torch
 
-from roundel.grid.affine import QParams, decode_, nearest_codes
 from roundel.grid.budget import outliers_within
 from roundel.grid.scheme import Scheme
 from roundel.methods.cholesky import SharedFactor
 from roundel.methods.gptq import ErrorFeedback, Rounded
+from roundel.methods.leave_one_out import OutlierScores
 from roundel.methods.options import HessianOptions
 
 
@@ -52,63 +45,11 @@ def spqr(
     loop = ErrorFeedback(weight, hessian, scheme, options, kind, shared)
     if options.outlier_threshold is None and not options.outliers and options.target_bits is None:
         return loop.round()
-    scores = _Scores(loop, simplified=options.simplified_outliers)
+    scores = OutlierScores(loop, simplified=options.simplified_outliers)
     loop.watch(scores.add)
     mask = _choose(scores.values, loop, options)
     del scores  # before the second pass takes as much memory
     return loop.round(mask if bool(mask.any()) else None)
-
-
-class _Scores:
-    """What keeping each weight would save, `[in, out]` by position."""
-
-    def __init__(self, loop: ErrorFeedback, *, simplified: bool) -> None:
-        self.loop, self.simplified = loop, simplified
-        self.values = torch.zeros_like(loop.original)
-        if loop.start is not None:
-            self._all_groups(loop.start)
-
-    def _all_groups(self, start: QParams) -> None:
-        """Score weights whose grids are fitted before the loop, as they are."""
-        loop = self.loop
-        group_of = torch.tensor(loop.layout.group_of, device=loop.original.device)
-        for group in range(start.scale.shape[1]):
-            positions = (group_of == group).nonzero()[:, 0]
-            own = QParams(start.scale[:, group, None], start.zero[:, group, None])
-            self.values[positions] = self._group(loop.original[positions], own, loop.importance[positions])
-
-    def add(self, first: int, last: int, columns: torch.Tensor, start: QParams) -> None:
-        self.values[first:last] = self._group(columns, start, self.loop.importance[first:last])
-
-    def _group(self, columns: torch.Tensor, start: QParams, importance: torch.Tensor) -> torch.Tensor:
-        own = self._errors(columns, start, importance)
-        if self.simplified or len(columns) < 3:
-            return own
-        # Both extremes at once: the columns side by side, the smallest, and the largest, in the middle of the rest.
-        smallest, largest = columns.min(0), columns.max(0)
-        places = torch.cat([smallest.indices, largest.indices])[None]
-        extremes = torch.cat([smallest.values, largest.values])
-        middle = (columns.sum(0).repeat(2) - extremes) / (len(columns) - 1)
-        twice = columns.repeat(1, 2).scatter_(0, places, middle[None])
-        rest = self._errors(twice, self._fit_each(twice, importance), importance)
-        saved = own.sum(0).repeat(2) - (rest.sum(0) - rest.gather(0, places)[0])
-        for place, value in zip(places.chunk(2, 1), saved.chunk(2), strict=True):
-            own.scatter_(0, place, value[None])
-        return own
-
-    def _fit_each(self, twice: torch.Tensor, importance: torch.Tensor) -> QParams:
-        """Fit `[g, 2 out]` in one call, if no tile then holds rows of both halves."""
-        out = twice.shape[1] // 2
-        if not self.loop.scheme.two_level or out % self.loop.scheme.tile_rows == 0:
-            return self.loop.fit(twice, importance)
-        parts = [self.loop.fit(half, importance) for half in twice.split(out, 1)]
-        return QParams(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
-
-    def _errors(self, columns: torch.Tensor, start: QParams, importance: torch.Tensor) -> torch.Tensor:
-        scheme = self.loop.scheme
-        scale, zero = start.scale[:, 0, 0], start.stored_zero(scheme)[:, 0, 0]
-        codes = nearest_codes(columns, scale, start.code_zero(scheme)[:, 0, 0], scheme)
-        return decode_(codes, scale, zero, scheme).sub_(columns).square_().mul_(importance[:, None])
 
 
 def _choose(scores: torch.Tensor, loop: ErrorFeedback, options: HessianOptions) -> torch.Tensor:

@@ -1,0 +1,124 @@
+"""Kernels for grids on two levels find the bits that torch's operators find, by every instruction set."""
+
+import functools
+
+import pytest
+import torch
+
+from roundel.compiled import two_level as kernel
+from roundel.compiled.extension import instruction_sets
+from roundel.grid.affine import QParams
+from roundel.grid.joint import joint_start, joint_tries
+from roundel.grid.scheme import Scheme
+from roundel.grid.two_level import equal
+from roundel.methods import leave_one_out
+from roundel.methods.gptq import ErrorFeedback
+from roundel.methods.options import HessianOptions
+
+SETS = [pytest.param(name, id=name) for name in instruction_sets() or ["none"]]
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="this installation has no kernels")
+
+SCHEMES = {
+    "of the paper": Scheme(bits=3, group_size=16, round_zero=False, scale_bits=3, zero_bits=3),
+    "symmetric zeros": Scheme(
+        bits=2,
+        group_size=20,
+        round_zero=False,
+        scale_bits=4,
+        zero_bits=2,
+        zero_sym=True,
+        scale_dtype="bfloat16",
+    ),
+    "fine statistics": Scheme(
+        bits=4, group_size=5, round_zero=False, scale_bits=8, zero_bits=7, scale_dtype="float32"
+    ),
+    "whole rows": Scheme(bits=3, group_size=-1, round_zero=False, scale_bits=8, zero_bits=6),
+}
+
+
+def random_weight(kind: str, out: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(out)
+    weight = torch.randn(out, width, generator=generator) * torch.rand(out, 1, generator=generator).exp()
+    if kind == "of few values":
+        weight = (2 * weight).round() / 2
+        weight[: out // 3] = 0.25  # rows of one value
+    if kind == "tiny":
+        weight *= 1e-9
+    return weight
+
+
+def use(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels by one instruction set, or none of them."""
+    if instructions == "operators":
+        monkeypatch.setattr(kernel, "serve", lambda *args: False)
+        return
+    for name in ("fit", "leave_one_out"):
+        by_set = functools.partial(getattr(kernel, name), instruction_set=instructions)
+        monkeypatch.setattr(kernel, name, by_set)
+
+
+@pytest.mark.parametrize("search", [False, True], ids=["nearest", "searched"])
+@pytest.mark.parametrize("kind", ["normal", "of few values", "tiny"])
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("instructions", SETS)
+def test_the_same_grids(
+    instructions: str, scheme: Scheme, kind: str, search: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for out in (1, 16, 77):
+        weight = random_weight(kind, out, 45)
+        diagonal = torch.rand(45, generator=torch.Generator().manual_seed(1))
+        starts: list[QParams] = []
+        for way in (instructions, "operators"):
+            with monkeypatch.context() as patch:
+                use(way, patch)
+                starts.append(joint_start(weight, scheme, diagonal, search=search))
+        found, wanted = starts
+        assert torch.equal(found.scale, wanted.scale)
+        assert torch.equal(found.zero, wanted.zero)
+        assert equal(found.scale_level, wanted.scale_level)
+        assert equal(found.zero_level, wanted.zero_level)
+
+
+@pytest.mark.parametrize("fitted", ["minmax", "search"])
+@pytest.mark.parametrize("kind", ["normal", "of few values"])
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("instructions", SETS)
+def test_the_same_outliers(
+    instructions: str, scheme: Scheme, kind: str, fitted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for out in (1, 48, 77):
+        weight = random_weight(kind, out, 45)
+        inputs = torch.randn(100, 45, generator=torch.Generator().manual_seed(2))
+        found = []
+        for way in (instructions, "operators"):
+            with monkeypatch.context() as patch:
+                use(way, patch)
+                loop = ErrorFeedback(weight, inputs.t() @ inputs / 100, scheme, HessianOptions(), fitted)
+                scores = leave_one_out.OutlierScores(loop, simplified=False)
+                loop.watch(scores.add)
+                found.append(scores.values)
+        assert bool((found[0] != 0).any())
+        assert torch.equal(*found)
+
+
+def test_what_kernels_cannot_read_is_refused() -> None:
+    scheme, tries = SCHEMES["of the paper"], joint_tries(SCHEMES["of the paper"], search=True)
+    columns, one = torch.randn(16, 32), torch.ones(16)
+    grid = torch.ones(32), torch.zeros(32)
+    for wrong in (columns.t(), columns.double(), columns[:, ::2]):
+        with pytest.raises(ValueError, match="is expected"):
+            kernel.fit(wrong, one, scheme, tries)
+    with pytest.raises(ValueError, match="is expected"):
+        kernel.fit(columns, one[:3], scheme, tries)
+    with pytest.raises(ValueError, match="is expected"):
+        kernel.leave_one_out(columns, one, scheme, tries, one, torch.ones(31), grid[1])
+    with pytest.raises(ValueError, match="no rest"):
+        kernel.leave_one_out(columns[:2], one[:2], scheme, tries, one[:2], *grid)
+
+
+def test_other_grids_are_left_to_torch() -> None:
+    columns = torch.randn(16, 32)
+    for settings in ({"tile_rows": 8}, {"zero_bits": None}, {"scale_bits": None}):
+        scheme = SCHEMES["of the paper"].model_copy(update=settings)
+        assert not kernel.serve(columns, scheme)
+    assert not kernel.serve(columns.to("meta"), SCHEMES["of the paper"])
