@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,20 @@ def test_more_time_never_chooses_less_and_no_choice_is_planned_longer(
 
 @given(positive, positive, positive)
 @pytest.mark.parametrize("learned", [True, False])
-def test_every_rung_takes_longer_than_the_one_below(
+def test_every_rung_takes_longer_than_the_one_below_with_its_minibatch(
     learned: bool, fixed: float, batch: float, step: float
 ) -> None:
     ladder, known = rungs(learned=learned), costs(fixed, batch, step)
-    seconds = [known.seconds(work) for work in ladder]
-    assert seconds == sorted(seconds)
+    for _, of_size in groupby(ladder, lambda work: work.minibatch):
+        seconds = [known.seconds(work) for work in of_size]
+        assert seconds == sorted(seconds)
+
+
+def test_a_rung_is_little_more_than_the_one_below() -> None:
+    """So that a run takes most of the time that it may take."""
+    for lower, higher in pairwise(work for work in rungs(learned=True) if work.iters >= 24):
+        assert 1 < higher.iters * higher.minibatch / (lower.iters * lower.minibatch) <= 1.25
+        assert lower.samples <= higher.samples <= 1.34 * lower.samples
 
 
 @given(positive, positive)

@@ -156,7 +156,7 @@ class Layout:
         fitted_before: whether all grids are fitted before the first column is rounded.
         pieces: positions `[first, last)` that the loop takes one after the other; where grids are fitted on the
             way, a piece is a group, or the groups of a super-block.
-        group_of: the stored group of each position.
+        group_of: `[in]`, the stored group of each position.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Layout:
         self.fitted_before = options.static_groups or together == width
         self.permuted = options.order in ("act_order", "spearman") and not self.fitted_before
         self.places = torch.arange(width, device=weight.device) if self.permuted else self.order
-        self.group_of: list[int] = (self.places // scheme.width(width)).tolist()
+        self.group_of = self.places // scheme.width(width)
         if self.fitted_before:
             cuts = [*range(0, width, _PIECE), width]
         else:
@@ -185,13 +185,13 @@ class _Pass:
         self.loop, self.scheme, self.layout = loop, loop.scheme, loop.layout
         self.on_group = on_group
         original, group_of = loop.original, loop.layout.group_of
-        grids = (max(group_of) + 1, original.shape[1])
+        grids = (int(group_of.max()) + 1, original.shape[1])
         self.columns = Columns(
             original=original,
             update=loop.factor.update,
             scale=original.new_empty(grids),
             zero=original.new_empty(grids),
-            group_of=torch.tensor(group_of, device=original.device),
+            group_of=group_of,
             mask=mask,
             present=original.clone(),
             error=torch.empty_like(original),
@@ -248,7 +248,7 @@ class _Pass:
             start = self.loop.fit(columns.index_select(0, stored), importance[stored])
         else:
             start = self.loop.fit(columns, importance)
-        group = min(self.layout.group_of[first:last])
+        group = int(self.layout.group_of[first:last].min())
         self.starts[group] = start
         self._take_grids(group, start)
         if self.on_group is not None:

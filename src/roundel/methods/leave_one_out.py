@@ -30,9 +30,8 @@ class OutlierScores:
     def _all_groups(self, start: QParams) -> None:
         """Score weights whose grids are fitted before the loop, as they are."""
         loop = self.loop
-        group_of = torch.tensor(loop.layout.group_of, device=loop.original.device)
         for group in range(start.scale.shape[1]):
-            positions = (group_of == group).nonzero()[:, 0]
+            positions = (loop.layout.group_of == group).nonzero()[:, 0]
             own = QParams(start.scale[:, group, None], start.zero[:, group, None])
             self.values[positions] = self._group(loop.original[positions], own, loop.importance[positions])
 

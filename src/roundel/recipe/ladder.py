@@ -16,12 +16,12 @@ CHOSEN_KEYS = ("iters", "nsamples", "seqlen", "batch_size")
 LEARNED_ON_CPU = {"iters": 100, "nsamples": 64, "seqlen": 256, "batch_size": 2}
 ROUNDED_ON_CPU = {"nsamples": 128, "seqlen": 512, "batch_size": 2}
 
-# Samples of an iteration, samples in all for each iteration, and the iterations.
+# Samples of an iteration, and the iterations.
 _LEARNED = (
-    (1, 0.6, (0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 70, 80)),
-    (2, 0.7, (80, 90, 100, 110, 125, 140, 160, 180, 200)),
-    (4, 1.0, (200, 225, 250, 280, 320, 360, 400)),
-    (8, 1.2, (400, 450, 500, 560, 630, 710, 800, 900, 1000)),
+    (1, (0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 70, 80, 90, 100, 112, 125, 140)),
+    (2, (80, 90, 100, 112, 125, 140, 160, 180, 200, 225, 250, 280, 315, 355, 400)),
+    (4, (225, 250, 280, 315, 355, 400, 450, 500, 560, 630, 710, 800)),
+    (8, (450, 500, 560, 630, 710, 800, 900, 1000)),
 )
 _LEAST_SAMPLES = 24
 _ROUNDED = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -50,10 +50,15 @@ def rungs(
 
 def _learned() -> list[Work]:
     return [
-        Work(iters, minibatch, max(_LEAST_SAMPLES, 8 * round(share * iters / 8)), 256)
-        for minibatch, share, sizes in _LEARNED
+        Work(iters, minibatch, _samples(iters * minibatch), 256)
+        for minibatch, sizes in _LEARNED
         for iters in sizes
     ]
+
+
+def _samples(drawn: int) -> int:
+    """How many there are of which so many are drawn: twice as many are drawn from 1.7 times as many."""
+    return max(_LEAST_SAMPLES, 8 * round(0.18 * drawn**0.75))
 
 
 def step_size(iters: int, bits: int) -> float:

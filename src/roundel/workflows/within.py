@@ -105,9 +105,9 @@ def choose(ladder: list[Work], limit: float, costs: Costs) -> Work:
             "Give more time, or round without data: --method rtn --set start=minmax"
         )
     for higher in others:
-        if costs.seconds(higher) > _PLANNED * limit:
-            break
-        found = higher
+        # Half as many iterations of twice the minibatch may take less time than the rung below.
+        if costs.seconds(higher) <= _PLANNED * limit:
+            found = higher
     return found
 
 
