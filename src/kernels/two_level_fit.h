@@ -1,6 +1,6 @@
-// Grids whose scales and real zero points lie, tile by tile, on a grid of their own (SpQR, arXiv 2306.03078), in tiles of as
-// many rows as there are lanes: the joint fit of both, which is said in grid/joint.py, and what leaving out each weight
-// would save, which is said in methods/leave_one_out.py. Rows of a tile are in the lanes.
+// Grids whose scales and real zero points lie, tile by tile, on a grid of their own (SpQR, arXiv 2306.03078): the joint fit
+// of both, which grid/joint.py says, and what leaving out each weight would save, which methods/leave_one_out.py says.
+// Tiles have as many rows as there are lanes, and a row in each.
 #pragma once
 
 #include <algorithm>
@@ -289,7 +289,8 @@ void leave_one_out(const LeaveOneOut& l, int64_t tile, float* scratch) {
   const auto own = misses(l, weights, tile_rows<Isa>(l.scale, row, rows), tile_rows<Isa>(l.zero, row, rows), saved);
   float all[kLanes], extreme[2][kLanes], saves[2][kLanes];
   int64_t place[2][kLanes];
-  store<Isa>(all, sum_columns<Isa>(columns, [&](int64_t j) { return load<Isa>(weights + j * kLanes, kLanes); }), kLanes);
+  const auto column = [&](int64_t j) { return load<Isa>(weights + j * kLanes, kLanes); };
+  store<Isa>(all, sum_columns<Isa>(columns, column), kLanes);
   for (int i = 0; i < kLanes; ++i) place[0][i] = place[1][i] = 0;
   for (int64_t j = 1; j < columns; ++j) {
     for (int i = 0; i < kLanes; ++i) {
