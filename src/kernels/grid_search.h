@@ -30,8 +30,7 @@ inline float stored_scale(float scale, Number type) {
                                                 : from_bits(0x7f7fffffu);
   float size = std::fabs(scale);
   size = size < least ? least : size > most ? most : size;
-  if (type == Number::Float16) size = from_float16(to_float16(size));
-  if (type == Number::Bfloat16) size = from_bfloat16(to_bfloat16(size));
+  size = rounded_to(type, size);
   return scale < 0 ? -size : size;
 }
 

@@ -11,24 +11,32 @@ namespace {
 
 // A task should be long beside the taking of it, and tasks many beside the threads.
 constexpr int64_t kTaskWeights = 1 << 14;
+// Of those for which many grids are tried.
+constexpr int64_t kTaskTries = 1 << 12;
+
+// work(first, last) of parts of [0, count), which have so many weights each, or one.
+template <class Work>
+void in_tasks(int64_t count, int64_t weights, int64_t of_task, int threads, const Work& work) {
+  const int64_t step = std::max<int64_t>(1, of_task / std::max<int64_t>(1, weights));
+  parallel((count + step - 1) / step, threads,
+           [&](int64_t task) { work(task * step, std::min((task + 1) * step, count)); });
+}
 
 template <class Work>
 void for_rows(const Groups& shape, int threads, const Work& work) {
-  const int64_t step = std::max<int64_t>(1, kTaskWeights / std::max<int64_t>(1, shape.columns));
-  parallel((shape.rows + step - 1) / step, threads, [&](int64_t task) {
-    const int64_t end = std::min((task + 1) * step, shape.rows);
-    for (int64_t row = task * step; row < end; ++row) work(row);
+  in_tasks(shape.rows, shape.columns, kTaskWeights, threads, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) work(row);
   });
 }
 
 template <class Work>
 void for_tiles(const TwoLevelFit& f, int threads, const Work& work) {
-  const int64_t tiles = (f.rows + kLanes - 1) / kLanes;
-  const int64_t step = std::max<int64_t>(1, kTaskWeights / 4 / std::max<int64_t>(1, f.columns * kLanes));
-  parallel((tiles + step - 1) / step, threads, [&](int64_t task) {
-    std::vector<float> scratch(f.columns * kTileFitScratch);
-    const int64_t end = std::min((task + 1) * step, tiles);
-    for (int64_t tile = task * step; tile < end; ++tile) work(tile, scratch.data());
+  const int64_t tiles = (f.rows + f.tile_rows - 1) / f.tile_rows, weights = f.columns * f.tile_rows;
+  in_tasks(tiles, weights, kTaskTries, threads, [&](int64_t first, int64_t last) {
+    std::vector<float> columns(kTileMatrices * weights), rows(kTileRowsOfNumbers * f.tile_rows);
+    std::vector<int64_t> places(2 * f.tile_rows);
+    const TileRoom room{columns.data(), rows.data(), places.data()};
+    for (int64_t tile = first; tile < last; ++tile) work(tile, room);
   });
 }
 
@@ -56,11 +64,11 @@ void search_grids(const GridSearch& s, int threads, const InstructionSet& with) 
 }
 
 void fit_two_levels(const TwoLevelFit& f, const FittedGrids& to, int threads, const InstructionSet& with) {
-  for_tiles(f, threads, [&](int64_t tile, float* scratch) { with.fit_tile(f, to, tile, scratch); });
+  for_tiles(f, threads, [&](int64_t tile, const TileRoom& room) { with.fit_tile(f, to, tile, room); });
 }
 
 void leave_one_out(const LeaveOneOut& l, int threads, const InstructionSet& with) {
-  for_tiles(l.fit, threads, [&](int64_t tile, float* scratch) { with.leave_one_out(l, tile, scratch); });
+  for_tiles(l.fit, threads, [&](int64_t tile, const TileRoom& room) { with.leave_one_out(l, tile, room); });
 }
 
 void round_columns(const ErrorFeedback& r, int64_t first, int64_t last, int threads, const InstructionSet& with) {

@@ -22,7 +22,7 @@ void sum_codes(const CodeSums& c, int threads, const InstructionSet& with);
 // The searched grid of every group.
 void search_grids(const GridSearch& s, int threads, const InstructionSet& with);
 
-// The grids of a group of columns on two levels, in tiles of kLanes rows.
+// The grids of a group of columns on two levels.
 void fit_two_levels(const TwoLevelFit& f, const FittedGrids& to, int threads, const InstructionSet& with);
 
 // What leaving out each weight of such a group would save.

@@ -52,9 +52,9 @@ using SearchGrids = void (*)(const GridSearch&, int64_t row);
 // Of kRowsAtOnce rows, or what is left.
 using RoundColumns = void (*)(const ErrorFeedback&, int64_t first, int64_t last, int64_t row);
 
-// Of one tile, with room for kTileFitScratch floats for each column.
-using FitTile = void (*)(const TwoLevelFit&, const FittedGrids&, int64_t tile, float* scratch);
-using LeaveOneOutOfTile = void (*)(const LeaveOneOut&, int64_t tile, float* scratch);
+// Of one tile.
+using FitTile = void (*)(const TwoLevelFit&, const FittedGrids&, int64_t tile, const TileRoom&);
+using LeaveOneOutOfTile = void (*)(const LeaveOneOut&, int64_t tile, const TileRoom&);
 
 struct InstructionSet {
   const char* name;

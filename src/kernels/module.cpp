@@ -216,12 +216,13 @@ NB_MODULE(_kernels, m) {
   nb::class_<TwoLevelFit>(m, "TwoLevelFit")
       .def(
           "__init__",
-          [](TwoLevelFit* self, int64_t columns, int64_t rows, uintptr_t weight, uintptr_t importance, float levels,
-             float scale_top, float zero_top, bool zero_symmetric, int type, int scale_reach, int zero_reach,
-             uintptr_t zero_ranges, int64_t zero_range_count, float least_share, float small, float point,
-             float least_step) {
+          [](TwoLevelFit* self, int64_t columns, int64_t rows, int64_t tile_rows, uintptr_t weight, uintptr_t importance,
+             float levels, float scale_top, float zero_top, bool zero_symmetric, int type, int scale_reach,
+             int zero_reach, uintptr_t zero_ranges, int64_t zero_range_count, float least_share, float small,
+             float point, float least_step) {
             new (self) TwoLevelFit{columns,
                                    rows,
+                                   tile_rows,
                                    address<const float>(weight),
                                    address<const float>(importance),
                                    levels,
@@ -238,8 +239,8 @@ NB_MODULE(_kernels, m) {
                                    point,
                                    least_step};
           },
-          nb::kw_only(), nb::arg("columns"), nb::arg("rows"), nb::arg("weight"), nb::arg("importance"), nb::arg("levels"),
-          nb::arg("scale_top"), nb::arg("zero_top"), nb::arg("zero_symmetric"), nb::arg("type"), nb::arg("scale_reach"),
+          nb::kw_only(), nb::arg("columns"), nb::arg("rows"), nb::arg("tile_rows"), nb::arg("weight"),
+          nb::arg("importance"), nb::arg("levels"), nb::arg("scale_top"), nb::arg("zero_top"), nb::arg("zero_symmetric"), nb::arg("type"), nb::arg("scale_reach"),
           nb::arg("zero_reach"), nb::arg("zero_ranges"), nb::arg("zero_range_count"), nb::arg("least_share"),
           nb::arg("small"), nb::arg("point"), nb::arg("least_step"))
       .def(
@@ -271,7 +272,7 @@ NB_MODULE(_kernels, m) {
           nb::kw_only(), nb::arg("importance"), nb::arg("scale"), nb::arg("zero"), nb::arg("saved"), nb::arg("threads"),
           nb::arg("instruction_set") = "");
 
-  m.attr("tile_rows") = kLanes;
+  m.attr("lanes") = kLanes;
   m.attr("most_columns") = kMostColumns;
   m.def(
       "round_columns",

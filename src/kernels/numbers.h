@@ -45,6 +45,13 @@ inline uint16_t to_float16(float value) {
   return static_cast<uint16_t>(sign | (((size + 0xfffu + (size >> 13 & 1u)) >> 13) - (112u << 10)));
 }
 
+// As it is stored in a type of floats.
+inline float rounded_to(Number type, float value) {
+  if (type == Number::Float16) return from_float16(to_float16(value));
+  if (type == Number::Bfloat16) return from_bfloat16(to_bfloat16(value));
+  return value;
+}
+
 // One number of a known type.
 template <Number TYPE>
 inline float number(const void* values, int64_t at) {

@@ -1,19 +1,22 @@
 """Kernels for grids on two levels find the bits that torch's operators find, by every instruction set."""
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
 
 from roundel.compiled import two_level as kernel
 from roundel.compiled.extension import instruction_sets
-from roundel.grid.affine import QParams
 from roundel.grid.joint import joint_start, joint_tries
 from roundel.grid.scheme import Scheme
 from roundel.grid.two_level import equal
 from roundel.methods import leave_one_out
 from roundel.methods.gptq import ErrorFeedback
 from roundel.methods.options import HessianOptions
+
+T = TypeVar("T")
 
 SETS = [pytest.param(name, id=name) for name in instruction_sets() or ["none"]]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="this installation has no kernels")
@@ -32,6 +35,7 @@ SCHEMES = {
     "fine statistics": Scheme(
         bits=4, group_size=5, round_zero=False, scale_bits=8, zero_bits=7, scale_dtype="float32"
     ),
+    "tall tiles": Scheme(bits=3, group_size=16, round_zero=False, scale_bits=4, zero_bits=4, tile_rows=32),
     "whole rows": Scheme(bits=3, group_size=-1, round_zero=False, scale_bits=8, zero_bits=6),
 }
 
@@ -47,14 +51,23 @@ def random_weight(kind: str, out: int, width: int) -> torch.Tensor:
     return weight
 
 
-def use(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels by one instruction set, or none of them."""
-    if instructions == "operators":
-        monkeypatch.setattr(kernel, "serve", lambda *args: False)
-        return
-    for name in ("fit", "leave_one_out"):
-        by_set = functools.partial(getattr(kernel, name), instruction_set=instructions)
-        monkeypatch.setattr(kernel, name, by_set)
+def outlier_scores(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, fitted: str) -> torch.Tensor:
+    loop = ErrorFeedback(weight, hessian, scheme, HessianOptions(), fitted)
+    scores = leave_one_out.OutlierScores(loop, simplified=False)
+    loop.watch(scores.add)
+    return scores.values
+
+
+def both(instructions: str, monkeypatch: pytest.MonkeyPatch, make: Callable[[], T]) -> tuple[T, T]:
+    """What is made by the kernels of one instruction set, and by torch's operators."""
+    with monkeypatch.context() as patch:
+        for name in ("fit", "leave_one_out"):
+            by_set = functools.partial(getattr(kernel, name), instruction_set=instructions)
+            patch.setattr(kernel, name, by_set)
+        found = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "serve", lambda *args: False)
+        return found, make()
 
 
 @pytest.mark.parametrize("search", [False, True], ids=["nearest", "searched"])
@@ -67,12 +80,8 @@ def test_the_same_grids(
     for out in (1, 16, 77):
         weight = random_weight(kind, out, 45)
         diagonal = torch.rand(45, generator=torch.Generator().manual_seed(1))
-        starts: list[QParams] = []
-        for way in (instructions, "operators"):
-            with monkeypatch.context() as patch:
-                use(way, patch)
-                starts.append(joint_start(weight, scheme, diagonal, search=search))
-        found, wanted = starts
+        make = functools.partial(joint_start, weight, scheme, diagonal, search=search)
+        found, wanted = both(instructions, monkeypatch, make)
         assert torch.equal(found.scale, wanted.scale)
         assert torch.equal(found.zero, wanted.zero)
         assert equal(found.scale_level, wanted.scale_level)
@@ -89,16 +98,12 @@ def test_the_same_outliers(
     for out in (1, 48, 77):
         weight = random_weight(kind, out, 45)
         inputs = torch.randn(100, 45, generator=torch.Generator().manual_seed(2))
-        found = []
-        for way in (instructions, "operators"):
-            with monkeypatch.context() as patch:
-                use(way, patch)
-                loop = ErrorFeedback(weight, inputs.t() @ inputs / 100, scheme, HessianOptions(), fitted)
-                scores = leave_one_out.OutlierScores(loop, simplified=False)
-                loop.watch(scores.add)
-                found.append(scores.values)
-        assert bool((found[0] != 0).any())
-        assert torch.equal(*found)
+        hessian = inputs.t() @ inputs / 100
+        found, wanted = both(
+            instructions, monkeypatch, functools.partial(outlier_scores, weight, hessian, scheme, fitted)
+        )
+        assert bool((found != 0).any())
+        assert torch.equal(found, wanted)
 
 
 def test_what_kernels_cannot_read_is_refused() -> None:

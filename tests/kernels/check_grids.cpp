@@ -281,7 +281,8 @@ struct TwoLevels {
 
   TwoLevels(const InstructionSet& set, int threads, int seed) : ranges{1, 0.8f, 0.6f} {
     Random random{std::mt19937_64(seed)};
-    const int64_t columns = random.between(3, 40), rows = random.between(1, 70), tiles = (rows + 15) / 16;
+    const int64_t columns = random.between(3, 40), rows = random.between(1, 70);
+    const int64_t tile_rows = kLanes * random.between(1, 3), tiles = (rows + tile_rows - 1) / tile_rows;
     weight = normals(random, columns * rows, random.one_in(5) ? 1e-6f : 1.0f);
     if (random.one_in(4))
       for (float& w : weight) w = std::nearbyint(w);  // of equal size, and groups of one value
@@ -295,6 +296,7 @@ struct TwoLevels {
     const int reach = random.between(0, 2);
     const TwoLevelFit fit{columns,
                           rows,
+                          tile_rows,
                           weight.data(),
                           importance.data(),
                           static_cast<float>((1 << random.between(2, 4)) - 1),

@@ -1,4 +1,4 @@
-"""Kernels for groups whose scales and real zero points lie on a second level, in tiles of 16 rows, as SpQR has them.
+"""Kernels for groups whose scales and real zero points lie on a second level, as SpQR has them, of 16, 32, ... rows.
 
 `grid.joint` and `methods.leave_one_out` have the same in torch's operators, for all other grids too.
 """
@@ -10,7 +10,7 @@ import torch
 
 from roundel.compiled.extension import EXTENSION, NUMBERS, address
 
-_ROWS: int = 0 if EXTENSION is None else EXTENSION.tile_rows
+_LANES: int = 1 if EXTENSION is None else EXTENSION.lanes
 
 
 class TwoLevelKind(Protocol):
@@ -87,7 +87,7 @@ class FittedStatistic:
 def serve(columns: torch.Tensor, kind: TwoLevelKind) -> bool:
     """Whether there is a kernel for such grids of these columns."""
     both = kind.scale_bits is not None and kind.zero_bits is not None
-    return EXTENSION is not None and columns.device.type == "cpu" and both and kind.tile_rows == _ROWS
+    return EXTENSION is not None and columns.device.type == "cpu" and both and kind.tile_rows % _LANES == 0
 
 
 def fit(
@@ -110,7 +110,8 @@ def fit(
         ValueError: what is given is not of that form.
     """
     out = columns.shape[1]
-    found = _Statistics(out), _Statistics(out)
+    tiles = -(-out // kind.tile_rows)
+    found = _Statistics(out, tiles), _Statistics(out, tiles)
     _Fit(columns, importance, kind, tries).call(
         "fit",
         instruction_set,
@@ -164,8 +165,7 @@ def leave_one_out(
 class _Statistics:
     """Room for what a fit finds of one statistic."""
 
-    def __init__(self, out: int) -> None:
-        tiles = -(-out // _ROWS)
+    def __init__(self, out: int, tiles: int) -> None:
         self.values = torch.empty(out, dtype=torch.float32, device="cpu")
         self.codes = torch.empty((out, 1), dtype=torch.uint8, device="cpu")
         self.step = torch.empty((tiles, 1), dtype=torch.float32, device="cpu")
@@ -187,6 +187,7 @@ class _Fit:
         self.fit: Any = EXTENSION.TwoLevelFit(
             columns=width,
             rows=out,
+            tile_rows=kind.tile_rows,
             weight=address(columns, (width, out), torch.float32),
             importance=address(importance, (width,), torch.float32),
             levels=kind.levels,
